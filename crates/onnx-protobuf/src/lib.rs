@@ -1,0 +1,1 @@
+//! ONNX messages for prost, and a walker that keeps what the schema does not know.

@@ -1,0 +1,1 @@
+//! The graph, its types, text form, verifier and patches.

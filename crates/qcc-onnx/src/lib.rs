@@ -1,0 +1,1 @@
+//! ONNX files to the IR and back, byte for byte where nothing changed.

@@ -1,0 +1,1 @@
+//! Operators: attributes, shape rules and evaluation.

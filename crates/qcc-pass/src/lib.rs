@@ -1,0 +1,1 @@
+//! Passes, pipeline text, the pass manager and its instruments.

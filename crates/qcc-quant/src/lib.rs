@@ -1,0 +1,1 @@
+//! Grids, scale search, rounding, weight layouts and error measures over slices.

@@ -1,0 +1,1 @@
+//! Element types, shapes and tensors over shared or mapped bytes.

@@ -1,0 +1,1 @@
+//! Quantizing compiler for ONNX models.

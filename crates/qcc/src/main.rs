@@ -1,0 +1,3 @@
+//! The `qcc` command.
+
+fn main() {}

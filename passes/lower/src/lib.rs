@@ -1,0 +1,1 @@
+//! Passes that choose how quantized weights are written.

@@ -1,0 +1,1 @@
+//! Passes that choose the numbers of quantized weights.

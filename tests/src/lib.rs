@@ -1,0 +1,1 @@
+//! Whole runs: an ONNX file in, another runtime out.

@@ -1,0 +1,3 @@
+//! Runs passes over the text form, for tests and for people who write passes.
+
+fn main() {}

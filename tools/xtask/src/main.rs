@@ -1,0 +1,3 @@
+//! Generates committed files and checks the rules of the house.
+
+fn main() {}
