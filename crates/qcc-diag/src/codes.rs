@@ -1,0 +1,149 @@
+//! The table of all codes. A new code is one row here and one page in `docs/errors/`.
+//!
+//! Families: 01 files and reading ONNX, 02 unsupported ops, types and opsets, 03 options and
+//! pipeline text, 04 calibration and evaluation data, 05 resources, 06 quantization,
+//! 08 verification and gates, 09 bugs in qcc.
+
+use std::fmt;
+
+/// A code such as `QCC0101`, with its title and page.
+#[derive(Clone, Copy)]
+pub struct Code {
+    name: &'static str,
+    title: &'static str,
+    page: &'static str,
+}
+
+impl Code {
+    /// The name, `QCC` and four digits.
+    pub fn name(self) -> &'static str {
+        self.name
+    }
+
+    /// What the code is about, in a few words.
+    pub fn title(self) -> &'static str {
+        self.title
+    }
+
+    /// The page that `qcc explain` prints, in Markdown.
+    pub fn page(self) -> &'static str {
+        self.page
+    }
+
+    /// The two digits of the family.
+    pub fn family(self) -> &'static str {
+        &self.name[3..5]
+    }
+
+    /// Finds a code by name; upper or lower case, with or without `QCC`.
+    pub fn find(name: &str) -> Option<Self> {
+        let digits = name.trim_start_matches(['q', 'Q', 'c', 'C']);
+        ALL.iter().find(|it| &it.name[3..] == digits).copied()
+    }
+}
+
+impl PartialEq for Code {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Code {}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl fmt::Debug for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+macro_rules! codes {
+    ($($name:ident $title:literal)*) => {
+        $(
+            #[doc = $title]
+            pub const $name: Code = Code {
+                name: stringify!($name),
+                title: $title,
+                page: include_str!(concat!("../../../docs/errors/", stringify!($name), ".md")),
+            };
+        )*
+        /// Every code, in order.
+        pub const ALL: &[Code] = &[$($name),*];
+    };
+}
+
+codes! {
+    // 01 files and reading ONNX
+    QCC0101 "a file cannot be read"
+    QCC0102 "not an ONNX model"
+    QCC0103 "the model breaks a rule of ONNX"
+    QCC0104 "external data cannot be used"
+    QCC0105 "the output cannot be written"
+    QCC0106 "the output exists"
+    QCC0107 "the output is the input"
+    QCC0108 "the model holds fields that qcc does not know"
+    QCC0109 "the model was repaired on reading"
+    // 02 unsupported
+    QCC0201 "an operator cannot be executed"
+    QCC0202 "a type or shape does not fit"
+    QCC0203 "the opset cannot be raised"
+    // 03 options and pipeline text
+    QCC0301 "a pass or recipe is unknown"
+    QCC0302 "an option of a pass is wrong"
+    QCC0303 "the pipeline text cannot be read"
+    QCC0304 "an option of the command is wrong"
+    QCC0305 "the format cannot carry the weight"
+    QCC0306 "the text of a graph cannot be read"
+    QCC0311 "a pattern matches no weight"
+    // 04 calibration and evaluation data
+    QCC0401 "the samples cannot be read"
+    QCC0402 "the samples do not fit the model"
+    QCC0403 "fewer samples than asked for"
+    QCC0404 "the model cannot be evaluated"
+    // 05 resources
+    QCC0501 "the memory limit is too small"
+    QCC0509 "interrupted"
+    // 06 quantization
+    QCC0601 "nothing was quantized"
+    QCC0602 "a weight was left in float"
+    QCC0603 "codes are stored in a wider field"
+    QCC0604 "the model is quantized already"
+    QCC0605 "calibration was replaced by pseudo activations"
+    QCC0607 "a weight holds values that are not finite"
+    // 08 verification
+    QCC0801 "a pass broke an invariant"
+    QCC0802 "results differ"
+    // 09 bugs
+    QCC0901 "a bug in qcc"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_in_order() {
+        assert!(ALL.windows(2).all(|pair| pair[0].name < pair[1].name));
+    }
+
+    #[test]
+    fn every_page_has_title_cause_and_way_out() {
+        for code in ALL {
+            let head = format!("# {code}: {}\n", code.title());
+            assert!(code.page().starts_with(&head), "{code}: page must start with {head:?}");
+            assert!(code.page().contains("\n## Way out\n"), "{code}: no way out");
+        }
+    }
+
+    #[test]
+    fn find_by_name() {
+        assert_eq!(Code::find("qcc0101"), Some(QCC0101));
+        assert_eq!(Code::find("0607"), Some(QCC0607));
+        assert_eq!(Code::find("QCC9999"), None);
+    }
+}
