@@ -2,3 +2,10 @@
 
 pub mod layout;
 pub mod spec;
+pub mod rows;
+pub mod codes;
+pub mod quantize;
+pub mod rtn;
+mod simd;
+#[cfg(test)]
+mod testing;

@@ -121,7 +121,7 @@ pub enum ScaleType {
 }
 
 impl ScaleType {
-    /// The least magnitude a non-zero scale is stored with. For the types with the exponents of
+    /// The least magnitude a scale is stored with. For the types with the exponents of
     /// f32 this is the least normal f32, so that `1 / scale` is finite; for f16 the least
     /// subnormal.
     pub const fn least(self) -> f32 {
@@ -140,8 +140,8 @@ impl ScaleType {
         }
     }
 
-    /// `x` as it is stored: to nearest, half to even, the magnitude of a non-zero `x` clamped to
-    /// [`least`](Self::least) and [`largest`](Self::largest). Zero stays zero; `x` is not NaN.
+    /// `x` as it is stored: to nearest, half to even, its magnitude clamped to
+    /// [`least`](Self::least) and [`largest`](Self::largest). Never zero; `x` is not NaN.
     #[inline(always)]
     pub fn round(self, x: f32) -> f32 {
         let magnitude = x.abs();
@@ -156,8 +156,7 @@ impl ScaleType {
                 if magnitude < 6.103_515_6e-5 { subnormal } else { normal }
             }
         };
-        let stored = rounded.max(self.least()).copysign(x);
-        if x == 0.0 { 0.0 } else { stored }
+        rounded.max(self.least()).copysign(x)
     }
 
     /// Whether storing `x` costs more precision than a normal number of the type would lose:
@@ -260,7 +259,7 @@ mod tests {
             assert!((scale.round(f32::MAX) * 255.0).is_finite());
         }
         for scale in [ScaleType::F32, ScaleType::F16, ScaleType::BF16] {
-            assert_eq!(scale.round(0.0), 0.0);
+            assert_eq!(scale.round(-0.0), -scale.least());
             assert_eq!(scale.round(scale.round(0.1)), scale.round(0.1));
             assert_eq!(scale.round(scale.largest()), scale.largest());
             assert_eq!(scale.round(scale.least()), scale.least());
@@ -280,7 +279,7 @@ mod tests {
             let expected = f16::from_f32(x).to_f32();
             if expected != 0.0 && expected.is_finite() {
                 prop_assert_eq!(ScaleType::F16.round(x).to_bits(), expected.to_bits());
-            } else if x != 0.0 {
+            } else {
                 let stored = ScaleType::F16.round(x).abs();
                 prop_assert!(stored == least || stored == largest);
             }

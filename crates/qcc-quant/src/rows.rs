@@ -1,0 +1,382 @@
+//! Float weights read as rows `[N][K]`, wherever their bytes lie and in whichever order.
+
+use crate::simd::{Kernel, LANES, dispatch, transpose};
+use rayon::prelude::*;
+
+/// Type of the floats of a weight, little-endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FloatKind {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// The upper half of a binary32.
+    BF16,
+}
+
+impl FloatKind {
+    /// Bytes of one float.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+        }
+    }
+}
+
+/// Which index of a weight runs fastest in its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// `[N][K]`: a row is contiguous.
+    Nk,
+    /// `[K][N]`, the order of the right operand of `MatMul`.
+    Kn,
+}
+
+/// Bytes that cannot hold the weight they are said to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a weight of {n} x {k} floats of {float_bytes} bytes does not fill {bytes} bytes")]
+pub struct RowsError {
+    /// Rows.
+    pub n: usize,
+    /// Weights in a row.
+    pub k: usize,
+    /// Bytes of one float.
+    pub float_bytes: usize,
+    /// Bytes given.
+    pub bytes: usize,
+}
+
+/// A float weight as rows `[N][K]`. Its bytes may lie at any address.
+#[derive(Clone, Copy, Debug)]
+pub struct WeightRows<'a> {
+    bytes: &'a [u8],
+    kind: FloatKind,
+    n: usize,
+    k: usize,
+    order: Order,
+    factor: f32,
+}
+
+/// Bytes of one task of the search for a value that is not finite.
+const SCAN_BYTES: usize = 1 << 20;
+/// Floats widened at a time in that search.
+const SCAN_FLOATS: usize = 1024;
+
+impl<'a> WeightRows<'a> {
+    /// A weight of `n * k` floats. Fails unless they fill `bytes` exactly.
+    pub fn new(
+        bytes: &'a [u8],
+        kind: FloatKind,
+        n: usize,
+        k: usize,
+        order: Order,
+    ) -> Result<Self, RowsError> {
+        let float_bytes = kind.bytes();
+        let expected = n.checked_mul(k).and_then(|floats| floats.checked_mul(float_bytes));
+        if expected != Some(bytes.len()) {
+            return Err(RowsError { n, k, float_bytes, bytes: bytes.len() });
+        }
+        Ok(Self { bytes, kind, n, k, order, factor: 1.0 })
+    }
+
+    /// The same weight with every value multiplied by `factor` as it is read.
+    pub fn with_factor(self, factor: f32) -> Self {
+        Self { factor, ..self }
+    }
+
+    /// Rows.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Weights in a row.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Order of the bytes.
+    pub fn order(&self) -> Order {
+        self.order
+    }
+
+    /// Rows `first_row ..` into `out`, as many as `out` holds whole.
+    ///
+    /// # Panics
+    /// If `out` is not whole rows or runs past the last one.
+    pub fn read(&self, first_row: usize, out: &mut [f32]) {
+        if self.k == 0 {
+            return;
+        }
+        assert_eq!(out.len() % self.k, 0, "`out` holds whole rows");
+        self.read_tile(first_row, 0, self.k, out);
+    }
+
+    /// Columns `first_column .. first_column + columns` of the rows from `first_row` into `out`,
+    /// `[rows][columns]`. A `[K][N]` weight is read fastest with 16 rows and more.
+    ///
+    /// # Panics
+    /// If `out` is not whole rows or the tile leaves the weight.
+    pub fn read_tile(
+        &self,
+        first_row: usize,
+        first_column: usize,
+        columns: usize,
+        out: &mut [f32],
+    ) {
+        let rows = out.len().checked_div(columns).unwrap_or(0);
+        assert!(rows * columns == out.len(), "`out` holds whole rows");
+        assert!(first_row + rows <= self.n && first_column + columns <= self.k);
+        match self.order {
+            Order::Nk if columns == self.k => self.widen(first_row * self.k, out),
+            Order::Nk => {
+                for (row, line) in out.chunks_exact_mut(columns).enumerate() {
+                    self.widen((first_row + row) * self.k + first_column, line);
+                }
+            }
+            Order::Kn => self.read_transposed(first_row, first_column, columns, out),
+        }
+    }
+
+    /// The first value, in the order of the bytes, that is not finite when read, as its row and
+    /// column; `None` if all are finite. Reads the weight once, in parallel.
+    pub fn first_non_finite(&self) -> Option<(usize, usize)> {
+        let step = SCAN_BYTES / self.kind.bytes();
+        let first =
+            (0..(self.n * self.k).div_ceil(step)).into_par_iter().find_map_first(|task| {
+                let mut buffer = [0.0f32; SCAN_FLOATS];
+                let end = (self.n * self.k).min((task + 1) * step);
+                (task * step..end).step_by(SCAN_FLOATS).find_map(|start| {
+                    let values = &mut buffer[..SCAN_FLOATS.min(end - start)];
+                    self.widen(start, values);
+                    dispatch(HasNonFinite(values))
+                        .then(|| values.iter().position(|x| !x.is_finite()))
+                        .flatten()
+                        .map(|at| start + at)
+                })
+            })?;
+        Some(match self.order {
+            Order::Nk => (first / self.k, first % self.k),
+            Order::Kn => (first % self.n, first / self.n),
+        })
+    }
+
+    /// Floats `start ..` in the order of the bytes.
+    fn widen(&self, start: usize, out: &mut [f32]) {
+        let size = self.kind.bytes();
+        let bytes = &self.bytes[start * size..(start + out.len()) * size];
+        dispatch(Widen { kind: self.kind, bytes, factor: self.factor, out });
+    }
+
+    fn read_transposed(&self, row: usize, column: usize, columns: usize, out: &mut [f32]) {
+        let rows = out.len() / columns.max(1);
+        let size = self.kind.bytes();
+        for left in (0..columns).step_by(LANES) {
+            let width = LANES.min(columns - left);
+            for top in (0..rows).step_by(LANES) {
+                let height = LANES.min(rows - top);
+                let start = ((column + left) * self.n + row + top) * size;
+                let tile = TileBytes {
+                    kind: self.kind,
+                    bytes: &self.bytes[start..],
+                    stride: self.n * size,
+                    lines: width,
+                    floats: height,
+                    factor: self.factor,
+                };
+                let tile = dispatch(tile);
+                let target = &mut out[top * columns + left..];
+                if width == LANES && height == LANES {
+                    transpose(&tile, target, columns);
+                } else {
+                    for (i, line) in target.chunks_mut(columns).take(height).enumerate() {
+                        for (value, source) in line.iter_mut().zip(&tile[..width]) {
+                            *value = source[i];
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Bytes to floats times `factor`.
+struct Widen<'a> {
+    kind: FloatKind,
+    bytes: &'a [u8],
+    factor: f32,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Widen<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let Self { kind, bytes, factor, out } = self;
+        match kind {
+            FloatKind::F32 => {
+                for (value, &bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                    *value = f32::from_le_bytes(bytes);
+                }
+            }
+            FloatKind::F16 => {
+                for (value, &bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                    *value = widen_f16(u16::from_le_bytes(bytes));
+                }
+            }
+            FloatKind::BF16 => {
+                for (value, &bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                    *value = f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16);
+                }
+            }
+        }
+        if factor != 1.0 {
+            for value in out {
+                *value *= factor;
+            }
+        }
+    }
+}
+
+/// A binary16 as f32, without branches.
+#[inline(always)]
+fn widen_f16(bits: u16) -> f32 {
+    let bits = u32::from(bits);
+    // Exponent and fraction in place, the exponent short by 127 - 15: the product sets it right,
+    // for subnormals too.
+    let scaled = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((254 - 15) << 23);
+    let special = if scaled >= 65_536.0 { 0x7f80_0000 } else { 0 };
+    f32::from_bits(scaled.to_bits() | special | ((bits & 0x8000) << 16))
+}
+
+/// Up to 16 runs of up to 16 floats, `stride` bytes apart.
+struct TileBytes<'a> {
+    kind: FloatKind,
+    bytes: &'a [u8],
+    stride: usize,
+    lines: usize,
+    floats: usize,
+    factor: f32,
+}
+
+impl Kernel for TileBytes<'_> {
+    type Output = [[f32; LANES]; LANES];
+    #[inline(always)]
+    fn run(self) -> Self::Output {
+        let mut tile = [[0.0; LANES]; LANES];
+        let (kind, factor) = (self.kind, self.factor);
+        for (i, line) in tile.iter_mut().enumerate().take(self.lines) {
+            let bytes = &self.bytes[i * self.stride..];
+            if self.floats == LANES {
+                Widen { kind, bytes: &bytes[..LANES * kind.bytes()], factor, out: line }.run();
+            } else {
+                Widen { kind, bytes, factor, out: &mut line[..self.floats] }.run();
+            }
+        }
+        tile
+    }
+}
+
+struct HasNonFinite<'a>(&'a [f32]);
+
+impl Kernel for HasNonFinite<'_> {
+    type Output = bool;
+    #[inline(always)]
+    fn run(self) -> bool {
+        const EXPONENT: u32 = 0x7f80_0000;
+        self.0.iter().fold(false, |found, x| found | (x.to_bits() & EXPONENT == EXPONENT))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::{bf16, f16};
+    use proptest::prelude::*;
+
+    /// Value of row `n`, column `k`; exact in every kind.
+    fn value(n: usize, k: usize) -> f32 {
+        ((n * 37 + k * 11) % 251) as f32 - 125.0
+    }
+
+    fn store(kind: FloatKind, n: usize, k: usize, order: Order) -> Vec<u8> {
+        let floats: Vec<f32> = match order {
+            Order::Nk => (0..n * k).map(|i| value(i / k, i % k)).collect(),
+            Order::Kn => (0..n * k).map(|i| value(i % n, i / n)).collect(),
+        };
+        let mut bytes = vec![0xee]; // so that no float is aligned
+        for x in floats {
+            match kind {
+                FloatKind::F32 => bytes.extend(x.to_le_bytes()),
+                FloatKind::F16 => bytes.extend(f16::from_f32(x).to_le_bytes()),
+                FloatKind::BF16 => bytes.extend(bf16::from_f32(x).to_le_bytes()),
+            }
+        }
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn rows_are_read_in_every_kind_and_order(
+            n in 1usize..50,
+            k in 1usize..60,
+            kind in prop::sample::select(vec![FloatKind::F32, FloatKind::F16, FloatKind::BF16]),
+            order in prop::sample::select(vec![Order::Nk, Order::Kn]),
+            window in any::<[prop::sample::Index; 4]>(),
+        ) {
+            let bytes = store(kind, n, k, order);
+            let rows = WeightRows::new(&bytes[1..], kind, n, k, order).unwrap().with_factor(2.0);
+            let first = window[0].index(n);
+            let mut out = vec![f32::NAN; (n - first) * k];
+            rows.read(first, &mut out);
+            for (i, &x) in out.iter().enumerate() {
+                prop_assert_eq!(x, 2.0 * value(first + i / k, i % k));
+            }
+            let count = 1 + window[1].index(n - first);
+            let left = window[2].index(k);
+            let columns = 1 + window[3].index(k - left);
+            let mut out = vec![f32::NAN; count * columns];
+            rows.read_tile(first, left, columns, &mut out);
+            for (i, &x) in out.iter().enumerate() {
+                prop_assert_eq!(x, 2.0 * value(first + i / columns, left + i % columns));
+            }
+            prop_assert_eq!(rows.first_non_finite(), None);
+        }
+    }
+
+    #[test]
+    fn every_f16_widens_exactly() {
+        for bits in 0..=u16::MAX {
+            let (ours, expected) = (widen_f16(bits), f16::from_bits(bits).to_f32());
+            assert!(ours == expected || (ours.is_nan() && expected.is_nan()), "{bits:04x}");
+            assert_eq!(ours.is_sign_negative(), expected.is_sign_negative(), "{bits:04x}");
+        }
+    }
+
+    #[test]
+    fn the_first_value_that_is_not_finite_is_found() {
+        for (order, at) in [(Order::Nk, 5 * 7000 + 3), (Order::Kn, 3 * 70 + 5)] {
+            let mut floats = vec![1.0f32; 70 * 7000];
+            floats[at] = f32::NEG_INFINITY;
+            floats[70 * 7000 - 1] = f32::NAN;
+            let bytes: Vec<u8> = floats.iter().flat_map(|x| x.to_le_bytes()).collect();
+            let rows = WeightRows::new(&bytes, FloatKind::F32, 70, 7000, order).unwrap();
+            assert_eq!(rows.first_non_finite(), Some((5, 3)));
+        }
+        let bytes = f32::MAX.to_le_bytes();
+        let rows = WeightRows::new(&bytes, FloatKind::F32, 1, 1, Order::Nk).unwrap();
+        assert_eq!(rows.first_non_finite(), None);
+        assert_eq!(rows.with_factor(2.0).first_non_finite(), Some((0, 0)));
+    }
+
+    #[test]
+    fn bytes_must_fill_the_weight() {
+        let bytes = [0u8; 24];
+        assert!(WeightRows::new(&bytes, FloatKind::F32, 2, 3, Order::Nk).is_ok());
+        assert!(WeightRows::new(&bytes, FloatKind::F16, 2, 3, Order::Nk).is_err());
+        assert!(WeightRows::new(&bytes, FloatKind::F32, usize::MAX, 3, Order::Nk).is_err());
+        let empty = WeightRows::new(&[], FloatKind::F32, 0, 3, Order::Kn).unwrap();
+        assert_eq!(empty.first_non_finite(), None);
+        empty.read(0, &mut []);
+    }
+}

@@ -1,0 +1,332 @@
+//! Round to nearest: the grid of a group spans its weights, and each weight takes the closest code.
+//!
+//! Asymmetric: the range `min ..= max` of the group is widened to hold 0,
+//! `scale = (max - min) / (2^bits - 1)`, `zero = round(-min / scale)`.
+//! Symmetric: with m the weight of largest magnitude (the first one if two of opposite sign tie),
+//! `scale = m / -2^(bits - 1)`, which maps m to code 0; `zero = 2^(bits - 1)`.
+//! `code = clamp(round(w / scale) + zero, 0, 2^bits - 1)`, half to even, with the stored scale.
+
+use crate::{
+    codes::Codes,
+    quantize::{RowOut, quantize_groups},
+    rows::WeightRows,
+    simd::{Kernel, LANES, ROUNDER, dispatch},
+    spec::{Grid, WeightSpec},
+};
+
+/// Groups whose scales are computed together.
+const BATCH: usize = 64;
+
+/// Rounds to nearest on the grid that spans each group.
+pub fn rtn(rows: &WeightRows<'_>, spec: &WeightSpec) -> Codes {
+    let group = spec.group.len(rows.k());
+    quantize_groups(rows, spec, &|_, weights, out| rtn_groups(weights, group, spec, out))
+}
+
+/// [`rtn`] of one run of whole groups, the last of which may be shorter than `group`.
+pub fn rtn_groups(weights: &[f32], group: usize, spec: &WeightSpec, out: RowOut<'_>) {
+    dispatch(Rtn { weights, group, spec, out });
+}
+
+/// Codes of `weights` on a given grid: `clamp(round(w / scale) + zero)`, half to even.
+/// `scale` is one that [`ScaleType::round`](crate::spec::ScaleType::round) returned.
+pub fn encode(weights: &[f32], scale: f32, zero: u8, max_code: u8, codes: &mut [u8]) {
+    dispatch(Encode { weights, inverse: 1.0 / scale, zero, max_code, codes });
+}
+
+struct Rtn<'a> {
+    weights: &'a [f32],
+    group: usize,
+    spec: &'a WeightSpec,
+    out: RowOut<'a>,
+}
+
+impl Kernel for Rtn<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let Self { weights, group, spec, out } = self;
+        let mut low = [0.0f32; BATCH];
+        let mut high = [0.0f32; BATCH];
+        let mut inverse = [0.0f32; BATCH];
+        let batches = weights
+            .chunks(group * BATCH)
+            .zip(out.codes.chunks_mut(group * BATCH))
+            .zip(out.scales.chunks_mut(BATCH).zip(out.zeros.chunks_mut(BATCH)));
+        for ((weights, codes), (scales, zeros)) in batches {
+            for ((weights, low), high) in weights.chunks(group).zip(&mut low).zip(&mut high) {
+                (*low, *high) = range(weights);
+            }
+            match spec.grid {
+                Grid::Asym => asym_grids(&low, &high, spec, &mut inverse, scales, zeros),
+                Grid::Sym => {
+                    for ((low, &high), weights) in
+                        low.iter_mut().zip(&high).zip(weights.chunks(group))
+                    {
+                        if *low == -high && *low != 0.0 {
+                            *low = first_extreme(weights, high);
+                        }
+                    }
+                    sym_grids(&low, &high, spec, &mut inverse, scales, zeros);
+                }
+            }
+            let groups = weights.chunks(group).zip(codes.chunks_mut(group));
+            for (((weights, codes), &inverse), &zero) in groups.zip(&inverse).zip(&*zeros) {
+                Encode { weights, inverse, zero, max_code: spec.bits.max_code(), codes }.run();
+            }
+        }
+    }
+}
+
+/// Least and largest of the weights and 0.
+#[inline(always)]
+pub(crate) fn range(weights: &[f32]) -> (f32, f32) {
+    let mut low = [0.0f32; LANES];
+    let mut high = [0.0f32; LANES];
+    let (chunks, rest) = weights.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            low[i] = if chunk[i] < low[i] { chunk[i] } else { low[i] };
+            high[i] = if chunk[i] > high[i] { chunk[i] } else { high[i] };
+        }
+    }
+    for (i, &w) in rest.iter().enumerate() {
+        low[i] = if w < low[i] { w } else { low[i] };
+        high[i] = if w > high[i] { w } else { high[i] };
+    }
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            low[i] = if low[i + half] < low[i] { low[i + half] } else { low[i] };
+            high[i] = if high[i + half] > high[i] { high[i + half] } else { high[i] };
+        }
+    }
+    (low[0], high[0])
+}
+
+/// The lower end of the range that makes `-high` or `high` the weight of largest magnitude,
+/// whichever of the two comes first.
+#[cold]
+fn first_extreme(weights: &[f32], high: f32) -> f32 {
+    match weights.iter().find(|w| w.abs() == high) {
+        Some(&w) if w > 0.0 => 0.0,
+        _ => -high,
+    }
+}
+
+/// Scale, zero point and `1 / scale` of groups with these ranges; scale 1 and the middle zero
+/// point for groups of zeros.
+#[inline(always)]
+fn asym_grids(
+    low: &[f32; BATCH],
+    high: &[f32; BATCH],
+    spec: &WeightSpec,
+    inverse: &mut [f32; BATCH],
+    scales: &mut [f32],
+    zeros: &mut [u8],
+) {
+    let (max_code, middle) = (spec.bits.max_code(), spec.bits.middle());
+    let top = f32::from(max_code);
+    for i in 0..scales.len() {
+        let is_zero = low[i] == high[i];
+        // Halves, so that the difference of two huge weights is finite.
+        let step = (0.5 * high[i] - 0.5 * low[i]) / (0.5 * top);
+        let scale = spec.scale.round(step);
+        let scale = if is_zero { 1.0 } else { scale };
+        inverse[i] = 1.0 / scale;
+        let zero = clamp(-low[i] * inverse[i], 0.0, top) + ROUNDER;
+        scales[i] = scale;
+        zeros[i] = if is_zero { middle } else { zero.to_bits() as u8 };
+    }
+}
+
+/// As [`asym_grids`]; the end of the range with the larger magnitude takes the long half.
+#[inline(always)]
+fn sym_grids(
+    low: &[f32; BATCH],
+    high: &[f32; BATCH],
+    spec: &WeightSpec,
+    inverse: &mut [f32; BATCH],
+    scales: &mut [f32],
+    zeros: &mut [u8],
+) {
+    let step = -1.0 / f32::from(spec.bits.middle());
+    for i in 0..scales.len() {
+        let extreme = if -low[i] >= high[i] { low[i] } else { high[i] };
+        let scale = spec.scale.round(extreme * step);
+        let scale = if extreme == 0.0 { 1.0 } else { scale };
+        inverse[i] = 1.0 / scale;
+        scales[i] = scale;
+        zeros[i] = spec.bits.middle();
+    }
+}
+
+/// Codes on one grid.
+pub(crate) struct Encode<'a> {
+    pub(crate) weights: &'a [f32],
+    pub(crate) inverse: f32,
+    pub(crate) zero: u8,
+    pub(crate) max_code: u8,
+    pub(crate) codes: &'a mut [u8],
+}
+
+impl Kernel for Encode<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let (low, high) = (-f32::from(self.zero), f32::from(self.max_code) - f32::from(self.zero));
+        for (code, &w) in self.codes.iter_mut().zip(self.weights) {
+            // Clamping to whole numbers before rounding equals clamping after it.
+            let rounded = clamp(w * self.inverse, low, high) + ROUNDER;
+            *code = (rounded.to_bits() as u8).wrapping_add(self.zero);
+        }
+    }
+}
+
+/// `x` within `low ..= high`, in the two instructions this takes where no value is NaN.
+#[inline(always)]
+pub(crate) fn clamp(x: f32, low: f32, high: f32) -> f32 {
+    let x = if x > low { x } else { low };
+    if x < high { x } else { high }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        codes::decode,
+        rows::{FloatKind, Order},
+        spec::{Bits, GroupSize, ScaleType},
+        testing::{bytes_of, gaussian, quantize_slice, specs},
+    };
+    use proptest::prelude::*;
+
+    fn spec(bits: u8, group: u32, grid: Grid) -> WeightSpec {
+        WeightSpec {
+            bits: Bits::new(bits).unwrap(),
+            group: GroupSize::of(group).unwrap(),
+            grid,
+            scale: ScaleType::F32,
+        }
+    }
+
+    fn rtn_slice(weights: &[f32], spec: &WeightSpec) -> Codes {
+        quantize_slice(weights, |rows| rtn(rows, spec))
+    }
+
+    #[test]
+    fn values_by_hand() {
+        let codes = rtn_slice(&[-1.0, 2.75, 0.125, 0.375], &spec(4, 4, Grid::Asym));
+        assert_eq!((codes.scales[0], codes.zeros[0]), (0.25, 4));
+        assert_eq!(codes.codes, [0, 15, 4, 6], "0.5 and 1.5 steps round to even");
+        let codes = rtn_slice(&[-1.0, 2.0, 0.25, -2.5], &spec(3, 4, Grid::Sym));
+        assert_eq!((codes.scales[0], codes.zeros[0]), (0.625, 4));
+        assert_eq!(codes.codes, [2, 7, 4, 0]);
+        let codes = rtn_slice(&[-1.0, 2.0, 0.25, 2.5], &spec(3, 4, Grid::Sym));
+        assert_eq!((codes.scales[0], codes.zeros[0]), (-0.625, 4), "a positive extreme");
+        assert_eq!(codes.codes, [6, 1, 4, 0]);
+    }
+
+    #[test]
+    fn zeros_are_exact_and_constants_survive() {
+        for grid in [Grid::Sym, Grid::Asym] {
+            let codes = rtn_slice(&[0.0, -0.0, 0.0, 0.3, 0.3, 0.3], &spec(4, 3, grid));
+            assert_eq!((codes.scales[0], codes.zeros[0]), (1.0, 8));
+            let mut row = [f32::NAN; 6];
+            codes.dequantize(0, &mut row);
+            assert_eq!(row[..3], [0.0; 3]);
+            assert!(row[3..].iter().all(|x| (x - 0.3).abs() < 1e-7), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn extremes_of_the_float_range_stay_finite() {
+        for scale in [ScaleType::F32, ScaleType::F16, ScaleType::BF16] {
+            for grid in [Grid::Sym, Grid::Asym] {
+                for weights in [[f32::MAX, f32::MIN], [1e-45, -1e-45], [1e-45, 3e38], [7e5, 1.0]] {
+                    let codes = rtn_slice(&weights, &WeightSpec { scale, ..spec(4, 2, grid) });
+                    let mut row = [f32::NAN; 2];
+                    codes.dequantize(0, &mut row);
+                    assert!(row.iter().all(|x| x.is_finite()), "{weights:?} became {row:?}");
+                    assert!(codes.scales[0].is_finite() && codes.scales[0] != 0.0);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_error_is_at_most_half_a_step(
+            spec in specs(), n in 1usize..5, k in 1usize..150, seed in any::<u64>(),
+        ) {
+            let weights = gaussian(n * k, seed);
+            let bytes = bytes_of(&weights);
+            let rows = WeightRows::new(&bytes, FloatKind::F32, n, k, Order::Nk).unwrap();
+            let codes = rtn(&rows, &spec);
+            let (size, groups) = (spec.group.len(k), codes.groups());
+            let max_code = spec.bits.max_code();
+            for (i, &w) in weights.iter().enumerate() {
+                let group = i / k * groups + i % k / size;
+                let (scale, zero) = (codes.scales[group], codes.zeros[group]);
+                let (a, b) = (decode(0, scale, zero), decode(max_code, scale, zero));
+                let error = (decode(codes.codes[i], scale, zero) - w).abs();
+                if a.min(b) <= w && w <= a.max(b) {
+                    prop_assert!(error <= 0.5001 * scale.abs());
+                } else {
+                    prop_assert!(codes.codes[i] == 0 || codes.codes[i] == max_code);
+                    // A rounded zero point or scale moves the ends; the short half ends early.
+                    let steps = if spec.grid == Grid::Sym { 1.0 } else { 0.5 };
+                    let rounding = 2f32.powi(-8) * spec.bits.levels() as f32;
+                    prop_assert!(error <= (steps + rounding) * scale.abs());
+                }
+            }
+        }
+
+        #[test]
+        fn order_and_kind_of_the_bytes_do_not_matter(
+            spec in specs(), n in 1usize..150, k in 1usize..150, seed in any::<u64>(),
+        ) {
+            let weights = gaussian(n * k, seed);
+            let bytes = bytes_of(&weights);
+            let rows = WeightRows::new(&bytes, FloatKind::F32, n, k, Order::Nk).unwrap();
+            let turned: Vec<f32> = (0..n * k).map(|i| weights[i % n * k + i / n]).collect();
+            let turned = bytes_of(&turned);
+            let turned = WeightRows::new(&turned, FloatKind::F32, n, k, Order::Kn).unwrap();
+            prop_assert_eq!(rtn(&rows, &spec), rtn(&turned, &spec));
+        }
+
+        #[test]
+        fn a_power_of_two_moves_only_the_scale(spec in specs(), seed in any::<u64>()) {
+            let spec = WeightSpec { scale: ScaleType::F32, ..spec };
+            let weights = gaussian(70, seed);
+            let large: Vec<f32> = weights.iter().map(|w| w * 64.0).collect();
+            let (small, large) = (rtn_slice(&weights, &spec), rtn_slice(&large, &spec));
+            prop_assert_eq!(small.codes, large.codes);
+            let scales: Vec<f32> = small.scales.iter().map(|s| s * 64.0).collect();
+            prop_assert_eq!(scales, large.scales);
+        }
+
+        #[test]
+        fn a_sign_moves_through_the_symmetric_grid(
+            spec in specs(), weights in prop::collection::vec(-3i8..4, 70),
+        ) {
+            let spec = WeightSpec { grid: Grid::Sym, ..spec };
+            let weights: Vec<f32> = weights.into_iter().map(f32::from).collect();
+            let minus: Vec<f32> = weights.iter().map(|w| -w).collect();
+            let (mut a, mut b) = (vec![0.0; 70], vec![0.0; 70]);
+            rtn_slice(&weights, &spec).dequantize(0, &mut a);
+            rtn_slice(&minus, &spec).dequantize(0, &mut b);
+            b.iter_mut().for_each(|x| *x = -*x);
+            prop_assert_eq!(a, b);
+        }
+
+        #[test]
+        fn a_short_group_stands_alone(spec in specs(), seed in any::<u64>()) {
+            let weights = gaussian(67, seed);
+            let spec = WeightSpec { group: GroupSize::of(32).unwrap(), ..spec };
+            let whole = rtn_slice(&weights, &spec);
+            let short = rtn_slice(&weights[64..], &spec);
+            prop_assert_eq!(&whole.codes[64..], &short.codes[..]);
+            prop_assert_eq!(whole.scales[2], short.scales[0]);
+        }
+    }
+}
