@@ -91,6 +91,6 @@ class Tally:
             return None
 
     def finish(self):
-        """Prints the closing line and ends the process with the right code."""
-        print(f"{self.passed} passed, {self.failed} failed", flush=True)
+        """Prints the closing line, which tools/test reads, and ends the process with the right code."""
+        print(f"all checks: {self.passed} passed, {self.failed} failed", flush=True)
         sys.exit(self.failed > 0 or self.passed == 0)
