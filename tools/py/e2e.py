@@ -21,7 +21,6 @@ from checks import expect
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MODEL = os.path.join(ROOT, "tests", "models", "books1M", "model.onnx")
 EVAL = os.path.join(ROOT, "tests", "models", "books1M", "eval.npy")
-CALIB = os.path.join(ROOT, "tests", "models", "books1M", "calib.npy")
 FLOAT_PERPLEXITY = 35.6551
 
 
