@@ -6,11 +6,13 @@
 mod dtype;
 mod element;
 mod mapped;
+mod pool;
 mod shape;
 mod tensor;
 
 pub use dtype::DType;
 pub use element::Element;
 pub use mapped::{MappedFile, Origin};
+pub use pool::Pool;
 pub use shape::{Dim, checked_len};
 pub use tensor::{Tensor, TensorError};

@@ -1,0 +1,123 @@
+//! Building a graph from nothing: for the importer, the parser and tests.
+
+use qcc_tensor::Tensor;
+
+use crate::{Graph, Kind, Node, NodeId, OpRef, Output, Place, Region, Type, Value};
+
+/// A graph under construction. Nodes may name operands that are added later with
+/// [`GraphBuilder::set_inputs`]; [`GraphBuilder::finish`] checks that there is no cycle.
+#[derive(Debug, Default)]
+pub struct GraphBuilder {
+    graph: Graph,
+    position: u32,
+}
+
+impl GraphBuilder {
+    /// An empty graph of this name.
+    pub fn new(name: &str) -> Self {
+        let mut graph = Graph::default();
+        graph.set_name(name.to_owned());
+        Self { graph, position: 0 }
+    }
+
+    /// Adds an input; `default` is an initializer that callers may override.
+    pub fn input(&mut self, name: &str, ty: Type, default: Option<Tensor>) -> Value {
+        self.leaf(Kind::Input(default), name, ty)
+    }
+
+    /// Adds a constant. Its type is that of the tensor.
+    pub fn constant(&mut self, name: &str, tensor: Tensor) -> Value {
+        let ty = Type::of(&tensor);
+        self.leaf(Kind::Const(tensor), name, ty)
+    }
+
+    /// Adds a value of the graph around a region. The region that will hold this graph lists the
+    /// outer values in the order of these calls.
+    pub fn capture(&mut self, name: &str, ty: Type) -> Value {
+        self.leaf(Kind::Capture, name, ty)
+    }
+
+    /// Adds an operator with its outputs.
+    pub fn op(
+        &mut self,
+        name: &str,
+        op: OpRef,
+        inputs: Vec<Option<Value>>,
+        outputs: Vec<Output>,
+    ) -> NodeId {
+        self.node(name, Kind::Op(op), inputs, outputs)
+    }
+
+    /// Replaces the operands of a node.
+    pub fn set_inputs(&mut self, id: NodeId, inputs: Vec<Option<Value>>) {
+        if let Some(node) = self.graph.node_mut(id) {
+            node.inputs = inputs;
+            self.graph.reconnect(id);
+        }
+    }
+
+    /// Gives regions to a node.
+    pub fn set_regions(&mut self, id: NodeId, regions: Vec<Region>) {
+        if let Some(node) = self.graph.node_mut(id) {
+            node.regions = regions;
+            self.graph.reconnect(id);
+        }
+    }
+
+    /// Sets the outputs of the graph.
+    pub fn set_outputs(&mut self, outputs: Vec<Value>) {
+        self.graph.set_outputs(outputs);
+    }
+
+    /// Sets the type of a value.
+    pub fn set_type(&mut self, value: Value, ty: Type) {
+        if let Some(node) = self.graph.node_mut(value.node)
+            && let Some(output) = node.outputs.get_mut(value.slot as usize)
+        {
+            output.ty = ty;
+        }
+    }
+
+    /// The graph so far.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The graph.
+    ///
+    /// # Errors
+    /// The names of the first outputs of the nodes on a cycle.
+    pub fn finish(self) -> Result<Graph, Vec<String>> {
+        match self.graph.cycle() {
+            None => Ok(self.graph),
+            Some(cycle) => Err(cycle
+                .into_iter()
+                .map(|id| {
+                    let node = &self.graph[id];
+                    let output = node.outputs.iter().find(|it| !it.name.is_empty());
+                    output.map_or_else(|| node.name.clone(), |it| it.name.clone())
+                })
+                .collect()),
+        }
+    }
+
+    fn leaf(&mut self, kind: Kind, name: &str, ty: Type) -> Value {
+        let node = self.node("", kind, Vec::new(), vec![Output::new(name, ty)]);
+        Value { node, slot: 0 }
+    }
+
+    fn node(
+        &mut self,
+        name: &str,
+        kind: Kind,
+        inputs: Vec<Option<Value>>,
+        outputs: Vec<Output>,
+    ) -> NodeId {
+        let place = Place { position: self.position, creation: 0 };
+        self.position += 1;
+        let name = name.to_owned();
+        let id = self.graph.add(Node { name, kind, inputs, outputs, regions: Vec::new(), place });
+        self.graph.reconnect(id);
+        id
+    }
+}
