@@ -58,11 +58,13 @@ fn in_tiles(
     round: &(dyn Fn(usize, usize, &[f32], RowOut<'_>) + Sync),
 ) -> Codes {
     let (n, k) = (rows.n(), rows.k());
-    let mut codes = Codes::zeroed(n, k, *spec);
+    let (groups, size) = (spec.group.count(k), spec.group.len(k));
+    // Pages of zeros come from the system untouched; the threads fill them tile by tile.
+    let (codes, scales, zeros) = (vec![0; n * k], vec![0.0; n * groups], vec![0; n * groups]);
+    let mut codes = Codes { n, k, spec: *spec, codes, scales, zeros };
     if n == 0 || k == 0 {
         return codes;
     }
-    let (groups, size) = (codes.groups(), spec.group.len(k));
     let columns = columns.min(k);
     let tile_rows = match rows.order() {
         Order::Nk => (TILE_FLOATS / columns).clamp(1, n),
@@ -75,6 +77,9 @@ fn in_tiles(
         || vec![0.0; tile_rows * columns],
         |tile, (block, ((codes, scales), zeros))| {
             let (first, count) = (block * tile_rows, codes.len() / k);
+            codes.fill(spec.bits.middle());
+            scales.fill(1.0);
+            zeros.fill(spec.bits.middle());
             for left in (0..k).step_by(columns) {
                 let width = columns.min(k - left);
                 let tile = &mut tile[..count * width];

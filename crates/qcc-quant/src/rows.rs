@@ -1,6 +1,6 @@
 //! Float weights read as rows `[N][K]`, wherever their bytes lie and in whichever order.
 
-use crate::simd::{Kernel, LANES, dispatch, transpose};
+use crate::simd::{Kernel, LANES, dispatch, prefetch, transpose};
 use rayon::prelude::*;
 
 /// Type of the floats of a weight, little-endian.
@@ -62,6 +62,11 @@ pub struct WeightRows<'a> {
 const SCAN_BYTES: usize = 1 << 20;
 /// Floats widened at a time in that search.
 const SCAN_FLOATS: usize = 1024;
+
+/// Columns by which reading a `[K][N]` weight asks ahead.
+const AHEAD: usize = LANES;
+/// Bytes of a line of the cache.
+const CACHE_LINE: usize = 64;
 
 impl<'a> WeightRows<'a> {
     /// A weight of `n * k` floats. Fails unless they fill `bytes` exactly.
@@ -172,6 +177,13 @@ impl<'a> WeightRows<'a> {
         let rows = out.len() / columns.max(1);
         let size = self.kind.bytes();
         for left in (0..columns).step_by(LANES) {
+            // The lines of the next tiles, too far apart for the CPU to foresee.
+            for ahead in left + AHEAD..left + AHEAD + LANES {
+                let start = ((column + ahead) * self.n + row) * size;
+                for line in (0..rows * size).step_by(CACHE_LINE) {
+                    prefetch(self.bytes, start + line);
+                }
+            }
             let width = LANES.min(columns - left);
             for top in (0..rows).step_by(LANES) {
                 let height = LANES.min(rows - top);

@@ -10,7 +10,7 @@ use crate::{
     codes::Codes,
     quantize::{RowOut, quantize_groups},
     rows::WeightRows,
-    simd::{Kernel, LANES, ROUNDER, dispatch},
+    simd::{LANES, ROUNDER, Vector, VectorKernel, dispatch_vectors},
     spec::{Grid, WeightSpec},
 };
 
@@ -25,13 +25,13 @@ pub fn rtn(rows: &WeightRows<'_>, spec: &WeightSpec) -> Codes {
 
 /// [`rtn`] of one run of whole groups, the last of which may be shorter than `group`.
 pub fn rtn_groups(weights: &[f32], group: usize, spec: &WeightSpec, out: RowOut<'_>) {
-    dispatch(Rtn { weights, group, spec, out });
+    dispatch_vectors(Rtn { weights, group, spec, out });
 }
 
 /// Codes of `weights` on a given grid: `clamp(round(w / scale) + zero)`, half to even.
 /// `scale` is one that [`ScaleType::round`](crate::spec::ScaleType::round) returned.
 pub fn encode(weights: &[f32], scale: f32, zero: u8, max_code: u8, codes: &mut [u8]) {
-    dispatch(Encode { weights, inverse: 1.0 / scale, zero, max_code, codes });
+    dispatch_vectors(Encode { weights, inverse: 1.0 / scale, zero, max_code, codes });
 }
 
 struct Rtn<'a> {
@@ -41,10 +41,10 @@ struct Rtn<'a> {
     out: RowOut<'a>,
 }
 
-impl Kernel for Rtn<'_> {
+impl VectorKernel for Rtn<'_> {
     type Output = ();
     #[inline(always)]
-    fn run(self) {
+    fn run<V: Vector>(self) {
         let Self { weights, group, spec, out } = self;
         let mut low = [0.0f32; BATCH];
         let mut high = [0.0f32; BATCH];
@@ -55,7 +55,7 @@ impl Kernel for Rtn<'_> {
             .zip(out.scales.chunks_mut(BATCH).zip(out.zeros.chunks_mut(BATCH)));
         for ((weights, codes), (scales, zeros)) in batches {
             for ((weights, low), high) in weights.chunks(group).zip(&mut low).zip(&mut high) {
-                (*low, *high) = range(weights);
+                (*low, *high) = range::<V>(weights);
             }
             match spec.grid {
                 Grid::Asym => asym_grids(&low, &high, spec, &mut inverse, scales, zeros),
@@ -72,7 +72,7 @@ impl Kernel for Rtn<'_> {
             }
             let groups = weights.chunks(group).zip(codes.chunks_mut(group));
             for (((weights, codes), &inverse), &zero) in groups.zip(&inverse).zip(&*zeros) {
-                Encode { weights, inverse, zero, max_code: spec.bits.max_code(), codes }.run();
+                Encode { weights, inverse, zero, max_code: spec.bits.max_code(), codes }.run::<V>();
             }
         }
     }
@@ -80,27 +80,18 @@ impl Kernel for Rtn<'_> {
 
 /// Least and largest of the weights and 0.
 #[inline(always)]
-pub(crate) fn range(weights: &[f32]) -> (f32, f32) {
-    let mut low = [0.0f32; LANES];
-    let mut high = [0.0f32; LANES];
-    let (chunks, rest) = weights.as_chunks::<LANES>();
+pub(crate) fn range<V: Vector>(weights: &[f32]) -> (f32, f32) {
+    let (mut low, mut high) = (V::splat(0.0), V::splat(0.0));
+    let (chunks, rest) = weights.as_chunks();
     for chunk in chunks {
-        for i in 0..LANES {
-            low[i] = if chunk[i] < low[i] { chunk[i] } else { low[i] };
-            high[i] = if chunk[i] > high[i] { chunk[i] } else { high[i] };
-        }
+        let w = V::load(chunk);
+        (low, high) = (w.min(low), w.max(high));
     }
-    for (i, &w) in rest.iter().enumerate() {
-        low[i] = if w < low[i] { w } else { low[i] };
-        high[i] = if w > high[i] { w } else { high[i] };
+    if !rest.is_empty() {
+        let w = V::load_part(rest, 0.0);
+        (low, high) = (w.min(low), w.max(high));
     }
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            low[i] = if low[i + half] < low[i] { low[i + half] } else { low[i] };
-            high[i] = if high[i + half] > high[i] { high[i + half] } else { high[i] };
-        }
-    }
-    (low[0], high[0])
+    (low.least(), high.greatest())
 }
 
 /// The lower end of the range that makes `-high` or `high` the weight of largest magnitude,
@@ -169,15 +160,25 @@ pub(crate) struct Encode<'a> {
     pub(crate) codes: &'a mut [u8],
 }
 
-impl Kernel for Encode<'_> {
+impl VectorKernel for Encode<'_> {
     type Output = ();
     #[inline(always)]
-    fn run(self) {
-        let (low, high) = (-f32::from(self.zero), f32::from(self.max_code) - f32::from(self.zero));
-        for (code, &w) in self.codes.iter_mut().zip(self.weights) {
-            // Clamping to whole numbers before rounding equals clamping after it.
-            let rounded = clamp(w * self.inverse, low, high) + ROUNDER;
-            *code = (rounded.to_bits() as u8).wrapping_add(self.zero);
+    fn run<V: Vector>(self) {
+        let zero = f32::from(self.zero);
+        let (low, high) = (-zero, f32::from(self.max_code) - zero);
+        let (inverse, low, high) = (V::splat(self.inverse), V::splat(low), V::splat(high));
+        // Clamping to whole numbers before rounding equals clamping after it. The zero point is
+        // added after rounding: an odd one would change which neighbor of a half is even.
+        let code = |w: V| w.mul(inverse).max(low).min(high).round().add(V::splat(ROUNDER + zero));
+        let (chunks, rest) = self.weights.as_chunks();
+        let (code_chunks, code_rest) = self.codes.as_chunks_mut();
+        for (chunk, codes) in chunks.iter().zip(code_chunks) {
+            code(V::load(chunk)).store_low_bytes(codes);
+        }
+        if !rest.is_empty() {
+            let mut codes = [0; LANES];
+            code(V::load_part(rest, 0.0)).store_low_bytes(&mut codes);
+            code_rest.copy_from_slice(&codes[..rest.len()]);
         }
     }
 }

@@ -1,66 +1,205 @@
-//! Runs plain loops with the vector instructions the CPU has.
+//! Runs loops over floats with the vector instructions the CPU has.
 //!
-//! A [`Kernel`] is scalar Rust, compiled once for each level. The compiler neither reorders float
-//! sums nor fuses multiply and add, so that every level computes the same bits: sums that should
-//! be fast keep [`LANES`] partial sums of their own.
+//! A [`Kernel`] is a plain loop, compiled for each level; a [`VectorKernel`] is written over a
+//! [`Vector`] of [`LANES`] floats where the compiler does not find the vectors by itself. Every
+//! level computes the same bits: float sums are not reordered, fast ones keep one partial sum for
+//! each lane and end in a fixed order, and no level fuses multiply and add.
 
-/// Partial sums of a vectorized loop: the floats of one AVX-512 register.
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+/// Floats of a vector: one AVX-512 register.
 pub(crate) const LANES: usize = 16;
 
 /// Adding and subtracting it rounds a float of magnitude below 2^22 to an integer, half to even;
 /// the low byte of the sum is the integer modulo 256.
 pub(crate) const ROUNDER: f32 = 12_582_912.0; // 1.5 * 2^23
 
-/// A loop over slices. `run` and what it calls must be `#[inline(always)]`.
+/// A plain loop over slices. `run` and what it calls must be `#[inline(always)]`.
 pub(crate) trait Kernel {
     /// What the loop returns.
     type Output;
-    /// The definition.
+    /// The loop.
     fn run(self) -> Self::Output;
 }
 
-/// Runs `kernel` at the best level of this CPU.
-#[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code)]
-#[inline]
-pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
-    match level() {
-        // SAFETY: `level` has found the features of the callee.
-        Level::Avx512 => unsafe { run_avx512(kernel) },
-        // SAFETY: as above.
-        Level::Avx2 => unsafe { run_avx2(kernel) },
-        Level::Plain => kernel.run(),
+/// A loop over vectors. `run` and what it calls must be `#[inline(always)]`.
+pub(crate) trait VectorKernel {
+    /// What the loop returns.
+    type Output;
+    /// The loop, on vectors of one level.
+    fn run<V: Vector>(self) -> Self::Output;
+}
+
+/// [`LANES`] floats. Comparisons are false for NaN.
+pub(crate) trait Vector: Copy {
+    /// `x` in every lane.
+    fn splat(x: f32) -> Self;
+    /// Lane `i` from `values[i]`.
+    fn load(values: &[f32; LANES]) -> Self;
+    /// Lane `i` into `values[i]`.
+    fn store(self, values: &mut [f32; LANES]);
+    /// The low byte of the bits of each lane.
+    fn store_low_bytes(self, bytes: &mut [u8; LANES]);
+    /// `self + other`.
+    fn add(self, other: Self) -> Self;
+    /// `self - other`.
+    fn sub(self, other: Self) -> Self;
+    /// `self * other`.
+    fn mul(self, other: Self) -> Self;
+    /// `if self > other { self } else { other }`.
+    fn max(self, other: Self) -> Self;
+    /// `if self < other { self } else { other }`.
+    fn min(self, other: Self) -> Self;
+    /// `if self > bound { yes } else { no }`, lane by lane.
+    fn select_greater(self, bound: Self, yes: Self, no: Self) -> Self;
+
+    /// Lanes from `values`, the missing ones `fill`. `values` holds at most [`LANES`].
+    #[inline(always)]
+    fn load_part(values: &[f32], fill: f32) -> Self {
+        let mut all = [fill; LANES];
+        all[..values.len()].copy_from_slice(values);
+        Self::load(&all)
+    }
+
+    /// To whole numbers, half to even; magnitudes are below 2^22.
+    #[inline(always)]
+    fn round(self) -> Self {
+        let rounder = Self::splat(ROUNDER);
+        self.add(rounder).sub(rounder)
+    }
+
+    /// The lanes as an array.
+    #[inline(always)]
+    fn lanes(self) -> [f32; LANES] {
+        let mut lanes = [0.0; LANES];
+        self.store(&mut lanes);
+        lanes
+    }
+
+    /// Sum of the lanes in a fixed order.
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        sum_lanes(self.lanes())
+    }
+
+    /// The least lane.
+    #[inline(always)]
+    fn least(self) -> f32 {
+        fold(self.lanes(), |a, b| if a < b { a } else { b })
+    }
+
+    /// The greatest lane.
+    #[inline(always)]
+    fn greatest(self) -> f32 {
+        fold(self.lanes(), |a, b| if a > b { a } else { b })
     }
 }
 
-/// Runs `kernel` as compiled for the target.
-#[cfg(not(target_arch = "x86_64"))]
-#[inline]
-pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run()
-}
-
-/// Sum of the lanes in a fixed order.
 #[inline(always)]
-pub(crate) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+fn fold(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
     for half in [8, 4, 2, 1] {
         for i in 0..half {
-            lanes[i] += lanes[i + half];
+            lanes[i] = join(lanes[i], lanes[i + half]);
         }
     }
     lanes[0]
 }
 
-/// `tile` transposed into 16 rows of `out`, `stride` apart. `out.len() >= 15 * stride + 16`.
+/// The vector of any CPU, and the definition of the others.
+#[derive(Clone, Copy)]
+pub(crate) struct Plain([f32; LANES]);
+
+impl Plain {
+    #[inline(always)]
+    fn zip(self, other: Self, join: impl Fn(f32, f32) -> f32) -> Self {
+        Self(std::array::from_fn(|i| join(self.0[i], other.0[i])))
+    }
+}
+
+impl Vector for Plain {
+    #[inline(always)]
+    fn splat(x: f32) -> Self {
+        Self([x; LANES])
+    }
+    #[inline(always)]
+    fn load(values: &[f32; LANES]) -> Self {
+        Self(*values)
+    }
+    #[inline(always)]
+    fn store(self, values: &mut [f32; LANES]) {
+        *values = self.0;
+    }
+    #[inline(always)]
+    fn store_low_bytes(self, bytes: &mut [u8; LANES]) {
+        *bytes = self.0.map(|x| x.to_bits() as u8);
+    }
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        self.zip(other, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        self.zip(other, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        self.zip(other, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        self.zip(other, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        self.zip(other, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    fn select_greater(self, bound: Self, yes: Self, no: Self) -> Self {
+        Self(std::array::from_fn(|i| if self.0[i] > bound.0[i] { yes.0[i] } else { no.0[i] }))
+    }
+}
+
+/// Runs `kernel` at the best level of this CPU.
+#[inline]
+pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    dispatch_vectors(Loop(kernel))
+}
+
+/// Runs `kernel` on the vectors of the best level of this CPU.
+#[inline]
+pub(crate) fn dispatch_vectors<K: VectorKernel>(kernel: K) -> K::Output {
+    #[cfg(target_arch = "x86_64")]
+    return x86::dispatch(x86::level(), kernel);
+    #[cfg(not(target_arch = "x86_64"))]
+    kernel.run::<Plain>()
+}
+
+struct Loop<K>(K);
+
+impl<K: Kernel> VectorKernel for Loop<K> {
+    type Output = K::Output;
+    #[inline(always)]
+    fn run<V: Vector>(self) -> K::Output {
+        self.0.run()
+    }
+}
+
+/// Sum of the lanes in a fixed order.
+#[inline(always)]
+pub(crate) fn sum_lanes(lanes: [f32; LANES]) -> f32 {
+    fold(lanes, |a, b| a + b)
+}
+
+/// `tile` transposed into 16 rows of `out`, `stride` apart.
+///
+/// # Panics
+/// If a row leaves `out`.
+#[inline]
 pub(crate) fn transpose(tile: &[[f32; LANES]; LANES], out: &mut [f32], stride: usize) {
     assert!(stride >= LANES && out.len() >= (LANES - 1) * stride + LANES);
     #[cfg(target_arch = "x86_64")]
-    if level() != Level::Plain {
-        #[allow(unsafe_code)]
-        // SAFETY: both vector levels include AVX; the assertion above bounds every row.
-        unsafe {
-            transpose_avx(tile, out.as_mut_ptr(), stride);
-        }
+    if x86::transpose(tile, out, stride) {
         return;
     }
     for (column, row) in out.chunks_mut(stride).take(LANES).enumerate() {
@@ -70,79 +209,15 @@ pub(crate) fn transpose(tile: &[[f32; LANES]; LANES], out: &mut [f32], stride: u
     }
 }
 
-/// Instruction sets told apart.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[cfg(target_arch = "x86_64")]
-pub(crate) enum Level {
-    Plain,
-    Avx2,
-    Avx512,
-}
-
-/// The best level of this CPU.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-pub(crate) fn level() -> Level {
-    if is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vl")
-    {
-        Level::Avx512
-    } else if is_x86_feature_detected!("avx2") {
-        Level::Avx2
-    } else {
-        Level::Plain
+/// Asks for the cache line of `bytes[at]`, if there is one.
+#[inline(always)]
+pub(crate) fn prefetch(bytes: &[u8], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(byte) = bytes.get(at) {
+        x86::prefetch(byte);
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(crate) fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run()
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-pub(crate) fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run()
-}
-
-/// Four transposed squares of 8.
-///
-/// # Safety
-/// `out` is valid for writes of 16 floats at each of 16 offsets `i * stride`.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx")]
-#[allow(unsafe_code)]
-unsafe fn transpose_avx(tile: &[[f32; LANES]; LANES], out: *mut f32, stride: usize) {
-    use std::arch::x86_64::*;
-    for (top, left) in [(0, 0), (8, 0), (0, 8), (8, 8)] {
-        // SAFETY: `top + i < 16` and `left + 8 <= 16`.
-        let line = |i: usize| unsafe { _mm256_loadu_ps(tile[top + i].as_ptr().add(left)) };
-        let mut pairs = [_mm256_setzero_ps(); 8];
-        for i in 0..4 {
-            let (a, b) = (line(2 * i), line(2 * i + 1));
-            pairs[2 * i] = _mm256_unpacklo_ps(a, b);
-            pairs[2 * i + 1] = _mm256_unpackhi_ps(a, b);
-        }
-        let mut fours = [_mm256_setzero_ps(); 8];
-        for i in [0, 4] {
-            fours[i] = _mm256_shuffle_ps::<0x44>(pairs[i], pairs[i + 2]);
-            fours[i + 1] = _mm256_shuffle_ps::<0xee>(pairs[i], pairs[i + 2]);
-            fours[i + 2] = _mm256_shuffle_ps::<0x44>(pairs[i + 1], pairs[i + 3]);
-            fours[i + 3] = _mm256_shuffle_ps::<0xee>(pairs[i + 1], pairs[i + 3]);
-        }
-        for i in 0..4 {
-            let low = _mm256_permute2f128_ps::<0x20>(fours[i], fours[i + 4]);
-            let high = _mm256_permute2f128_ps::<0x31>(fours[i], fours[i + 4]);
-            // SAFETY: rows `left + i` and `left + i + 4` are below 16, `top + 8 <= 16`.
-            unsafe {
-                _mm256_storeu_ps(out.add((left + i) * stride + top), low);
-                _mm256_storeu_ps(out.add((left + i + 4) * stride + top), high);
-            }
-        }
-    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (bytes, at);
 }
 
 #[cfg(test)]
@@ -167,11 +242,50 @@ mod tests {
     }
 
     #[test]
-    fn the_rounder_rounds_half_to_even() {
+    fn rounding_is_half_to_even() {
         for (x, expected) in [(0.5, 0), (1.5, 2), (2.5, 2), (-0.5, 0), (-1.5, -2), (-128.0, -128)] {
-            let sum = x + ROUNDER;
-            assert_eq!(sum - ROUNDER, expected as f32);
-            assert_eq!(sum.to_bits() as u8, expected as u8);
+            assert_eq!(Plain::splat(x).round().0, [expected as f32; LANES]);
+            assert_eq!((x + ROUNDER).to_bits() as u8, expected as u8);
         }
+    }
+
+    /// Every operation of a vector, on awkward values.
+    struct Operations;
+
+    impl VectorKernel for Operations {
+        type Output = (Vec<[u32; LANES]>, [u8; LANES], [u32; 3]);
+        #[inline(always)]
+        fn run<V: Vector>(self) -> Self::Output {
+            let a: [f32; LANES] = std::array::from_fn(|i| (i as f32 - 7.3) * 1.7);
+            let mut b: [f32; LANES] = std::array::from_fn(|i| 5.1 - i as f32 * 0.9);
+            b[3] = a[3];
+            let (a, b) = (V::load(&a), V::load(&b));
+            let part = V::load_part(&[-0.0, 1e-40, -3.0], -9.0);
+            let bits = [
+                a.add(b),
+                a.sub(b),
+                a.mul(b),
+                a.max(b),
+                a.min(b),
+                a.round(),
+                a.select_greater(b, b, V::splat(0.25)),
+                part.max(V::splat(0.0)),
+            ]
+            .map(|v| v.lanes().map(f32::to_bits));
+            let mut bytes = [0; LANES];
+            a.add(V::splat(ROUNDER)).store_low_bytes(&mut bytes);
+            let ends = [a.mul(b).sum(), a.least(), b.greatest()].map(f32::to_bits);
+            (bits.to_vec(), bytes, ends)
+        }
+    }
+
+    #[test]
+    fn every_level_computes_the_same_bits() {
+        let expected = Operations.run::<Plain>();
+        #[cfg(target_arch = "x86_64")]
+        for level in x86::levels() {
+            assert_eq!(x86::dispatch(level, Operations), expected, "{level:?}");
+        }
+        assert_eq!(dispatch_vectors(Operations), expected);
     }
 }
