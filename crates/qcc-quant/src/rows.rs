@@ -1,6 +1,7 @@
 //! Float weights read as rows `[N][K]`, wherever their bytes lie and in whichever order.
 
-use crate::simd::{Kernel, LANES, dispatch, prefetch, transpose};
+use crate::simd::{Kernel, LANES, Vector, VectorKernel, dispatch, dispatch_vectors, prefetch};
+use bytemuck::pod_read_unaligned;
 use rayon::prelude::*;
 
 /// Type of the floats of a weight, little-endian.
@@ -63,8 +64,6 @@ const SCAN_BYTES: usize = 1 << 20;
 /// Floats widened at a time in that search.
 const SCAN_FLOATS: usize = 1024;
 
-/// Columns by which reading a `[K][N]` weight asks ahead.
-const AHEAD: usize = LANES;
 /// Bytes of a line of the cache.
 const CACHE_LINE: usize = 64;
 
@@ -174,41 +173,77 @@ impl<'a> WeightRows<'a> {
     }
 
     fn read_transposed(&self, row: usize, column: usize, columns: usize, out: &mut [f32]) {
+        dispatch_vectors(Transposed { weight: self, row, column, columns, out });
+    }
+}
+
+/// A tile of a `[K][N]` weight.
+struct Transposed<'a> {
+    weight: &'a WeightRows<'a>,
+    row: usize,
+    column: usize,
+    columns: usize,
+    out: &'a mut [f32],
+}
+
+impl VectorKernel for Transposed<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { weight, row, column, columns, out } = self;
         let rows = out.len() / columns.max(1);
-        let size = self.kind.bytes();
+        let (n, size) = (weight.n, weight.kind.bytes());
+        let factor = V::splat(weight.factor);
         for left in (0..columns).step_by(LANES) {
             // The lines of the next tiles, too far apart for the CPU to foresee.
-            for ahead in left + AHEAD..left + AHEAD + LANES {
-                let start = ((column + ahead) * self.n + row) * size;
+            for ahead in left + LANES..left + 2 * LANES {
+                let start = ((column + ahead) * n + row) * size;
                 for line in (0..rows * size).step_by(CACHE_LINE) {
-                    prefetch(self.bytes, start + line);
+                    prefetch(weight.bytes, start + line);
                 }
             }
             let width = LANES.min(columns - left);
             for top in (0..rows).step_by(LANES) {
                 let height = LANES.min(rows - top);
-                let start = ((column + left) * self.n + row + top) * size;
-                let tile = TileBytes {
-                    kind: self.kind,
-                    bytes: &self.bytes[start..],
-                    stride: self.n * size,
-                    lines: width,
-                    floats: height,
-                    factor: self.factor,
-                };
-                let tile = dispatch(tile);
+                let mut tile = [V::splat(0.0); LANES];
+                for (i, line) in tile.iter_mut().enumerate().take(width) {
+                    let start = ((column + left + i) * n + row + top) * size;
+                    let bytes = &weight.bytes[start..start + height * size];
+                    let floats = if height == LANES {
+                        widen_lanes(weight.kind, bytes)
+                    } else {
+                        let mut padded = [0; LANES * 4];
+                        padded[..bytes.len()].copy_from_slice(bytes);
+                        widen_lanes(weight.kind, &padded)
+                    };
+                    *line = V::load(&floats).mul(factor);
+                }
                 let target = &mut out[top * columns + left..];
-                if width == LANES && height == LANES {
-                    transpose(&tile, target, columns);
-                } else {
-                    for (i, line) in target.chunks_mut(columns).take(height).enumerate() {
-                        for (value, source) in line.iter_mut().zip(&tile[..width]) {
-                            *value = source[i];
-                        }
+                for (line, out) in V::transpose(tile).into_iter().zip(target.chunks_mut(columns)) {
+                    if let Some(out) = out.first_chunk_mut().filter(|_| width == LANES) {
+                        line.store(out);
+                    } else {
+                        let width = width.min(out.len());
+                        out[..width].copy_from_slice(&line.lanes()[..width]);
                     }
                 }
             }
         }
+    }
+}
+
+/// The first floats of `bytes`, which holds that many.
+#[inline(always)]
+fn widen_lanes(kind: FloatKind, bytes: &[u8]) -> [f32; LANES] {
+    let bytes = &bytes[..LANES * kind.bytes()];
+    match kind {
+        FloatKind::F32 => pod_read_unaligned::<[u32; LANES]>(bytes)
+            .map(|bits| f32::from_bits(u32::from_le(bits))),
+        FloatKind::F16 => {
+            pod_read_unaligned::<[u16; LANES]>(bytes).map(|bits| widen_f16(u16::from_le(bits)))
+        }
+        FloatKind::BF16 => pod_read_unaligned::<[u16; LANES]>(bytes)
+            .map(|bits| f32::from_bits(u32::from(u16::from_le(bits)) << 16)),
     }
 }
 
@@ -259,34 +294,6 @@ fn widen_f16(bits: u16) -> f32 {
     let scaled = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((254 - 15) << 23);
     let special = if scaled >= 65_536.0 { 0x7f80_0000 } else { 0 };
     f32::from_bits(scaled.to_bits() | special | ((bits & 0x8000) << 16))
-}
-
-/// Up to 16 runs of up to 16 floats, `stride` bytes apart.
-struct TileBytes<'a> {
-    kind: FloatKind,
-    bytes: &'a [u8],
-    stride: usize,
-    lines: usize,
-    floats: usize,
-    factor: f32,
-}
-
-impl Kernel for TileBytes<'_> {
-    type Output = [[f32; LANES]; LANES];
-    #[inline(always)]
-    fn run(self) -> Self::Output {
-        let mut tile = [[0.0; LANES]; LANES];
-        let (kind, factor) = (self.kind, self.factor);
-        for (i, line) in tile.iter_mut().enumerate().take(self.lines) {
-            let bytes = &self.bytes[i * self.stride..];
-            if self.floats == LANES {
-                Widen { kind, bytes: &bytes[..LANES * kind.bytes()], factor, out: line }.run();
-            } else {
-                Widen { kind, bytes, factor, out: &mut line[..self.floats] }.run();
-            }
-        }
-        tile
-    }
 }
 
 struct HasNonFinite<'a>(&'a [f32]);

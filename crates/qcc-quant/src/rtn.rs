@@ -117,7 +117,10 @@ fn asym_grids(
 ) {
     let (max_code, middle) = (spec.bits.max_code(), spec.bits.middle());
     let top = f32::from(max_code);
-    for i in 0..scales.len() {
+    let count = scales.len();
+    let (low, high, inverse) = (&low[..count], &high[..count], &mut inverse[..count]);
+    let zeros = &mut zeros[..count];
+    for i in 0..count {
         let is_zero = low[i] == high[i];
         // Halves, so that the difference of two huge weights is finite.
         let step = (0.5 * high[i] - 0.5 * low[i]) / (0.5 * top);
@@ -141,7 +144,10 @@ fn sym_grids(
     zeros: &mut [u8],
 ) {
     let step = -1.0 / f32::from(spec.bits.middle());
-    for i in 0..scales.len() {
+    let count = scales.len();
+    let (low, high, inverse) = (&low[..count], &high[..count], &mut inverse[..count]);
+    let zeros = &mut zeros[..count];
+    for i in 0..count {
         let extreme = if -low[i] >= high[i] { low[i] } else { high[i] };
         let scale = spec.scale.round(extreme * step);
         let scale = if extreme == 0.0 { 1.0 } else { scale };

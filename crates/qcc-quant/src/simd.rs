@@ -77,7 +77,10 @@ pub(crate) trait Vector: Copy {
         lanes
     }
 
-    /// Sum of the lanes in a fixed order.
+    /// Lane `i` of `out[j]` is lane `j` of `tile[i]`.
+    fn transpose(tile: [Self; LANES]) -> [Self; LANES];
+
+    /// Sum of the lanes in the order of [`sum_lanes`].
     #[inline(always)]
     fn sum(self) -> f32 {
         sum_lanes(self.lanes())
@@ -158,6 +161,10 @@ impl Vector for Plain {
     fn select_greater(self, bound: Self, yes: Self, no: Self) -> Self {
         Self(std::array::from_fn(|i| if self.0[i] > bound.0[i] { yes.0[i] } else { no.0[i] }))
     }
+    #[inline(always)]
+    fn transpose(tile: [Self; LANES]) -> [Self; LANES] {
+        std::array::from_fn(|j| Self(std::array::from_fn(|i| tile[i].0[j])))
+    }
 }
 
 /// Runs `kernel` at the best level of this CPU.
@@ -191,24 +198,6 @@ pub(crate) fn sum_lanes(lanes: [f32; LANES]) -> f32 {
     fold(lanes, |a, b| a + b)
 }
 
-/// `tile` transposed into 16 rows of `out`, `stride` apart.
-///
-/// # Panics
-/// If a row leaves `out`.
-#[inline]
-pub(crate) fn transpose(tile: &[[f32; LANES]; LANES], out: &mut [f32], stride: usize) {
-    assert!(stride >= LANES && out.len() >= (LANES - 1) * stride + LANES);
-    #[cfg(target_arch = "x86_64")]
-    if x86::transpose(tile, out, stride) {
-        return;
-    }
-    for (column, row) in out.chunks_mut(stride).take(LANES).enumerate() {
-        for (value, line) in row.iter_mut().zip(tile) {
-            *value = line[column];
-        }
-    }
-}
-
 /// Asks for the cache line of `bytes[at]`, if there is one.
 #[inline(always)]
 pub(crate) fn prefetch(bytes: &[u8], at: usize) {
@@ -223,23 +212,6 @@ pub(crate) fn prefetch(bytes: &[u8], at: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn transpose_moves_every_value() {
-        let mut tile = [[0.0; LANES]; LANES];
-        for (i, line) in tile.iter_mut().enumerate() {
-            for (j, value) in line.iter_mut().enumerate() {
-                *value = (i * LANES + j) as f32;
-            }
-        }
-        let mut out = vec![-1.0; 15 * 20 + 16];
-        transpose(&tile, &mut out, 20);
-        for (at, &value) in out.iter().enumerate() {
-            let (row, column) = (at / 20, at % 20);
-            let expected = if column < 16 { (column * 16 + row) as f32 } else { -1.0 };
-            assert_eq!(value, expected, "row {row}, column {column}");
-        }
-    }
 
     #[test]
     fn rounding_is_half_to_even() {
@@ -272,6 +244,13 @@ mod tests {
                 part.max(V::splat(0.0)),
             ]
             .map(|v| v.lanes().map(f32::to_bits));
+            let tile = std::array::from_fn(|i| {
+                V::load(&std::array::from_fn(|j| (i * LANES + j) as f32))
+            });
+            for (j, line) in V::transpose(tile).into_iter().enumerate() {
+                let expected: [f32; LANES] = std::array::from_fn(|i| (i * LANES + j) as f32);
+                assert_eq!(line.lanes(), expected);
+            }
             let mut bytes = [0; LANES];
             a.add(V::splat(ROUNDER)).store_low_bytes(&mut bytes);
             let ends = [a.mul(b).sum(), a.least(), b.greatest()].map(f32::to_bits);

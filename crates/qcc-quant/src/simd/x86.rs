@@ -125,6 +125,62 @@ impl Vector for Wide {
             _mm512_mask_mov_ps(no.0, mask, yes.0)
         })
     }
+    #[inline(always)]
+    fn transpose(tile: [Self; LANES]) -> [Self; LANES] {
+        let mut pairs = tile;
+        let mut fours = tile;
+        let mut out = tile;
+        // SAFETY: AVX-512, see above.
+        unsafe {
+            for i in (0..LANES).step_by(2) {
+                pairs[i] = Self(_mm512_unpacklo_ps(tile[i].0, tile[i + 1].0));
+                pairs[i + 1] = Self(_mm512_unpackhi_ps(tile[i].0, tile[i + 1].0));
+            }
+            for i in (0..LANES).step_by(4) {
+                let [a, b, c, d] = [pairs[i].0, pairs[i + 1].0, pairs[i + 2].0, pairs[i + 3].0];
+                fours[i] = Self(_mm512_shuffle_ps::<0x44>(a, c));
+                fours[i + 1] = Self(_mm512_shuffle_ps::<0xee>(a, c));
+                fours[i + 2] = Self(_mm512_shuffle_ps::<0x44>(b, d));
+                fours[i + 3] = Self(_mm512_shuffle_ps::<0xee>(b, d));
+            }
+            for i in 0..4 {
+                let [a, b, c, d] = [fours[i].0, fours[i + 4].0, fours[i + 8].0, fours[i + 12].0];
+                let even = _mm512_shuffle_f32x4::<0x88>(a, b);
+                let odd = _mm512_shuffle_f32x4::<0xdd>(a, b);
+                let even_below = _mm512_shuffle_f32x4::<0x88>(c, d);
+                let odd_below = _mm512_shuffle_f32x4::<0xdd>(c, d);
+                out[i] = Self(_mm512_shuffle_f32x4::<0x88>(even, even_below));
+                out[i + 4] = Self(_mm512_shuffle_f32x4::<0x88>(odd, odd_below));
+                out[i + 8] = Self(_mm512_shuffle_f32x4::<0xdd>(even, even_below));
+                out[i + 12] = Self(_mm512_shuffle_f32x4::<0xdd>(odd, odd_below));
+            }
+        }
+        out
+    }
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        // SAFETY: AVX-512, see above.
+        unsafe {
+            let (low, high) = halves(self.0);
+            fold(_mm256_add_ps(low, high), |a, b| _mm_add_ps(a, b))
+        }
+    }
+    #[inline(always)]
+    fn least(self) -> f32 {
+        // SAFETY: AVX-512, see above.
+        unsafe {
+            let (low, high) = halves(self.0);
+            fold(_mm256_min_ps(low, high), |a, b| _mm_min_ps(a, b))
+        }
+    }
+    #[inline(always)]
+    fn greatest(self) -> f32 {
+        // SAFETY: AVX-512, see above.
+        unsafe {
+            let (low, high) = halves(self.0);
+            fold(_mm256_max_ps(low, high), |a, b| _mm_max_ps(a, b))
+        }
+    }
 }
 
 impl Pair {
@@ -207,35 +263,75 @@ impl Vector for Pair {
             select(self.1, bound.1, yes.1, no.1),
         )
     }
-}
-
-/// Transposes if the CPU has AVX2. The caller has checked that every row lies within `out`.
-#[inline]
-pub(super) fn transpose(tile: &[[f32; LANES]; LANES], out: &mut [f32], stride: usize) -> bool {
-    let can = level() >= Level::Avx2 && out.len() >= (LANES - 1) * stride + LANES;
-    if can {
-        // SAFETY: AVX2 includes AVX, and the rows lie within `out`.
-        unsafe { transpose_avx(tile, out.as_mut_ptr(), stride) }
+    #[inline(always)]
+    fn transpose(tile: [Self; LANES]) -> [Self; LANES] {
+        // SAFETY: AVX2, see above.
+        let quarter = |top: usize, high: bool| unsafe {
+            transpose_8(std::array::from_fn(|i| {
+                let Self(left, right) = tile[top + i];
+                if high { right } else { left }
+            }))
+        };
+        let [a, b] = [quarter(0, false), quarter(8, false)];
+        let [c, d] = [quarter(0, true), quarter(8, true)];
+        std::array::from_fn(|i| if i < 8 { Self(a[i], b[i]) } else { Self(c[i - 8], d[i - 8]) })
     }
-    can
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        // SAFETY: AVX2, see above.
+        unsafe { fold(_mm256_add_ps(self.0, self.1), |a, b| _mm_add_ps(a, b)) }
+    }
+    #[inline(always)]
+    fn least(self) -> f32 {
+        // SAFETY: AVX2, see above.
+        unsafe { fold(_mm256_min_ps(self.0, self.1), |a, b| _mm_min_ps(a, b)) }
+    }
+    #[inline(always)]
+    fn greatest(self) -> f32 {
+        // SAFETY: AVX2, see above.
+        unsafe { fold(_mm256_max_ps(self.0, self.1), |a, b| _mm_max_ps(a, b)) }
+    }
 }
 
-/// Four transposed squares of 8.
+/// Lanes 0 to 7 and 8 to 15.
 ///
 /// # Safety
-/// `out` is valid for writes of 16 floats at each of 16 offsets `i * stride`.
-#[target_feature(enable = "avx")]
-unsafe fn transpose_avx(tile: &[[f32; LANES]; LANES], out: *mut f32, stride: usize) {
-    for (top, left) in [(0, 0), (8, 0), (0, 8), (8, 8)] {
-        // SAFETY: `top + i < 16` and `left + 8 <= 16`.
-        let line = |i: usize| unsafe { _mm256_loadu_ps(tile[top + i].as_ptr().add(left)) };
-        let mut pairs = [_mm256_setzero_ps(); 8];
-        for i in 0..4 {
-            let (a, b) = (line(2 * i), line(2 * i + 1));
-            pairs[2 * i] = _mm256_unpacklo_ps(a, b);
-            pairs[2 * i + 1] = _mm256_unpackhi_ps(a, b);
+/// The CPU has AVX-512.
+#[inline(always)]
+unsafe fn halves(x: __m512) -> (__m256, __m256) {
+    // SAFETY: AVX-512 is the caller's promise.
+    unsafe { (_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x)) }
+}
+
+/// Joins lane `i` with lane `i + 4`, then `i + 2`, then `i + 1`.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn fold(x: __m256, join: impl Fn(__m128, __m128) -> __m128) -> f32 {
+    // SAFETY: AVX2 is the caller's promise.
+    unsafe {
+        let four = join(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+        let two = join(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(join(two, _mm_shuffle_ps::<1>(two, two)))
+    }
+}
+
+/// A transposed square of 8.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn transpose_8(tile: [__m256; 8]) -> [__m256; 8] {
+    let mut pairs = tile;
+    let mut fours = tile;
+    let mut out = tile;
+    // SAFETY: AVX2 is the caller's promise.
+    unsafe {
+        for i in (0..8).step_by(2) {
+            pairs[i] = _mm256_unpacklo_ps(tile[i], tile[i + 1]);
+            pairs[i + 1] = _mm256_unpackhi_ps(tile[i], tile[i + 1]);
         }
-        let mut fours = [_mm256_setzero_ps(); 8];
         for i in [0, 4] {
             fours[i] = _mm256_shuffle_ps::<0x44>(pairs[i], pairs[i + 2]);
             fours[i + 1] = _mm256_shuffle_ps::<0xee>(pairs[i], pairs[i + 2]);
@@ -243,15 +339,11 @@ unsafe fn transpose_avx(tile: &[[f32; LANES]; LANES], out: *mut f32, stride: usi
             fours[i + 3] = _mm256_shuffle_ps::<0xee>(pairs[i + 1], pairs[i + 3]);
         }
         for i in 0..4 {
-            let low = _mm256_permute2f128_ps::<0x20>(fours[i], fours[i + 4]);
-            let high = _mm256_permute2f128_ps::<0x31>(fours[i], fours[i + 4]);
-            // SAFETY: rows `left + i` and `left + i + 4` are below 16, `top + 8 <= 16`.
-            unsafe {
-                _mm256_storeu_ps(out.add((left + i) * stride + top), low);
-                _mm256_storeu_ps(out.add((left + i + 4) * stride + top), high);
-            }
+            out[i] = _mm256_permute2f128_ps::<0x20>(fours[i], fours[i + 4]);
+            out[i + 4] = _mm256_permute2f128_ps::<0x31>(fours[i], fours[i + 4]);
         }
     }
+    out
 }
 
 /// Asks for the cache line of `byte`.
