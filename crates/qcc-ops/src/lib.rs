@@ -5,9 +5,12 @@
 //! [`qcc_ir::Opaque`] and is carried, never an error.
 
 mod attrs;
+mod broadcast;
 mod def;
+mod operands;
 pub mod quant;
 mod registry;
+mod vector;
 
 pub use attrs::{AttrError, AttrReader};
 pub use def::OpDef;
