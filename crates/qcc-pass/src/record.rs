@@ -1,0 +1,136 @@
+//! What a run tells: plain data from which tables, reports and metadata are made.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use qcc_diag::Diagnostic;
+
+/// What a run tells.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    /// Notes and warnings in the order in which they came.
+    pub notes: Vec<Diagnostic>,
+    /// One row for each weight, in the order in which passes met them.
+    pub weights: Vec<WeightRecord>,
+    /// Counters, named `pass.what`.
+    pub counters: BTreeMap<String, u64>,
+    /// One row for each pass that ran, in order.
+    pub passes: Vec<PassRecord>,
+    /// Where in `weights` a name was put.
+    index: BTreeMap<String, usize>,
+}
+
+/// What was done to one weight.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WeightRecord {
+    /// Name of the initializer.
+    pub name: String,
+    /// Where it is used: names of the nodes, or of their outputs where they have none.
+    pub sites: Vec<String>,
+    /// Operator of the sites, `MatMul` say.
+    pub op: String,
+    /// Number of outputs.
+    pub n: usize,
+    /// Number of inputs.
+    pub k: usize,
+    /// The pass that chose the numbers; empty while none did.
+    pub pass: &'static str,
+    /// Width of a code; `None` in float.
+    pub bits: Option<u8>,
+    /// Group size, as options spell it: `64`, `per-channel`.
+    pub group: String,
+    /// The grid, as options spell it: `asymmetric`, say.
+    pub grid: String,
+    /// The layout it is written in; empty while none is chosen.
+    pub layout: String,
+    /// Stored bits for each weight, scales and zero points included.
+    pub bpw: f64,
+    /// Size before, in bytes.
+    pub bytes_before: u64,
+    /// Size after, in bytes.
+    pub bytes_after: u64,
+    /// Relative weight error: the norm of the difference by the norm of the weight.
+    pub relative_error: Option<f64>,
+    /// Signal by noise in the weight, in dB.
+    pub snr_db: Option<f64>,
+    /// Signal by noise in the weight by plain rounding, in dB.
+    pub rtn_snr_db: Option<f64>,
+    /// What the pass made small, before it began. Its unit is that of the pass.
+    pub objective_before: Option<f64>,
+    /// The same, at the end.
+    pub objective_after: Option<f64>,
+    /// Weights that lie outside of the range of the grid.
+    pub clipped: Option<u64>,
+    /// Why it was left in float; `None` when it was not.
+    pub reason_left_float: Option<String>,
+}
+
+/// What one pass did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PassRecord {
+    /// The pass.
+    pub name: &'static str,
+    /// How many patches were applied.
+    pub patches: usize,
+    /// How many notes and warnings it put down.
+    pub notes: usize,
+    /// How long it took, verification included. For display only.
+    pub elapsed: Duration,
+}
+
+impl Record {
+    /// The row of a weight; a new one when there is none.
+    pub fn weight(&mut self, name: &str) -> &mut WeightRecord {
+        let position = match self.index.get(name) {
+            Some(&it) if self.weights.get(it).is_some_and(|row| row.name == name) => Some(it),
+            _ => self.weights.iter().position(|row| row.name == name),
+        };
+        let position = position.unwrap_or_else(|| {
+            self.weights.push(WeightRecord { name: name.to_owned(), ..Default::default() });
+            self.weights.len() - 1
+        });
+        if self.index.get(name) != Some(&position) {
+            self.index.insert(name.to_owned(), position);
+        }
+        &mut self.weights[position]
+    }
+
+    /// Adds to a counter, named `pass.what`.
+    pub fn count(&mut self, name: &str, by: u64) {
+        match self.counters.get_mut(name) {
+            Some(count) => *count = count.saturating_add(by),
+            None => {
+                self.counters.insert(name.to_owned(), by);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_has_one_row() {
+        let mut record = Record::default();
+        record.weight("a").n = 3;
+        record.weight("b").n = 4;
+        record.weight("a").k = 5;
+        assert_eq!(record.weights.len(), 2);
+        assert_eq!((record.weights[0].n, record.weights[0].k), (3, 5));
+        // Rows may be moved by whoever holds the record.
+        record.weights.reverse();
+        assert_eq!(record.weight("a").n, 3);
+        record.weights.remove(0);
+        assert_eq!(record.weight("b").n, 0);
+        assert_eq!(record.weights.len(), 2);
+    }
+
+    #[test]
+    fn counters_add_up() {
+        let mut record = Record::default();
+        record.count("fold.folded", 2);
+        record.count("fold.folded", 3);
+        assert_eq!(record.counters["fold.folded"], 5);
+    }
+}

@@ -1,0 +1,98 @@
+//! What a run brings along: passed in, never global.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use qcc_tensor::Pool;
+
+use crate::{Progress, Rng, SampleSource, Silent};
+
+/// What a run brings along. Two runs with equal sessions give equal bytes; `threads`, `progress`,
+/// `pool` and `work_dir` never change the result.
+#[derive(Clone)]
+pub struct Session {
+    /// Seed of all random numbers.
+    pub seed: u64,
+    /// How many threads may work.
+    pub threads: usize,
+    /// Cap on memory, in bytes.
+    pub max_mem: Option<u64>,
+    /// Largest constant that folding may make where it makes the model grow, in bytes.
+    pub fold_limit: usize,
+    /// Calibration samples.
+    pub samples: Option<Arc<dyn SampleSource>>,
+    /// Who is told how far the run is.
+    pub progress: Arc<dyn Progress>,
+    /// Set when the run is to stop.
+    pub cancel: Cancel,
+    /// Version of the default operator set that the model imports.
+    pub opset: i64,
+    /// Where work that can be taken up again is kept.
+    pub work_dir: Option<PathBuf>,
+    /// Where buffers for results come from.
+    pub pool: Pool,
+}
+
+impl Session {
+    /// Random numbers for one purpose. They depend on the seed and the purpose only, so that one
+    /// pass more does not shift the numbers of another; the same purpose gives the same numbers.
+    pub fn rng(&self, purpose: &str) -> Rng {
+        Rng::new(self.seed, purpose)
+    }
+}
+
+impl Default for Session {
+    /// One thread, seed 0, no samples, no cap, opset 21, and folding of constants up to 64 KiB.
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            threads: 1,
+            max_mem: None,
+            fold_limit: 64 << 10,
+            samples: None,
+            progress: Arc::new(Silent),
+            cancel: Cancel::default(),
+            opset: 21,
+            work_dir: None,
+            pool: Pool::default(),
+        }
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("seed", &self.seed)
+            .field("threads", &self.threads)
+            .field("max_mem", &self.max_mem)
+            .field("fold_limit", &self.fold_limit)
+            .field("samples", &self.samples.as_ref().map(|it| it.describe()))
+            .field("opset", &self.opset)
+            .field("work_dir", &self.work_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A flag that asks a run to stop. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Asks the run to stop.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody asked.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl From<Arc<AtomicBool>> for Cancel {
+    fn from(flag: Arc<AtomicBool>) -> Self {
+        Self(flag)
+    }
+}
