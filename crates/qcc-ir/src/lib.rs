@@ -15,6 +15,7 @@ mod op;
 mod order;
 mod patch;
 mod scope;
+pub mod text;
 mod types;
 mod verify;
 

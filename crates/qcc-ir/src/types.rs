@@ -4,6 +4,8 @@ use std::fmt;
 
 use qcc_tensor::{DType, Dim, Tensor};
 
+use crate::text::{Quoted, Word};
+
 /// What is known about a value.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum Type {
@@ -120,7 +122,7 @@ impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown => f.write_str("?"),
-            Self::Other(text) => write!(f, "other<{text:?}>"),
+            Self::Other(text) => write!(f, "other<{}>", Quoted(text.as_bytes())),
             Self::Tensor(it) => {
                 match it.dtype {
                     Some(dtype) => write!(f, "{dtype}")?,
@@ -133,7 +135,7 @@ impl fmt::Display for Type {
                         f.write_str(", ")?;
                     }
                     match dim {
-                        Dim::Symbol(name) if !is_plain(name) => write!(f, "{:?}", &**name)?,
+                        Dim::Symbol(name) => write!(f, "{}", Word(name))?,
                         it => write!(f, "{it}")?,
                     }
                 }
@@ -141,14 +143,6 @@ impl fmt::Display for Type {
             }
         }
     }
-}
-
-/// Whether a name needs no quotes in the text form: letters, digits and `_ . / : -`, not starting
-/// with a digit or `-`.
-pub(crate) fn is_plain(name: &str) -> bool {
-    let mut bytes = name.bytes();
-    bytes.next().is_some_and(|it| it.is_ascii_alphabetic() || matches!(it, b'_' | b'/' | b'.'))
-        && bytes.all(|it| it.is_ascii_alphanumeric() || b"_./:-".contains(&it))
 }
 
 #[cfg(test)]
