@@ -6,10 +6,21 @@
 
 mod attrs;
 mod broadcast;
+mod cells;
+pub mod concat;
 mod def;
+pub mod expand;
+mod ints;
 mod operands;
 pub mod quant;
 mod registry;
+pub mod reshape;
+pub mod shape;
+pub mod slice;
+pub mod split;
+pub mod squeeze;
+mod strided;
+pub mod transpose;
 mod vector;
 
 pub use attrs::{AttrError, AttrReader};
@@ -17,4 +28,14 @@ pub use def::OpDef;
 pub use registry::{find, parse};
 
 /// Every family of operators; a new one is one file and one line here.
-const OPS: &[&[OpDef]] = &[quant::OPS];
+const OPS: &[&[OpDef]] = &[
+    quant::OPS,
+    shape::OPS,
+    reshape::OPS,
+    squeeze::OPS,
+    transpose::OPS,
+    slice::OPS,
+    split::OPS,
+    concat::OPS,
+    expand::OPS,
+];
