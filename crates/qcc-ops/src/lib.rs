@@ -4,15 +4,28 @@
 //! it from the attributes of an ONNX node or of the text form. What no file knows becomes
 //! [`qcc_ir::Opaque`] and is carried, never an error.
 
+mod attention_core;
 mod attrs;
 mod broadcast;
 mod cells;
+mod coded_rows;
 pub mod concat;
+pub mod contrib_activation;
 mod def;
+pub mod dequantize;
+mod dims;
 pub mod expand;
+mod floats;
+pub mod fused_matmul;
+pub mod gather_quant;
 mod ints;
+pub mod matmul_q;
+pub mod nbits;
 mod operands;
+mod product;
 pub mod quant;
+mod quant_params;
+pub mod quantize;
 mod registry;
 pub mod reshape;
 pub mod shape;
@@ -38,4 +51,11 @@ const OPS: &[&[OpDef]] = &[
     split::OPS,
     concat::OPS,
     expand::OPS,
+    nbits::OPS,
+    matmul_q::OPS,
+    gather_quant::OPS,
+    dequantize::OPS,
+    quantize::OPS,
+    contrib_activation::OPS,
+    fused_matmul::OPS,
 ];
