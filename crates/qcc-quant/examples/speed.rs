@@ -5,6 +5,7 @@
 use qcc_quant::{
     rows::{FloatKind, Order, WeightRows},
     rtn::rtn,
+    search::{SearchKind, search},
     spec::{Bits, Grid, GroupSize, ScaleType, WeightSpec},
 };
 use std::{env, time::Instant};
@@ -38,6 +39,22 @@ fn main() {
             }
         }
     }
+
+    let n = n.min(2048); // searches take longer
+    let Ok(rows) = WeightRows::new(&bytes[..n * K * 4], FloatKind::F32, n, K, Order::Nk) else {
+        return;
+    };
+    let d: Vec<f32> = (0..K).map(|i| 1.0 + (i % 7) as f32).collect();
+    for (bits, group) in [(4, 32), (4, 128), (3, 128), (2, 64), (8, 128)] {
+        for grid in [Grid::Asym, Grid::Sym] {
+            let Some(spec) = spec(bits, group, grid) else { return };
+            for kind in [SearchKind::Grid, SearchKind::Exact] {
+                time(&format!("search {kind:?} {grid:?} b{bits} g{group}"), n, || {
+                    search(&rows, &spec, kind, Some(&d));
+                });
+            }
+        }
+    }
 }
 
 fn spec(bits: u8, group: u32, grid: Grid) -> Option<WeightSpec> {
@@ -49,7 +66,8 @@ fn spec(bits: u8, group: u32, grid: Grid) -> Option<WeightSpec> {
 fn weights(count: usize) -> impl Iterator<Item = f32> {
     let mut state = 1u64;
     (0..count).map(move |_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let bits = state ^ (state >> 29);
         let sum: i32 = (0..4).map(|i| (bits >> (16 * i)) as i32 & 0xffff).sum();
         (sum - 0x1_fffe) as f32 * 1e-6
@@ -66,5 +84,9 @@ fn time(name: &str, n: usize, mut run: impl FnMut()) {
         })
         .fold(f64::INFINITY, f64::min);
     let weights = (n * K) as f64;
-    println!("{name:32} {:8.1} Mw/s {:6.2} GB/s", weights / seconds / 1e6, weights * 4.0 / seconds / 1e9);
+    println!(
+        "{name:32} {:8.1} Mw/s {:6.2} GB/s",
+        weights / seconds / 1e6,
+        weights * 4.0 / seconds / 1e9
+    );
 }

@@ -7,6 +7,9 @@ use crate::{
 };
 use rayon::prelude::*;
 
+/// `round(row, first_column, weights, out)`.
+type RoundTile<'a> = dyn Fn(usize, usize, &[f32], RowOut<'_>) + Sync + 'a;
+
 /// Where the result of one row, or of a run of whole groups of it, goes.
 #[derive(Debug)]
 pub struct RowOut<'a> {
@@ -21,7 +24,7 @@ pub struct RowOut<'a> {
 /// Floats of a tile: with the codes they fit a cache of 512 KiB.
 const TILE_FLOATS: usize = 64 * 1024;
 /// Rows of a tile of a `[K][N]` weight: whole cache lines of every line it crosses.
-const KN_ROWS: usize = 64;
+const KN_ROWS: usize = 128;
 
 /// Rounds `rows` by `round(row, weights, out)`, called once for each row in any order and from
 /// many threads. `weights: [k]`; `out` starts as the codes of zeros. The result does not depend
@@ -55,7 +58,7 @@ fn in_tiles(
     rows: &WeightRows<'_>,
     spec: &WeightSpec,
     columns: usize,
-    round: &(dyn Fn(usize, usize, &[f32], RowOut<'_>) + Sync),
+    round: &RoundTile<'_>,
 ) -> Codes {
     let (n, k) = (rows.n(), rows.k());
     let (groups, size) = (spec.group.count(k), spec.group.len(k));

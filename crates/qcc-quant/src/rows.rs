@@ -237,8 +237,9 @@ impl VectorKernel for Transposed<'_> {
 fn widen_lanes(kind: FloatKind, bytes: &[u8]) -> [f32; LANES] {
     let bytes = &bytes[..LANES * kind.bytes()];
     match kind {
-        FloatKind::F32 => pod_read_unaligned::<[u32; LANES]>(bytes)
-            .map(|bits| f32::from_bits(u32::from_le(bits))),
+        FloatKind::F32 => {
+            pod_read_unaligned::<[u32; LANES]>(bytes).map(|bits| f32::from_bits(u32::from_le(bits)))
+        }
         FloatKind::F16 => {
             pod_read_unaligned::<[u16; LANES]>(bytes).map(|bits| widen_f16(u16::from_le(bits)))
         }

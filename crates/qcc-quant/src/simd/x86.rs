@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code)]
 
-use super::{VectorKernel, LANES, Plain, Vector};
+use super::{LANES, Plain, Vector, VectorKernel};
 use std::arch::x86_64::*;
 
 /// Instruction sets told apart, worst first.
@@ -158,14 +158,6 @@ impl Vector for Wide {
         out
     }
     #[inline(always)]
-    fn sum(self) -> f32 {
-        // SAFETY: AVX-512, see above.
-        unsafe {
-            let (low, high) = halves(self.0);
-            fold(_mm256_add_ps(low, high), |a, b| _mm_add_ps(a, b))
-        }
-    }
-    #[inline(always)]
     fn least(self) -> f32 {
         // SAFETY: AVX-512, see above.
         unsafe {
@@ -200,9 +192,7 @@ impl Vector for Pair {
     #[inline(always)]
     fn load(values: &[f32; LANES]) -> Self {
         // SAFETY: AVX2, see above; 16 floats are read.
-        unsafe {
-            Self(_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values[8..].as_ptr()))
-        }
+        unsafe { Self(_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values[8..].as_ptr())) }
     }
     #[inline(always)]
     fn store(self, values: &mut [f32; LANES]) {
@@ -255,13 +245,9 @@ impl Vector for Pair {
     #[inline(always)]
     fn select_greater(self, bound: Self, yes: Self, no: Self) -> Self {
         // SAFETY: AVX2, see above.
-        let select = |a, b, yes, no| unsafe {
-            _mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_GT_OQ>(a, b))
-        };
-        Self(
-            select(self.0, bound.0, yes.0, no.0),
-            select(self.1, bound.1, yes.1, no.1),
-        )
+        let select =
+            |a, b, yes, no| unsafe { _mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_GT_OQ>(a, b)) };
+        Self(select(self.0, bound.0, yes.0, no.0), select(self.1, bound.1, yes.1, no.1))
     }
     #[inline(always)]
     fn transpose(tile: [Self; LANES]) -> [Self; LANES] {
@@ -275,11 +261,6 @@ impl Vector for Pair {
         let [a, b] = [quarter(0, false), quarter(8, false)];
         let [c, d] = [quarter(0, true), quarter(8, true)];
         std::array::from_fn(|i| if i < 8 { Self(a[i], b[i]) } else { Self(c[i - 8], d[i - 8]) })
-    }
-    #[inline(always)]
-    fn sum(self) -> f32 {
-        // SAFETY: AVX2, see above.
-        unsafe { fold(_mm256_add_ps(self.0, self.1), |a, b| _mm_add_ps(a, b)) }
     }
     #[inline(always)]
     fn least(self) -> f32 {
