@@ -7,22 +7,38 @@
 //! it tells is a [`Record`]; neither files nor screens are known here, but for the places that an
 //! instrument is told to write to.
 
+mod describe;
 mod error;
+mod instrument;
+mod instruments;
 mod names;
 mod options;
 mod pass;
+mod pipeline;
 mod progress;
 mod record;
 mod rng;
+mod run;
 mod samples;
 mod session;
+#[cfg(test)]
+mod testing;
 mod text;
 
 pub use error::PassError;
+pub use instrument::{After, Before, Failed, Flow, Instrument};
+pub use instruments::bisect::BisectLimit;
+pub use instruments::print::{Dump, Passes, Print, When};
+pub use instruments::reproducer::Reproducer;
+pub use instruments::stop::StopAfter;
+pub use instruments::tables::{Statistics, Timing};
+pub use instruments::verify::VerifyEach;
 pub use options::{OptionError, OptionInfo, OptionKind, Options};
 pub use pass::{Ctx, PassInfo};
+pub use pipeline::{Pipeline, Recipe, Step};
 pub use progress::{Progress, Silent};
 pub use record::{PassRecord, Record, WeightRecord};
 pub use rng::Rng;
+pub use run::{Outcome, run};
 pub use samples::{SampleError, SampleSource};
 pub use session::{Cancel, Session};

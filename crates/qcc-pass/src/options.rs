@@ -325,3 +325,83 @@ fn read(kind: OptionKind, text: &str) -> Option<Setting> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::KNOBS;
+
+    #[test]
+    fn defaults_are_read_by_kind() {
+        let options = Options::of(&KNOBS);
+        assert_eq!(options.int("bits"), 4);
+        assert_eq!(options.opt_int("bits"), Some(4));
+        assert_eq!(options.float("damp"), 0.01);
+        assert_eq!(options.opt_float("lr"), None);
+        assert!(!options.flag("fast"));
+        assert_eq!(options.text("layout"), "nbits");
+        assert_eq!(options.text("match"), "");
+        assert_eq!(options.ints("widths"), [2, 4, 8]);
+        assert_eq!(
+            options.to_string(),
+            "bits=4,damp=0.01,lr=1/iters,fast=false,layout=nbits,match=\"\",widths=[2,4,8]"
+        );
+    }
+
+    #[test]
+    fn values_are_set_from_text() {
+        let mut options = Options::of(&KNOBS);
+        for (name, text) in
+            [("bits", "8"), ("lr", "1e-300"), ("fast", "true"), ("widths", "[]"), ("match", "a b")]
+        {
+            options.set(name, text).unwrap();
+        }
+        assert_eq!(options.int("bits"), 8);
+        assert_eq!(options.opt_float("lr"), Some(1e-300));
+        assert!(options.flag("fast"));
+        assert_eq!(
+            options.to_string(),
+            "bits=8,damp=0.01,lr=1e-300,fast=true,layout=nbits,match=\"a b\",widths=[]"
+        );
+        // A default that leaves the choice to the pass can be asked for again.
+        options.set("lr", "1/iters").unwrap();
+        assert_eq!(options.opt_float("lr"), None);
+    }
+
+    #[test]
+    fn values_that_are_not_taken() {
+        let check =
+            |name: &str, text: &str| Options::of(&KNOBS).with(name, text).unwrap_err().to_string();
+        let bits = "option 'bits' of pass 'knobs' takes an integer from 2 to 8, not";
+        assert_eq!(check("bits", "9"), format!("{bits} '9'"));
+        assert_eq!(check("bits", "four"), format!("{bits} 'four'"));
+        assert_eq!(check("bits", "4.0"), format!("{bits} '4.0'"));
+        let damp = "option 'damp' of pass 'knobs' takes a number of at least 0, not";
+        assert_eq!(check("damp", "-1"), format!("{damp} '-1'"));
+        assert_eq!(check("damp", "inf"), format!("{damp} 'inf'"));
+        assert_eq!(check("damp", "NaN"), format!("{damp} 'NaN'"));
+        assert_eq!(
+            check("lr", "auto"),
+            "option 'lr' of pass 'knobs' takes a number or '1/iters', not 'auto'"
+        );
+        assert!(check("fast", "1").ends_with("takes true or false, not '1'"));
+        assert!(check("layout", "nbit").ends_with("takes one of nbits, qdq, not 'nbit'"));
+        assert!(check("widths", "[2,9]").contains("a list [a,b] of integers from 2 to 8"));
+        assert!(check("widths", "2,4").contains("a list"));
+        let nearest = Some("widths");
+        let unknown = OptionError::Unknown { pass: "knobs", option: "width".into(), nearest };
+        assert_eq!(Options::of(&KNOBS).with("width", "1"), Err(unknown));
+    }
+
+    #[test]
+    #[should_panic(expected = "pass 'knobs' declares no option 'bit'")]
+    fn a_pass_may_read_only_what_it_declares() {
+        Options::of(&KNOBS).int("bit");
+    }
+
+    #[test]
+    #[should_panic(expected = "read with another kind")]
+    fn a_pass_may_read_only_with_the_kind_that_it_declares() {
+        Options::of(&KNOBS).float("bits");
+    }
+}

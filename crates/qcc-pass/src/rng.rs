@@ -172,7 +172,9 @@ mod tests {
     /// Results are stored with their seed, so these must not change between versions.
     #[test]
     fn numbers_stay() {
-        insta::assert_debug_snapshot!(first(42, "shuffle"), @"");
+        let want =
+            [9_172_227_053_878_770_152, 7_309_073_122_107_139_471, 8_194_810_399_055_658_704];
+        assert_eq!(first(42, "shuffle"), want);
     }
 
     #[test]
