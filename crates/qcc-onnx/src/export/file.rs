@@ -1,0 +1,74 @@
+//! Files that appear whole or not at all: written under a temporary name in the same folder,
+//! synced, and renamed.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use crate::WriteError;
+
+/// A file that was written but does not have its name yet. Dropping it removes it.
+#[derive(Debug)]
+pub(super) struct Pending {
+    file: NamedTempFile,
+    path: PathBuf,
+}
+
+impl Pending {
+    /// Writes a file beside `path` with what `fill` gives, and syncs it.
+    pub(super) fn write(
+        path: &Path,
+        fill: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>,
+    ) -> Result<Self, WriteError> {
+        let wrong = |source| WriteError::Io { path: path.to_owned(), source };
+        let folder = match path.parent() {
+            Some(it) if !it.as_os_str().is_empty() => it,
+            _ => Path::new("."),
+        };
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".qcc-").suffix(".tmp");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            builder.permissions(fs::Permissions::from_mode(0o666)); // less what the umask takes
+        }
+        let mut file = builder.tempfile_in(folder).map_err(wrong)?;
+        let mut out = BufWriter::with_capacity(1 << 20, file.as_file_mut());
+        fill(&mut out).and_then(|()| out.flush()).map_err(wrong)?;
+        drop(out);
+        file.as_file().sync_all().map_err(wrong)?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// Gives the file its name.
+    pub(super) fn finish(self) -> Result<(), WriteError> {
+        let path = self.path;
+        match self.file.persist(&path) {
+            Ok(_) => {
+                // So that the name survives a crash; not every system can sync a folder.
+                if let Some(folder) = path.parent()
+                    && let Ok(folder) = File::open(folder)
+                {
+                    let _ = folder.sync_all();
+                }
+                Ok(())
+            }
+            Err(error) => Err(WriteError::Io { path, source: error.error }),
+        }
+    }
+}
+
+/// Whether two paths are one file, through links too.
+pub(super) fn is_same_file(a: &Path, b: &Path) -> bool {
+    #[cfg(unix)]
+    if let (Ok(a), Ok(b)) = (fs::metadata(a), fs::metadata(b)) {
+        use std::os::unix::fs::MetadataExt as _;
+        return (a.dev(), a.ino()) == (b.dev(), b.ino());
+    }
+    match (fs::canonicalize(a), fs::canonicalize(b)) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
+    }
+}

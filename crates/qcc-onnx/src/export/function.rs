@@ -1,0 +1,180 @@
+//! Bodies of the operators of `ai.qcc`, so that a runtime which does not know them can run them.
+//!
+//! `MatMulQ<b>(A, B, S, Z) -> Y` multiplies `A: T[.., K]` by the transposed weight that `B: u8[N,
+//! blocks, block_size * b / 8]` (codes of exactly b bits, low bits first), scales `S: T[N, blocks]`
+//! and zero points `Z: u8[N, blocks]` stand for; `MatMulQ<b>Sym` has no `Z`, its zero point is
+//! `2^(b-1)`. Codes whose width does not divide 8 are unpacked through words of b bytes, which hold
+//! 8 codes; widths up to 6 fit what runtimes can sum without loss.
+
+use onnx_protobuf::{
+    AttributeProto, AttributeType, FunctionProto, NodeProto, OperatorSetIdProto, TensorProto,
+};
+
+/// Domain of the operators.
+pub(super) const DOMAIN: &str = "ai.qcc";
+/// Version of the domain.
+pub(super) const VERSION: i64 = 1;
+/// The oldest default opset and IR version that the bodies need.
+pub(super) const NEEDS: (i64, i64) = (13, 8);
+
+const FLOAT: i64 = 1;
+const INT32: i64 = 6;
+const INT64: i64 = 7;
+const UINT32: i64 = 12;
+const UINT64: i64 = 13;
+
+/// The function behind an operator of the domain; `None` for names that are not of this file.
+pub(super) fn body(op: &str, opset: i64) -> Option<FunctionProto> {
+    let rest = op.strip_prefix("MatMulQ")?;
+    let (bits, is_sym) = match rest.strip_suffix("Sym") {
+        Some(bits) => (bits, true),
+        None => (rest, false),
+    };
+    let bits: i64 = bits.parse().ok().filter(|it| matches!(it, 2..=6 | 8))?;
+    let mut b = Body::default();
+
+    // Words of 8 codes, or bytes of 8 / b codes.
+    let divides = 8 % bits == 0;
+    let (word_bytes, codes) = if divides { (1, 8 / bits) } else { (bits, 8) };
+    let (sum_type, word_type) = if bits <= 3 { (INT32, UINT32) } else { (INT64, UINT64) };
+    let shape = b.ints("shape_words", &[0, 0, -1, word_bytes]);
+    let bytes = b.op("Reshape", &["B", &shape], "bytes", Vec::new());
+    let (words, word_type) = if divides {
+        (b.op("Cast", &[&bytes], "words", vec![int("to", UINT32)]), UINT32)
+    } else {
+        let wide = b.op("Cast", &[&bytes], "wide", vec![int("to", sum_type)]);
+        let powers: Vec<i64> = (0..word_bytes).map(|it| 1 << (8 * it)).collect();
+        let powers = b.tensor("powers", sum_type, &powers);
+        let parts = b.op("Mul", &[&wide, &powers], "parts", Vec::new());
+        let last = b.ints("last", &[-1]);
+        let sum = b.op("ReduceSum", &[&parts, &last], "sum", vec![int("keepdims", 1)]);
+        (b.op("Cast", &[&sum], "words", vec![int("to", word_type)]), word_type)
+    };
+    let shifts: Vec<i64> = (0..codes).map(|it| it * bits).collect();
+    let shifts = b.tensor("shifts", word_type, &shifts);
+    let right = vec![string("direction", "RIGHT")];
+    let shifted = b.op("BitShift", &[&words, &shifts], "shifted", right);
+    let levels = b.tensor("levels", word_type, &[1 << bits]);
+    let codes = b.op("Mod", &[&shifted, &levels], "codes", Vec::new());
+    let shape = b.ints("shape_blocks", &[0, 0, -1]);
+    let codes = b.op("Reshape", &[&codes, &shape], "codes_in_blocks", Vec::new());
+    let codes = b.op("Cast", &[&codes], "codes_float", vec![int("to", FLOAT)]);
+
+    let two = b.ints("two", &[2]);
+    let zero = if is_sym {
+        b.float("zero", (1 << (bits - 1)) as f32)
+    } else {
+        let zero = b.op("Cast", &["Z"], "zero_float", vec![int("to", FLOAT)]);
+        b.op("Unsqueeze", &[&zero, &two], "zero", Vec::new())
+    };
+    let centered = b.op("Sub", &[&codes, &zero], "centered", Vec::new());
+    let scale = b.op("Cast", &["S"], "scale_float", vec![int("to", FLOAT)]);
+    let scale = b.op("Unsqueeze", &[&scale, &two], "scale", Vec::new());
+    let blocks = b.op("Mul", &[&centered, &scale], "blocks", Vec::new());
+    let shape = b.ints("shape_rows", &[0, -1]);
+    let rows = b.op("Reshape", &[&blocks, &shape], "rows", Vec::new());
+    let columns = b.op("Transpose", &[&rows], "columns", vec![ints("perm", &[1, 0])]);
+    // The last block may be longer than K.
+    let inner = b.op("Constant", &[], "inner", vec![reference("value_int", "K")]);
+    let one = b.ints("one", &[1]);
+    let inner = b.op("Reshape", &[&inner, &one], "inner_vector", Vec::new());
+    let (first, axis) = (b.ints("first", &[0]), b.ints("axis", &[0]));
+    let mut weight = b.op("Slice", &[&columns, &first, &inner, &axis], "weight", Vec::new());
+    if opset >= 15 {
+        weight = b.op("CastLike", &[&weight, "A"], "weight_like", Vec::new());
+    }
+    b.nodes.push(NodeProto {
+        input: vec!["A".into(), weight],
+        output: vec!["Y".into()],
+        op_type: Some("MatMul".into()),
+        ..NodeProto::default()
+    });
+
+    let names = if is_sym { &["A", "B", "S"][..] } else { &["A", "B", "S", "Z"][..] };
+    let owned = |it: &[&str]| it.iter().map(|&it| it.to_owned()).collect();
+    Some(FunctionProto {
+        name: Some(op.to_owned()),
+        domain: Some(DOMAIN.to_owned()),
+        input: owned(names),
+        output: owned(&["Y"]),
+        attribute: owned(&["K", "N", "block_size"]),
+        node: b.nodes,
+        opset_import: vec![OperatorSetIdProto { domain: None, version: Some(opset) }],
+        ..FunctionProto::default()
+    })
+}
+
+#[derive(Default)]
+struct Body {
+    nodes: Vec<NodeProto>,
+}
+
+impl Body {
+    fn op(&mut self, op: &str, inputs: &[&str], name: &str, attrs: Vec<AttributeProto>) -> String {
+        self.nodes.push(NodeProto {
+            input: inputs.iter().map(|&it| it.to_owned()).collect(),
+            output: vec![name.to_owned()],
+            op_type: Some(op.to_owned()),
+            attribute: attrs,
+            ..NodeProto::default()
+        });
+        name.to_owned()
+    }
+
+    fn ints(&mut self, name: &str, values: &[i64]) -> String {
+        self.tensor(name, INT64, values)
+    }
+
+    /// A vector of integers of the given ONNX type.
+    fn tensor(&mut self, name: &str, kind: i64, values: &[i64]) -> String {
+        let mut tensor = TensorProto {
+            dims: vec![values.len() as i64],
+            data_type: i32::try_from(kind).ok(),
+            ..TensorProto::default()
+        };
+        match kind {
+            INT32 => tensor.int32_data = values.iter().map(|&it| it as i32).collect(),
+            UINT32 | UINT64 => {
+                tensor.uint64_data = values.iter().map(|it| it.cast_unsigned()).collect();
+            }
+            _ => tensor.int64_data = values.to_vec(),
+        }
+        self.constant(name, tensor)
+    }
+
+    fn float(&mut self, name: &str, value: f32) -> String {
+        let tensor =
+            TensorProto { data_type: Some(1), float_data: vec![value], ..TensorProto::default() };
+        self.constant(name, tensor)
+    }
+
+    fn constant(&mut self, name: &str, tensor: TensorProto) -> String {
+        let mut value = attribute("value", AttributeType::Tensor);
+        value.t = Some(tensor);
+        self.op("Constant", &[], name, vec![value])
+    }
+}
+
+fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(kind as i32),
+        ..AttributeProto::default()
+    }
+}
+
+fn int(name: &str, value: i64) -> AttributeProto {
+    AttributeProto { i: Some(value), ..attribute(name, AttributeType::Int) }
+}
+
+fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto { ints: values.to_vec(), ..attribute(name, AttributeType::Ints) }
+}
+
+fn string(name: &str, value: &str) -> AttributeProto {
+    AttributeProto { s: Some(value.into()), ..attribute(name, AttributeType::String) }
+}
+
+fn reference(name: &str, to: &str) -> AttributeProto {
+    AttributeProto { ref_attr_name: Some(to.to_owned()), ..attribute(name, AttributeType::Int) }
+}

@@ -1,0 +1,320 @@
+//! Writing a model file.
+
+mod encode;
+mod file;
+mod function;
+mod graph;
+mod rope;
+mod sidecar;
+mod upgrade;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use onnx_protobuf::fields::model_proto as f;
+use onnx_protobuf::{Message, OperatorSetIdProto, StringStringEntryProto};
+use qcc_ir::{Attr, Graph, Kind};
+use qcc_tensor::DType;
+
+use crate::import::records;
+use crate::source::{GraphSource, What};
+use crate::{Source, WriteError};
+use file::{Pending, is_same_file};
+use rope::Rope;
+use sidecar::Sidecar;
+use upgrade::Upgrade;
+
+/// Models above this size keep their tensors in a file of their own: protobuf libraries refuse
+/// messages of 2 GiB.
+const MAX_INLINE_BYTES: u64 = 3 << 29;
+
+/// Whether tensors go into a data file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum External {
+    /// When the input had one, or the model is too large for one file.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// How to write.
+#[derive(Clone, Debug, Default)]
+pub struct WriteOptions {
+    /// Whether tensors go into a data file.
+    pub external: External,
+    /// Keys for `metadata_props`; those of the same name in the model are replaced. When there are
+    /// any, the producer becomes `qcc`.
+    pub metadata: Vec<(String, String)>,
+    /// Replace an output that exists.
+    pub overwrite: bool,
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The model, then its data files.
+    pub files: Vec<PathBuf>,
+    /// Bytes of all of them.
+    pub size_bytes: u64,
+    /// Default opset before and after, when it had to be raised.
+    pub raised: Option<(i64, i64)>,
+}
+
+/// Writes a graph that was read from `source`. With no change and no metadata, the output has the
+/// bytes of the input. It appears whole or not at all.
+///
+/// # Errors
+/// When the output exists, is the input, or cannot be written; when the graph holds what has no
+/// form in ONNX.
+pub fn write(
+    graph: &Graph,
+    source: &Source,
+    path: &Path,
+    options: &WriteOptions,
+) -> Result<Written, WriteError> {
+    let data = &source.0;
+    if is_same_file(path, &data.path) {
+        return Err(WriteError::IsInput { path: path.to_owned() });
+    }
+    let exists = |path: &Path| path.symlink_metadata().is_ok();
+    if exists(path) && !options.overwrite {
+        return Err(WriteError::Exists { path: path.to_owned() });
+    }
+    let needs = Needs::of(graph, source);
+
+    let mut model = message(graph, source, options, &needs, None)?;
+    let mut sidecar = None;
+    let moves = match options.external {
+        External::Always => true,
+        External::Never => false,
+        External::Auto => {
+            model.is_changed && !data.data_files.is_empty() || model.rope.len() > MAX_INLINE_BYTES
+        }
+    };
+    if moves {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let mut new = Sidecar::new(format!("{name}.data"));
+        model = message(graph, source, options, &needs, Some(&mut new))?;
+        sidecar = Some(new).filter(|it| !it.is_empty());
+    }
+
+    // Data first: a model without its data would be a broken one.
+    let mut pending = Vec::new();
+    let mut size_bytes = model.rope.len();
+    let mut files = vec![path.to_owned()];
+    if let Some(sidecar) = &sidecar {
+        let beside = path.with_file_name(sidecar.location());
+        let is_input =
+            data.data_files.iter().any(|it| is_same_file(&beside, &data_path(data, &it.0)));
+        if is_input {
+            return Err(WriteError::IsInput { path: beside });
+        }
+        if exists(&beside) && !options.overwrite {
+            return Err(WriteError::Exists { path: beside });
+        }
+        pending.push(Pending::write(&beside, |out| sidecar.write_to(out))?);
+        size_bytes += sidecar.len();
+        files.push(beside);
+    } else if !model.is_changed || options.external == External::Never {
+        for (location, file) in &data.data_files {
+            let copy = path.parent().unwrap_or(Path::new("")).join(location);
+            size_bytes += file.bytes().len() as u64;
+            files.push(copy.clone());
+            if is_same_file(&copy, &data_path(data, location)) {
+                continue;
+            }
+            if exists(&copy) && !options.overwrite {
+                return Err(WriteError::Exists { path: copy });
+            }
+            if let Some(folder) = copy.parent() {
+                let wrong = |source| WriteError::Io { path: copy.clone(), source };
+                fs::create_dir_all(folder).map_err(wrong)?;
+            }
+            pending.push(Pending::write(&copy, |out| out.write_all(file.bytes()))?);
+        }
+    }
+    let bytes = data.file.bytes();
+    pending.push(Pending::write(path, |out| model.rope.write_to(bytes, out))?);
+    for it in pending {
+        it.finish()?;
+    }
+    let from = source.opset("").unwrap_or(1);
+    let raised = (needs.opset > from).then_some((from, needs.opset));
+    Ok(Written { files, size_bytes, raised })
+}
+
+fn data_path(data: &crate::source::SourceData, location: &str) -> PathBuf {
+    let real = fs::canonicalize(&data.path).unwrap_or_else(|_| data.path.clone());
+    real.parent().unwrap_or(Path::new("")).join(location)
+}
+
+struct ModelRope {
+    rope: Rope,
+    is_changed: bool,
+}
+
+fn message(
+    graph: &Graph,
+    source: &Source,
+    options: &WriteOptions,
+    needs: &Needs,
+    sidecar: Option<&mut Sidecar>,
+) -> Result<ModelRope, WriteError> {
+    let data = &source.0;
+    let mut cx = graph::Context {
+        file: &data.file,
+        ir_version: data.ir_version,
+        sidecar,
+        upgrade: Upgrade::new(source.opset("").unwrap_or(1), needs.opset),
+    };
+    let (inner, mut is_changed) = graph::graph(&mut cx, graph, &data.graph)?;
+    is_changed |= !options.metadata.is_empty();
+    let mut rope = Rope::default();
+    let bytes = data.file.bytes();
+    let whole = 0..bytes.len();
+    if !is_changed {
+        rope.push_source(whole);
+        return Ok(ModelRope { rope, is_changed });
+    }
+    let mut inner = Some(inner);
+    let has_provenance = !options.metadata.is_empty();
+    for record in records(bytes, &whole) {
+        match record.number {
+            f::IR_VERSION if needs.ir_version > data.ir_version => {
+                rope.push_varint(f::IR_VERSION, needs.ir_version);
+            }
+            f::PRODUCER_NAME | f::PRODUCER_VERSION if has_provenance => {}
+            f::GRAPH => {
+                if has_provenance {
+                    rope.push_encoded(f::PRODUCER_NAME, b"qcc");
+                    rope.push_encoded(f::PRODUCER_VERSION, env!("CARGO_PKG_VERSION").as_bytes());
+                }
+                rope.push_message(f::GRAPH, inner.take().unwrap_or_default());
+            }
+            f::OPSET_IMPORT => {
+                let it = OperatorSetIdProto::decode(bytes.slice(record.value.clone()))
+                    .map_err(|_| WriteError::Changed { at: record.span.start })?;
+                let is_default = matches!(it.domain(), "" | "ai.onnx");
+                if is_default && it.version() < needs.opset {
+                    let raised = OperatorSetIdProto { version: Some(needs.opset), ..it };
+                    rope.push_encoded(f::OPSET_IMPORT, &raised.encode_to_vec());
+                } else {
+                    rope.push_source(record.span);
+                }
+            }
+            f::METADATA_PROPS => {
+                let it = StringStringEntryProto::decode(bytes.slice(record.value.clone()))
+                    .map_err(|_| WriteError::Changed { at: record.span.start })?;
+                if !options.metadata.iter().any(|new| new.0 == it.key()) {
+                    rope.push_source(record.span);
+                }
+            }
+            _ => rope.push_source(record.span),
+        }
+    }
+    for (domain, version) in &needs.domains {
+        let import = OperatorSetIdProto { domain: Some(domain.clone()), version: Some(*version) };
+        rope.push_encoded(f::OPSET_IMPORT, &import.encode_to_vec());
+    }
+    for (key, value) in &options.metadata {
+        let entry = StringStringEntryProto { key: Some(key.clone()), value: Some(value.clone()) };
+        rope.push_encoded(f::METADATA_PROPS, &entry.encode_to_vec());
+    }
+    for name in &needs.functions {
+        if let Some(body) = function::body(name, needs.opset) {
+            rope.push_encoded(f::FUNCTIONS, &body.encode_to_vec());
+        }
+    }
+    Ok(ModelRope { rope, is_changed })
+}
+
+/// What the new nodes of a graph need from the model around them.
+struct Needs {
+    opset: i64,
+    ir_version: i64,
+    /// Domains that are not imported yet.
+    domains: Vec<(String, i64)>,
+    /// Operators of `ai.qcc` that need their bodies.
+    functions: BTreeSet<String>,
+}
+
+impl Needs {
+    fn of(graph: &Graph, source: &Source) -> Self {
+        let mut needs = Self {
+            opset: source.opset("").unwrap_or(1),
+            ir_version: source.ir_version(),
+            domains: Vec::new(),
+            functions: BTreeSet::new(),
+        };
+        let mut domains = BTreeSet::new();
+        for scope in graph.scopes() {
+            let Some(inner) = graph.at(&scope) else { continue };
+            let known = source.graph(&scope).map(GraphSource::ids).unwrap_or_default();
+            for (id, node) in inner.nodes() {
+                if known.contains(&id) {
+                    continue;
+                }
+                match &node.kind {
+                    Kind::Const(tensor) => needs.for_type(tensor.dtype()),
+                    Kind::Op(op) => {
+                        domains.insert(op.domain().to_owned());
+                        let is_blocked = op
+                            .attrs()
+                            .iter()
+                            .any(|it| it.0 == "block_size" && matches!(it.1, Attr::Int(1..)));
+                        if op.is_named("DequantizeLinear") && is_blocked {
+                            needs.at_least(21, 10);
+                        }
+                        if op.domain() == function::DOMAIN {
+                            needs.at_least(function::NEEDS.0, function::NEEDS.1);
+                            needs.functions.insert(op.name().to_owned());
+                        }
+                    }
+                    Kind::Input(_) | Kind::Capture => {}
+                }
+            }
+        }
+        for domain in domains {
+            if !domain.is_empty()
+                && domain != qcc_ops::quant::DOMAIN
+                && source.opset(&domain).is_none()
+            {
+                let version = if domain == function::DOMAIN { function::VERSION } else { 1 };
+                needs.domains.push((domain, version));
+            }
+        }
+        needs
+    }
+
+    /// The versions that brought an element type.
+    fn for_type(&mut self, dtype: DType) {
+        match dtype {
+            DType::U4 | DType::I4 => self.at_least(21, 10),
+            DType::U2 | DType::I2 => self.at_least(25, 13),
+            _ => {}
+        }
+    }
+
+    fn at_least(&mut self, opset: i64, ir_version: i64) {
+        self.opset = self.opset.max(opset);
+        self.ir_version = self.ir_version.max(ir_version);
+    }
+}
+
+impl GraphSource {
+    /// Every node that came from the source.
+    fn ids(&self) -> BTreeSet<qcc_ir::NodeId> {
+        self.records
+            .iter()
+            .filter_map(|it| match it.what {
+                What::Node(node) | What::Initializer { node, .. } => Some(node),
+                What::About(_) | What::Input(_) | What::Other => None,
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,199 @@
+//! Reading a model file.
+
+mod attribute;
+mod external;
+mod graph;
+mod node;
+mod tensor;
+mod types;
+
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use onnx_protobuf::wire::{Fields, Wire};
+use onnx_protobuf::{
+    FunctionProto, Loss, Message, OperatorSetIdProto, StringStringEntryProto, WalkError, fields,
+    unknown_fields,
+};
+use prost::bytes::Bytes;
+use qcc_diag::{Diagnostic, codes};
+use qcc_tensor::MappedFile;
+
+use crate::source::SourceData;
+use crate::{Model, ReadError, Source};
+pub(crate) use node::records;
+
+use external::DataFiles;
+
+/// How to read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReadOptions {
+    /// Refuse what is otherwise repaired or carried with a warning.
+    pub strict: bool,
+    /// Follow symbolic links to data files that leave the folder of the model.
+    pub allow_external_symlinks: bool,
+}
+
+/// The oldest and newest `ir_version` that is read without a word.
+const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=onnx_protobuf::IR_VERSION;
+
+/// Reads a model. The file is mapped, and its tensors stay in the map.
+///
+/// # Errors
+/// When a file cannot be read, is not a model, or breaks a rule that other tools need as well.
+pub fn read(path: &Path, options: &ReadOptions) -> Result<Model, ReadError> {
+    let io = |source| ReadError::Io { path: path.to_owned(), source };
+    // A link to the model itself is followed first; its data lies beside the real file.
+    let real = fs::canonicalize(path).map_err(io)?;
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    let file = MappedFile::open(&real, &name).map_err(io)?;
+    let mut warnings = Vec::new();
+
+    check_wire(path, &file, options, &mut warnings)?;
+    let header = Header::read(path, file.bytes())?;
+    if !IR_VERSIONS.contains(&header.ir_version) {
+        let text = format!("the model has IR version {}", header.ir_version);
+        let (first, last) = (IR_VERSIONS.start(), IR_VERSIONS.end());
+        let note = format!("qcc knows versions {first} to {last} and reads it as the nearest one");
+        warnings.push(Diagnostic::warning(codes::QCC0109, text).with_note(note));
+    }
+
+    let mut cx = graph::Context {
+        file: &file,
+        opsets: &header.opsets,
+        functions: &header.functions,
+        ir_version: header.ir_version,
+        data: DataFiles::new(&real, options.allow_external_symlinks),
+        warnings: &mut warnings,
+    };
+    let (graph, table) = graph::read_outermost(&mut cx, header.graph.clone())?;
+    let data_files = cx.data.into_files();
+    let source = Source(Arc::new(SourceData {
+        path: path.to_owned(),
+        ir_version: header.ir_version,
+        opsets: header.opsets,
+        producer: header.producer,
+        metadata: header.metadata,
+        functions: header.functions,
+        graph: table,
+        data_files,
+        file,
+    }));
+    Ok(Model { graph, source, warnings })
+}
+
+/// The bytes are protobuf records, and the schema knows them.
+fn check_wire(
+    path: &Path,
+    file: &MappedFile,
+    options: &ReadOptions,
+    warnings: &mut Vec<Diagnostic>,
+) -> Result<(), ReadError> {
+    let bytes = file.bytes();
+    if bytes.is_empty() {
+        return Err(ReadError::not_onnx(path, "the file is empty"));
+    }
+    if bytes.starts_with(b"version https://git-lfs") {
+        return Err(ReadError::not_onnx(
+            path,
+            "it is a Git LFS pointer; fetch it with git lfs pull",
+        ));
+    }
+    let found = unknown_fields(bytes).map_err(|error| {
+        let what = match &error {
+            WalkError::TooDeep { .. } => format!("subgraphs are nested too deep ({error})"),
+            _ => error.to_string(),
+        };
+        ReadError::not_onnx(path, what)
+    })?;
+    if let Some(it) = found.iter().find(|it| it.loss == Loss::Repeated && it.path == "model") {
+        let what = format!("field {} of the model comes {} times", it.number, it.count + 1);
+        return Err(ReadError::not_onnx(path, what));
+    }
+    if found.is_empty() {
+        return Ok(());
+    }
+    let mut list: Vec<String> = found
+        .iter()
+        .take(5)
+        .map(|it| format!("{} field {} ({} times)", it.path, it.number, it.count))
+        .collect();
+    if found.len() > list.len() {
+        list.push(format!("{} more", found.len() - list.len()));
+    }
+    let what = list.join(", ");
+    if options.strict {
+        return Err(ReadError::Unknown { path: path.to_owned(), what });
+    }
+    let text = format!("the model holds fields that qcc does not know: {what}");
+    let note = "they are kept wherever no pass changes the message";
+    warnings.push(Diagnostic::warning(codes::QCC0108, text).with_note(note));
+    Ok(())
+}
+
+/// The fields of the model message beside its graph.
+#[derive(Default)]
+struct Header {
+    ir_version: i64,
+    opsets: Vec<(String, i64)>,
+    producer: String,
+    metadata: Vec<(String, String)>,
+    functions: Vec<(String, String, String)>,
+    graph: Range<usize>,
+}
+
+impl Header {
+    fn read(path: &Path, bytes: &Bytes) -> Result<Self, ReadError> {
+        use fields::model_proto as f;
+        let wrong = |what: String| ReadError::not_onnx(path, what);
+        let mut header = Self::default();
+        let mut has_graph = false;
+        let (mut name, mut version) = (String::new(), String::new());
+        for field in Fields::new(bytes) {
+            let field = field.map_err(|it| wrong(it.to_string()))?;
+            let payload = bytes.slice(field.value.clone());
+            let decode = |what: &str, error: prost::DecodeError| {
+                wrong(format!("{what} at byte {}: {error}", field.span.start))
+            };
+            let text = || {
+                String::from_utf8(payload.to_vec())
+                    .map_err(|_| wrong(format!("text at byte {} is not UTF-8", field.span.start)))
+            };
+            match field.number {
+                f::IR_VERSION => {
+                    header.ir_version = field.varint(bytes).unwrap_or(0).cast_signed();
+                }
+                f::PRODUCER_NAME => name = text()?,
+                f::PRODUCER_VERSION => version = text()?,
+                f::GRAPH if field.wire == Wire::Bytes => {
+                    header.graph = field.value.clone();
+                    has_graph = true;
+                }
+                f::OPSET_IMPORT => {
+                    let it = OperatorSetIdProto::decode(payload.clone())
+                        .map_err(|it| decode("opset_import", it))?;
+                    header.opsets.push((it.domain().to_owned(), it.version()));
+                }
+                f::METADATA_PROPS => {
+                    let it = StringStringEntryProto::decode(payload.clone())
+                        .map_err(|it| decode("metadata_props", it))?;
+                    header.metadata.push((it.key().to_owned(), it.value().to_owned()));
+                }
+                f::FUNCTIONS => {
+                    let it = FunctionProto::decode(payload.clone())
+                        .map_err(|it| decode("function", it))?;
+                    let key = (it.domain().to_owned(), it.name().to_owned());
+                    header.functions.push((key.0, key.1, it.overload().to_owned()));
+                }
+                _ => {}
+            }
+        }
+        if !has_graph {
+            return Err(wrong("it has no graph".to_owned()));
+        }
+        header.producer = format!("{name} {version}").trim().to_owned();
+        Ok(header)
+    }
+}

@@ -1,0 +1,149 @@
+//! Where everything in a graph came from.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use qcc_diag::Diagnostic;
+use qcc_ir::{Graph, NodeId, Scope};
+use qcc_tensor::MappedFile;
+
+/// A model that was read.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// The graph that passes work on.
+    pub graph: Graph,
+    /// Where it came from.
+    pub source: Source,
+    /// What the user should know about the file.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// The file behind a graph. Its clone is cheap.
+#[derive(Clone, Debug)]
+pub struct Source(pub(crate) Arc<SourceData>);
+
+#[derive(Debug)]
+pub(crate) struct SourceData {
+    pub(crate) path: PathBuf,
+    pub(crate) file: MappedFile,
+    pub(crate) ir_version: i64,
+    /// Domain as it is spelled, and version.
+    pub(crate) opsets: Vec<(String, i64)>,
+    pub(crate) producer: String,
+    pub(crate) metadata: Vec<(String, String)>,
+    /// Domain, name and overload of local functions.
+    pub(crate) functions: Vec<(String, String, String)>,
+    pub(crate) graph: GraphSource,
+    /// The other files that hold tensors, by location, in order of first use.
+    pub(crate) data_files: Vec<(String, MappedFile)>,
+}
+
+/// The records of one graph message.
+#[derive(Debug, Default)]
+pub(crate) struct GraphSource {
+    /// The payload of the message in the file.
+    pub(crate) span: Range<usize>,
+    /// Its fields in order.
+    pub(crate) records: Vec<Record>,
+    /// Node messages with graphs inside.
+    pub(crate) regions: BTreeMap<NodeId, Vec<RegionSource>>,
+}
+
+/// One field of a graph message.
+#[derive(Debug)]
+pub(crate) struct Record {
+    /// Field number.
+    pub(crate) number: u32,
+    /// Tag, length and payload in the file.
+    pub(crate) span: Range<usize>,
+    /// The payload.
+    pub(crate) value: Range<usize>,
+    pub(crate) what: What,
+}
+
+/// What a record stands for in the graph.
+#[derive(Debug)]
+pub(crate) enum What {
+    /// A node, or a `Constant` that became a constant.
+    Node(NodeId),
+    /// An initializer, and whether its bytes lie in another file.
+    Initializer { node: NodeId, is_external: bool },
+    /// Something about a value of this name: type, annotation.
+    About(String),
+    /// An input.
+    Input(String),
+    /// Anything else.
+    Other,
+}
+
+/// A graph inside an attribute of a node.
+#[derive(Debug)]
+pub(crate) struct RegionSource {
+    /// Tag, length and payload of the attribute in the file.
+    pub(crate) attribute: Range<usize>,
+    pub(crate) graph: GraphSource,
+}
+
+impl Source {
+    /// The path that was opened.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// `ir_version` of the model.
+    pub fn ir_version(&self) -> i64 {
+        self.0.ir_version
+    }
+
+    /// Version of a domain that the model imports; empty and `ai.onnx` are the same.
+    pub fn opset(&self, domain: &str) -> Option<i64> {
+        let plain = |it: &str| if it == "ai.onnx" { String::new() } else { it.to_owned() };
+        let domain = plain(domain);
+        self.0.opsets.iter().find(|it| plain(&it.0) == domain).map(|it| it.1)
+    }
+
+    /// Every import as it is spelled.
+    pub fn opsets(&self) -> &[(String, i64)] {
+        &self.0.opsets
+    }
+
+    /// Name and version of the tool that wrote the model; may be empty.
+    pub fn producer(&self) -> &str {
+        &self.0.producer
+    }
+
+    /// `metadata_props` of the model.
+    pub fn metadata(&self) -> &[(String, String)] {
+        &self.0.metadata
+    }
+
+    /// Domain, name and overload of local functions.
+    pub fn functions(&self) -> &[(String, String, String)] {
+        &self.0.functions
+    }
+
+    /// The model file, mapped.
+    pub fn file(&self) -> &MappedFile {
+        &self.0.file
+    }
+
+    /// Other files that hold tensors: location as the model spells it, and the mapped file.
+    pub fn data_files(&self) -> &[(String, MappedFile)] {
+        &self.0.data_files
+    }
+
+    /// Bytes of the model and of its data files.
+    pub fn size_bytes(&self) -> u64 {
+        let data: usize = self.0.data_files.iter().map(|it| it.1.bytes().len()).sum();
+        (self.0.file.bytes().len() + data) as u64
+    }
+
+    /// The records of the graph at a scope.
+    pub(crate) fn graph(&self, scope: &Scope) -> Option<&GraphSource> {
+        scope.0.iter().try_fold(&self.0.graph, |graph, step| {
+            graph.regions.get(&step.node)?.get(step.region).map(|it| &it.graph)
+        })
+    }
+}

@@ -1,0 +1,8 @@
+//! Models through import and export.
+
+#[cfg(test)]
+mod build;
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
+mod rewrite;

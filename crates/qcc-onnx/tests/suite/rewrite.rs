@@ -1,0 +1,189 @@
+//! What a written model looks like after a pass has changed the graph.
+
+use std::sync::Arc;
+
+use onnx_protobuf::{GraphProto, Message, ModelProto};
+use qcc_ir::{Attr, Opaque, Patch, Scope, Type};
+use qcc_onnx::{External, Model, WriteError, WriteOptions, write};
+use qcc_tensor::Tensor;
+
+use crate::build::{Folder, decode, floats, graph_attribute, model, node, product, value};
+
+/// Replaces the product in the graph at `scope` by `my::Product(x, codes)`.
+fn rewrite(model: &mut Model, scope: &Scope) {
+    let graph = model.graph.at(scope).unwrap();
+    let (id, old) = graph
+        .nodes()
+        .find(|it| it.1.op().is_some_and(|it| it.is_named("MatMul")))
+        .map(|(id, node)| (id, node.clone()))
+        .unwrap();
+    let mut patch = Patch::within("test", scope.clone());
+    if let Some(weight) = old.inputs[1].filter(|it| graph.constant(*it).is_some()) {
+        patch.at(weight.node);
+    }
+    let codes = patch.constant("w_codes", Tensor::vector(vec![9u8; 2000]));
+    patch.at(id);
+    let attrs = vec![("bits".to_owned(), Attr::Int(4))];
+    let op = Arc::new(Opaque { domain: "my".into(), name: "Product".into(), attrs });
+    let new = patch.op1(&old.name, op, vec![old.inputs[0], Some(codes)], Type::Unknown);
+    patch.replace(graph.values_of(id).next().unwrap(), new);
+    model.graph.apply(vec![patch]).unwrap();
+    assert_eq!(qcc_ir::verify(&model.graph), []);
+}
+
+fn rewritten(input: &ModelProto) -> ModelProto {
+    let folder = Folder::of(input);
+    let mut model = folder.read().unwrap();
+    rewrite(&mut model, &Scope::root());
+    folder.write(&model);
+    decode(&folder.path("out.onnx"))
+}
+
+#[test]
+fn only_what_changed_differs() {
+    let mut input = model(product());
+    input.graph.as_mut().unwrap().initializer.push(floats("other", &[1], &[5.0]));
+    let output = rewritten(&input);
+
+    let (before, after) = (input.graph.unwrap(), output.graph.unwrap());
+    assert_eq!(after.node[1], before.node[1]);
+    assert_eq!(after.node[0].op_type(), "Product");
+    assert_eq!(after.node[0].name(), "/fc/MatMul");
+    assert_eq!(after.node[0].output, ["h"]);
+    assert_eq!(after.node[0].doc_string(), "first layer", "documentation is inherited");
+    assert_eq!(after.initializer[0].name(), "w_codes", "the new one stands where the old one was");
+    assert_eq!(after.initializer[1], before.initializer[1]);
+    assert_eq!(after.initializer.len(), 2, "the old weight is gone");
+    assert_eq!(after.value_info, before.value_info, "the value kept its name");
+    assert!(output.opset_import.iter().any(|it| it.domain() == "my"));
+}
+
+#[test]
+fn before_ir_version_4_new_initializers_are_inputs() {
+    let mut graph = product();
+    graph.input.push(value("w"));
+    let mut input = model(graph);
+    input.ir_version = Some(3);
+    let names: Vec<String> =
+        rewritten(&input).graph.unwrap().input.iter().map(|it| it.name().to_owned()).collect();
+    assert_eq!(names, ["x", "w_codes"]);
+}
+
+#[test]
+fn a_node_inside_a_branch_is_rewritten_there() {
+    let mut inner = node("MatMul", &["x", "w"], &["t"]);
+    inner.name = Some("inner".into());
+    let branch = GraphProto {
+        name: Some("b".into()),
+        node: vec![inner, node("Relu", &["t"], &["u"])],
+        output: vec![value("u")],
+        ..GraphProto::default()
+    };
+    let other = GraphProto {
+        name: Some("o".into()),
+        node: vec![node("Relu", &["x"], &["v"])],
+        output: vec![value("v")],
+        ..GraphProto::default()
+    };
+    let mut choice = node("If", &["c"], &["y"]);
+    choice.name = Some("choice".into());
+    choice.attribute =
+        vec![graph_attribute("then_branch", branch), graph_attribute("else_branch", other)];
+    let input = model(GraphProto {
+        name: Some("g".into()),
+        node: vec![choice],
+        initializer: vec![floats("w", &[2, 2], &[1.0; 4])],
+        input: vec![value("x"), value("c")],
+        output: vec![value("y")],
+        ..GraphProto::default()
+    });
+    let folder = Folder::of(&input);
+    let mut model = folder.read().unwrap();
+    let scope = model.graph.scopes()[1].clone();
+    rewrite(&mut model, &scope);
+    folder.write(&model);
+    let graph = decode(&folder.path("out.onnx")).graph.unwrap();
+    let before = input.graph.unwrap();
+    assert!(graph.initializer.is_empty(), "nothing reads the outer weight any more");
+    let branch = graph.node[0].attribute[0].g.as_ref().unwrap();
+    assert_eq!(branch.node[0].op_type(), "Product");
+    assert_eq!(branch.initializer.len(), 1);
+    assert_eq!(graph.node[0].attribute[1], before.node[0].attribute[1]);
+    assert_eq!(graph.node[0].name(), "choice");
+}
+
+#[test]
+fn tensors_move_to_a_data_file_when_asked() {
+    let folder = Folder::of(&model(product()));
+    let mut model = folder.read().unwrap();
+    rewrite(&mut model, &Scope::root());
+    let options = WriteOptions { external: External::Always, ..WriteOptions::default() };
+    let path = folder.path("big.onnx");
+    let written = write(&model.graph, &model.source, &path, &options).unwrap();
+    assert_eq!(written.files, [path.clone(), folder.path("big.onnx.data")]);
+    let tensor = decode(&path).graph.unwrap().initializer[0].clone();
+    assert_eq!(tensor.data_location(), onnx_protobuf::DataLocation::External);
+    let read = qcc_onnx::read(&path, &qcc_onnx::ReadOptions::default()).unwrap();
+    let codes = read.graph.nodes().find_map(|it| it.1.constant().cloned()).unwrap();
+    assert_eq!(codes, Tensor::vector(vec![9u8; 2000]));
+    let size: u64 = written.files.iter().map(|it| it.metadata().unwrap().len()).sum();
+    assert_eq!(written.size_bytes, size);
+}
+
+#[test]
+fn metadata_is_added_and_replaced() {
+    let mut input = model(product());
+    let entry = |key: &str, value: &str| onnx_protobuf::StringStringEntryProto {
+        key: Some(key.into()),
+        value: Some(value.into()),
+    };
+    input.metadata_props = vec![entry("licence", "MIT"), entry("qcc.bits", "old")];
+    input.producer_name = Some("pytorch".into());
+    let folder = Folder::of(&input);
+    let read = folder.read().unwrap();
+    let metadata = vec![("qcc.bits".to_owned(), "4.5".to_owned())];
+    let options = WriteOptions { metadata, ..WriteOptions::default() };
+    write(&read.graph, &read.source, &folder.path("out.onnx"), &options).unwrap();
+    let output = decode(&folder.path("out.onnx"));
+    assert_eq!(output.metadata_props, [entry("licence", "MIT"), entry("qcc.bits", "4.5")]);
+    assert_eq!(output.producer_name(), "qcc");
+    assert_eq!(output.graph.unwrap().encode_to_vec(), input.graph.unwrap().encode_to_vec());
+}
+
+#[test]
+fn the_input_and_what_exists_are_safe() {
+    let folder = Folder::of(&model(product()));
+    let read = folder.read().unwrap();
+    let force = WriteOptions { overwrite: true, ..WriteOptions::default() };
+    let same = write(&read.graph, &read.source, &folder.path("model.onnx"), &force);
+    assert!(matches!(same, Err(WriteError::IsInput { .. })));
+    std::fs::hard_link(folder.path("model.onnx"), folder.path("link.onnx")).unwrap();
+    let link = write(&read.graph, &read.source, &folder.path("link.onnx"), &force);
+    assert!(matches!(link, Err(WriteError::IsInput { .. })));
+
+    std::fs::write(folder.path("there.onnx"), "precious").unwrap();
+    let options = WriteOptions::default();
+    let there = write(&read.graph, &read.source, &folder.path("there.onnx"), &options);
+    assert!(matches!(there, Err(WriteError::Exists { .. })));
+    assert_eq!(std::fs::read(folder.path("there.onnx")).unwrap(), b"precious");
+    let nowhere = write(&read.graph, &read.source, &folder.path("no/such/out.onnx"), &options);
+    assert!(matches!(nowhere, Err(WriteError::Io { .. })));
+}
+
+#[test]
+fn the_compilers_own_operators_have_no_form() {
+    let folder = Folder::of(&model(product()));
+    let mut read = folder.read().unwrap();
+    let weight = read.graph.nodes().find(|it| it.1.constant().is_some()).unwrap().0;
+    let value = read.graph.values_of(weight).next().unwrap();
+    let mut patch = Patch::new("test");
+    patch.at(weight);
+    let op = Arc::new(Opaque { domain: "qcc".into(), name: "Quant".into(), attrs: vec![] });
+    let new = patch.op1("q", op, vec![Some(value)], Type::Unknown);
+    patch.replace(value, new);
+    read.graph.apply(vec![patch]).unwrap();
+    let options = WriteOptions::default();
+    let error = write(&read.graph, &read.source, &folder.path("out.onnx"), &options).unwrap_err();
+    assert!(matches!(error, WriteError::NoForm { .. }), "{error}");
+    assert!(!folder.path("out.onnx").exists());
+}
