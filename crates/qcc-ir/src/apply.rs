@@ -111,7 +111,7 @@ fn apply(root: &mut Graph, mut patch: Patch, names: &mut Names) -> Result<(), Pa
     let mut stale = patch.dropped.clone();
     for (old, new) in mem::take(&mut patch.replaced) {
         let new = resolve(new);
-        replace(graph, &patch, old, new)?;
+        replace(graph, &patch, old, new, names)?;
         stale.push(old.node);
     }
 
@@ -142,7 +142,13 @@ fn apply(root: &mut Graph, mut patch: Patch, names: &mut Names) -> Result<(), Pa
     Ok(())
 }
 
-fn replace(graph: &mut Graph, patch: &Patch, old: Value, new: Value) -> Result<(), PatchError> {
+fn replace(
+    graph: &mut Graph,
+    patch: &Patch,
+    old: Value,
+    new: Value,
+    names: &mut Names,
+) -> Result<(), PatchError> {
     if graph.node(old.node).is_none() || graph.node(new.node).is_none() {
         return Err(patch.missing("a replaced value"));
     }
@@ -160,7 +166,11 @@ fn replace(graph: &mut Graph, patch: &Patch, old: Value, new: Value) -> Result<(
         if is_fixed {
             return Err(PatchError::Output { pass: patch.pass, name });
         }
-        rename(graph, old, String::new());
+        // A replacement that reads what it replaces, as a wrapper does, leaves it a name.
+        let is_wrapped = graph[new.node].uses().any(|it| it == old);
+        let left =
+            if is_wrapped { names.unique_value(&format!("{name}.inner")) } else { String::new() };
+        rename(graph, old, left);
         rename(graph, new, name);
     }
     if let Some(output) =
@@ -348,15 +358,16 @@ mod tests {
     }
 
     #[test]
-    fn new_node_may_read_what_it_replaces() {
-        let (mut graph, _, a, _) = chain();
+    fn a_wrapper_takes_the_name_of_what_it_reads() {
+        let (mut graph, _, a, y) = chain();
         let mut patch = Patch::new("test");
         patch.at(a.node);
         let wrapped = patch.op1("wrap", op("W"), vec![Some(a)], Type::Unknown);
         patch.replace(a, wrapped);
         graph.apply(vec![patch]).unwrap();
-        // `a` lost its name to the wrapper and would be a value without one.
-        assert!(!verify(&graph).is_empty());
+        assert_eq!(verify(&graph), []);
+        let read = graph[y.node].inputs[0].unwrap();
+        assert_eq!((graph.value_name(read), graph.value_name(a)), ("a", "a.inner"));
     }
 
     /// A constant outside that only a branch reads.
