@@ -8,6 +8,7 @@
 mod apply;
 mod attr;
 mod builder;
+mod compare;
 mod graph;
 mod names;
 mod node;

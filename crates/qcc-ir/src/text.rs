@@ -15,9 +15,16 @@
 //! reading them back takes somebody who has their bytes.
 
 mod element;
+mod error;
+mod lex;
+mod parse;
 mod print;
 mod quote;
+#[cfg(test)]
+mod round_trip;
 mod tensor;
 
+pub use error::ParseError;
+pub use parse::{DEFAULT_OPSET, Load, MAX_DEPTH, MakeOp, Stored, no_bytes, parse};
 pub use print::{PrintOptions, print, print_with, write};
 pub(crate) use quote::{Quoted, Word};
