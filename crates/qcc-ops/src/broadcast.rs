@@ -126,12 +126,28 @@ impl<const N: usize> Walk<N> {
 }
 
 /// Fills `out` with `f(a, b)`, broadcasting; `out` is in the order of the walk.
-pub(crate) fn zip<A, B, R, F>(walk: &Walk<2>, a: &[A], b: &[B], out: &mut [R], f: F)
+pub(crate) fn zip<A: Copy + Sync, B: Copy + Sync, R: Send>(
+    walk: &Walk<2>,
+    a: &[A],
+    b: &[B],
+    out: &mut [R],
+    f: fn(A, B) -> R,
+) {
+    debug_assert_eq!(walk.len(), out.len());
+    let task = |(idx, out): (usize, &mut [R])| {
+        Zip { walk, first: idx * TASK_LEN, a, b, out, f }.call();
+    };
+    if out.len() >= PARALLEL_LEN {
+        out.par_chunks_mut(TASK_LEN).enumerate().for_each(task);
+    } else {
+        out.chunks_mut(TASK_LEN).enumerate().for_each(task);
+    }
+}
+
+/// As [`zip`], compiled for this function and the CPU at hand.
+pub(crate) fn zip_fast<R: Send, F>(walk: &Walk<2>, a: &[f32], b: &[f32], out: &mut [R], f: F)
 where
-    A: Copy + Sync,
-    B: Copy + Sync,
-    R: Send,
-    F: Fn(A, B) -> R + Copy + Sync,
+    F: Fn(f32, f32) -> R + Copy + Sync,
 {
     debug_assert_eq!(walk.len(), out.len());
     let task = |(idx, out): (usize, &mut [R])| {

@@ -4,36 +4,48 @@
 //! it from the attributes of an ONNX node or of the text form. What no file knows becomes
 //! [`qcc_ir::Opaque`] and is carried, never an error.
 
+pub mod activation;
+pub mod arith;
 mod attention_core;
 mod attrs;
 mod broadcast;
 mod cells;
 mod coded_rows;
+mod combine;
 pub mod concat;
+pub mod constant;
 pub mod contrib_activation;
+pub mod contrib_norm;
 mod def;
 pub mod dequantize;
 mod dims;
+pub mod embed_norm;
 pub mod expand;
 mod floats;
 pub mod fused_matmul;
+pub mod gather;
 pub mod gather_quant;
 mod ints;
 pub mod matmul_q;
 pub mod nbits;
+mod numeric;
 mod operands;
 mod product;
 pub mod quant;
 mod quant_params;
 pub mod quantize;
+pub mod range;
 mod registry;
 pub mod reshape;
+pub mod rotary;
+pub mod scatter;
 pub mod shape;
 pub mod slice;
 pub mod split;
 pub mod squeeze;
 mod strided;
 pub mod transpose;
+pub mod unary;
 mod vector;
 
 pub use attrs::{AttrError, AttrReader};
@@ -42,20 +54,30 @@ pub use registry::{find, parse};
 
 /// Every family of operators; a new one is one file and one line here.
 const OPS: &[&[OpDef]] = &[
+    activation::OPS,
+    arith::OPS,
+    concat::OPS,
+    constant::OPS,
+    contrib_activation::OPS,
+    contrib_norm::OPS,
+    dequantize::OPS,
+    embed_norm::OPS,
+    expand::OPS,
+    fused_matmul::OPS,
+    gather::OPS,
+    gather_quant::OPS,
+    matmul_q::OPS,
+    nbits::OPS,
     quant::OPS,
-    shape::OPS,
+    quantize::OPS,
+    range::OPS,
     reshape::OPS,
-    squeeze::OPS,
-    transpose::OPS,
+    rotary::OPS,
+    scatter::OPS,
+    shape::OPS,
     slice::OPS,
     split::OPS,
-    concat::OPS,
-    expand::OPS,
-    nbits::OPS,
-    matmul_q::OPS,
-    gather_quant::OPS,
-    dequantize::OPS,
-    quantize::OPS,
-    contrib_activation::OPS,
-    fused_matmul::OPS,
+    squeeze::OPS,
+    transpose::OPS,
+    unary::OPS,
 ];

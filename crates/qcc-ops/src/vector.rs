@@ -30,6 +30,14 @@ pub(crate) trait Lane: Copy + Send + Sync {
     fn at(self, x: f32) -> f32;
 }
 
+/// Closures with more than a few operations may stay calls; use a type for what must be fast.
+impl<F: Fn(f32) -> f32 + Copy + Send + Sync> Lane for F {
+    #[inline(always)]
+    fn at(self, x: f32) -> f32 {
+        self(x)
+    }
+}
+
 /// `out[i] = f(x[i])`, on all threads when there is much to do.
 pub(crate) fn map<F: Lane>(f: F, x: &[f32], out: &mut [f32]) {
     let task = |(x, out): (&[f32], &mut [f32])| dispatch(Map { f, x, out });
