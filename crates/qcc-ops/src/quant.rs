@@ -12,7 +12,7 @@ use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
 use qcc_quant::codes::Codes;
 use qcc_quant::rows::{FloatKind, Order, WeightRows};
 use qcc_quant::spec::{Bits, Grid, GroupSize, ScaleType, WeightSpec};
-use qcc_tensor::{DType, Tensor};
+use qcc_tensor::{DType, Tensor, TensorError};
 
 use crate::{AttrError, AttrReader, OpDef};
 
@@ -75,6 +75,47 @@ impl Form {
     }
 }
 
+/// The numbers of a quantized weight before they are packed. Their bytes may lie in a file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Numbers {
+    /// `u8[n, k]`, each below `2^bits`.
+    pub codes: Tensor,
+    /// `f32[n, groups]`, rounded to the stored type.
+    pub scales: Tensor,
+    /// `u8[n, groups]`.
+    pub zeros: Tensor,
+}
+
+impl Numbers {
+    /// Takes over codes without a copy.
+    ///
+    /// # Errors
+    /// When their lengths do not fit each other.
+    pub fn from_codes(codes: Codes) -> Result<Self, TensorError> {
+        let (n, k, groups) = (codes.n, codes.k, codes.groups());
+        Ok(Self {
+            codes: Tensor::from_vec(vec![n, k], codes.codes)?,
+            scales: Tensor::from_vec(vec![n, groups], codes.scales)?,
+            zeros: Tensor::from_vec(vec![n, groups], codes.zeros)?,
+        })
+    }
+
+    /// A copy as plain vectors.
+    ///
+    /// # Errors
+    /// When an element type is another one.
+    pub fn to_codes(&self, spec: WeightSpec, form: Form) -> Result<Codes, TensorError> {
+        Ok(Codes {
+            n: form.n,
+            k: form.k,
+            spec,
+            codes: self.codes.as_slice::<u8>()?.into_owned(),
+            scales: self.scales.as_slice::<f32>()?.into_owned(),
+            zeros: self.zeros.as_slice::<u8>()?.into_owned(),
+        })
+    }
+}
+
 /// A weight that was chosen for quantization.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quant {
@@ -83,7 +124,7 @@ pub struct Quant {
     /// How its elements are rows.
     pub form: Form,
     /// The numbers, once a pass has chosen them.
-    pub codes: Option<Arc<Codes>>,
+    pub numbers: Option<Numbers>,
     /// The pass that chose them; empty before.
     pub by: String,
 }
@@ -91,9 +132,9 @@ pub struct Quant {
 impl Quant {
     fn parse(reader: &mut AttrReader<'_>) -> Result<OpRef, AttrError> {
         let (spec, form) = (parse_spec(reader)?, Form::parse(reader)?);
-        let codes = parse_codes(reader, spec, form)?.map(Arc::new);
+        let numbers = parse_numbers(reader, spec, form)?;
         let by = reader.str("by", "")?.to_owned();
-        Ok(Arc::new(Self { spec, form, codes, by }))
+        Ok(Arc::new(Self { spec, form, numbers, by }))
     }
 }
 
@@ -109,16 +150,10 @@ impl Op for Quant {
     fn attrs(&self) -> Attrs {
         let mut attrs = spec_attrs(&self.spec);
         self.form.attrs(&mut attrs);
-        if let Some(codes) = &self.codes {
-            let (n, groups) = (codes.n, codes.groups());
-            let mut put = |name: &str, tensor: Result<Tensor, _>| {
-                if let Ok(tensor) = tensor {
-                    attrs.push((name.into(), Attr::Tensor(tensor)));
-                }
-            };
-            put("codes", Tensor::from_vec(vec![n, codes.k], codes.codes.clone()));
-            put("scales", Tensor::from_vec(vec![n, groups], codes.scales.clone()));
-            put("zeros", Tensor::from_vec(vec![n, groups], codes.zeros.clone()));
+        if let Some(numbers) = &self.numbers {
+            attrs.push(("codes".into(), Attr::Tensor(numbers.codes.clone())));
+            attrs.push(("scales".into(), Attr::Tensor(numbers.scales.clone())));
+            attrs.push(("zeros".into(), Attr::Tensor(numbers.zeros.clone())));
         }
         if !self.by.is_empty() {
             attrs.push(("by".into(), self.by.as_str().into()));
@@ -150,8 +185,9 @@ impl Op for Quant {
         let [Some(weight)] = inputs else {
             return Err(TypeError::Absent { op: "Quant".into(), index: 0 }.into());
         };
-        let Some(codes) = &self.codes else { return Ok(vec![(*weight).clone()]) };
-        Ok(vec![decoded(codes, self.form.order, weight.dtype(), weight.dims().to_vec())?])
+        let Some(numbers) = &self.numbers else { return Ok(vec![(*weight).clone()]) };
+        let codes = numbers.to_codes(self.spec, self.form)?;
+        Ok(vec![decoded(&codes, self.form.order, weight.dtype(), weight.dims().to_vec())?])
     }
 }
 
@@ -237,34 +273,31 @@ fn spec_attrs(spec: &WeightSpec) -> Attrs {
     ]
 }
 
-fn parse_codes(
+fn parse_numbers(
     reader: &AttrReader<'_>,
     spec: WeightSpec,
     form: Form,
-) -> Result<Option<Codes>, AttrError> {
+) -> Result<Option<Numbers>, AttrError> {
     let Some(codes) = reader.opt_tensor("codes")? else { return Ok(None) };
     let Form { n, k, .. } = form;
     let groups = spec.group.count(k);
-    let shaped = |name: &str, tensor: &Tensor, dims: [usize; 2]| {
-        if tensor.dims() == dims {
-            Ok(())
-        } else {
-            Err(reader.error(name, format!("has shape {:?}, not {dims:?}", tensor.dims())))
-        }
-    };
     let need = |name: &str| reader.opt_tensor(name)?.ok_or_else(|| reader.missing(name));
     let (scales, zeros) = (need("scales")?, need("zeros")?);
-    shaped("codes", codes, [n, k])?;
-    shaped("scales", scales, [n, groups])?;
-    shaped("zeros", zeros, [n, groups])?;
-    let bytes = |name: &str, tensor: &Tensor| match tensor.as_slice::<u8>() {
-        Ok(it) if it.iter().all(|&it| it <= spec.bits.max_code()) => Ok(it.into_owned()),
-        Ok(_) => Err(reader.error(name, "holds a value that does not fit the bits")),
-        Err(error) => Err(reader.error(name, error.to_string())),
-    };
-    let scales = scales.as_slice::<f32>().map_err(|it| reader.error("scales", it.to_string()))?;
-    let (codes, zeros) = (bytes("codes", codes)?, bytes("zeros", zeros)?);
-    Ok(Some(Codes { n, k, spec, codes, scales: scales.into_owned(), zeros }))
+    for (name, tensor, dims, dtype) in [
+        ("codes", codes, [n, k], DType::U8),
+        ("scales", scales, [n, groups], DType::F32),
+        ("zeros", zeros, [n, groups], DType::U8),
+    ] {
+        if tensor.dims() != dims || tensor.dtype() != dtype {
+            let (got, is) = (tensor.dtype(), tensor.dims());
+            return Err(reader.error(name, format!("is {got}{is:?}, not {dtype}{dims:?}")));
+        }
+    }
+    let max = spec.bits.max_code();
+    if codes.bytes().iter().chain(zeros.bytes()).any(|&it| it > max) {
+        return Err(reader.error("codes", "hold a value that does not fit the bits"));
+    }
+    Ok(Some(Numbers { codes: codes.clone(), scales: scales.clone(), zeros: zeros.clone() }))
 }
 
 #[cfg(test)]
@@ -288,8 +321,9 @@ mod tests {
         };
         let form = Form { n: 4, k: 6, order: Order::Kn };
         let weight = weight();
-        let codes = codes.then(|| Arc::new(rtn(&form.rows(&weight).unwrap(), &spec)));
-        Quant { spec, form, codes, by: "rtn".into() }
+        let codes = codes.then(|| rtn(&form.rows(&weight).unwrap(), &spec));
+        let numbers = codes.map(|it| Numbers::from_codes(it).unwrap());
+        Quant { spec, form, numbers, by: "rtn".into() }
     }
 
     #[test]
