@@ -19,6 +19,8 @@ pub mod search;
 mod candidates;
 mod exact;
 pub mod kl;
+pub mod adpq;
+pub mod error;
 pub mod signround;
 mod simd;
 pub mod tuner;
