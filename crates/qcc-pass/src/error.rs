@@ -71,3 +71,45 @@ impl PassError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use qcc_diag::codes::{QCC0201, QCC0202, QCC0401, QCC0402, QCC0509, QCC0801, QCC0901};
+
+    use super::*;
+
+    #[test]
+    fn every_error_has_its_code() {
+        let unsupported = EvalError::Unsupported { op: "Loop".into(), what: String::new() };
+        let unreadable =
+            SampleError::Unreadable { source_name: "a.npz".into(), what: "it ends early".into() };
+        let own = Diagnostic::error(QCC0402, "own words").at("input 'z'");
+        let cases: [(PassError, Code, &str, &str); 8] = [
+            (
+                PatchError::Cycle { pass: "p" }.into(),
+                QCC0801,
+                "p: the result has a cycle",
+                "pass 'p'",
+            ),
+            (unsupported.into(), QCC0201, "Loop cannot be executed", "pass 'p'"),
+            (TypeError::other("Add", "no").into(), QCC0202, "Add: no", "pass 'p'"),
+            (unreadable.into(), QCC0401, "'a.npz' cannot be read: it ends early", "a.npz"),
+            (
+                SampleError::Diagnostic(Box::new(own.clone())).into(),
+                QCC0402,
+                "own words",
+                "input 'z'",
+            ),
+            (own.into(), QCC0402, "own words", "input 'z'"),
+            (PassError::Cancelled, QCC0509, "interrupted", "pass 'p'"),
+            (PassError::internal("odd"), QCC0901, "odd", "pass 'p'"),
+        ];
+        for (error, code, text, place) in cases {
+            let it = error.into_diagnostic("p");
+            assert_eq!(
+                (it.code, it.message.as_str(), it.place.as_deref()),
+                (code, text, Some(place))
+            );
+        }
+    }
+}

@@ -21,6 +21,15 @@ pub struct OptionInfo {
     pub help: &'static str,
 }
 
+impl OptionInfo {
+    /// Whether its default is a value that it takes, or a word where that is allowed.
+    pub(crate) fn has_default(&self) -> bool {
+        let is_number = matches!(self.kind, OptionKind::Int { .. } | OptionKind::Float { .. });
+        let is_word = self.default.parse::<f64>().is_err() && !self.default.is_empty();
+        read(self.kind, self.default).is_some() || (is_number && is_word)
+    }
+}
+
 /// What values an option takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum OptionKind {

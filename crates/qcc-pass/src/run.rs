@@ -92,10 +92,11 @@ fn run_step(
 
     let before = graph.clone();
     if !patches.is_empty() {
-        let applied = caught(|| graph.apply(patches.clone()))
-            .and_then(|it| it.map_err(PassError::from))
-            .map_err(of_pass)
-            .and_then(|()| verified(name, &before, &patches, graph));
+        let applied = caught(|| {
+            graph.apply(patches.clone())?;
+            verified(name, &before, &patches, graph)
+        });
+        let applied = applied.and_then(|it| it).map_err(of_pass);
         if let Err(message) = applied {
             *graph = before;
             return Err(message);
@@ -136,22 +137,13 @@ fn panic_text(payload: &(dyn Any + Send)) -> Option<&str> {
 
 /// # Errors
 /// QCC0801 when the graph breaks an invariant, with the first patch that does it.
-fn verified(
-    pass: &str,
-    before: &Graph,
-    patches: &[Patch],
-    graph: &Graph,
-) -> Result<(), Box<Diagnostic>> {
+fn verified(pass: &str, before: &Graph, patches: &[Patch], graph: &Graph) -> Result<(), PassError> {
     let violations = verify(graph);
     if violations.is_empty() {
         return Ok(());
     }
-    let message = broken(&format!("pass '{pass}' broke"), &violations);
-    let message = message.at(format!("pass '{pass}'"));
-    Err(Box::new(match first_broken(before, patches) {
-        Some((text, _)) => message.with_note(text),
-        None => message,
-    }))
+    let first = first_broken(before, patches).map(|it| it.0);
+    Err(broken_by(pass, &violations, first).into())
 }
 
 /// The first patch after which the graph breaks an invariant, in words, and the invariants.
@@ -169,6 +161,16 @@ pub(crate) fn first_broken(before: &Graph, patches: &[Patch]) -> Option<(String,
         }
     }
     None
+}
+
+/// A pass that broke invariants; `first` says which patch did it first.
+pub(crate) fn broken_by(pass: &str, violations: &[Violation], first: Option<String>) -> Diagnostic {
+    let message = broken(&format!("pass '{pass}' broke"), violations);
+    let message = message.at(format!("pass '{pass}'"));
+    match first {
+        Some(first) => message.with_note(first),
+        None => message,
+    }
 }
 
 /// A graph that breaks invariants; `who` says who broke them. There is at least one.

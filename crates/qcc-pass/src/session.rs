@@ -96,3 +96,34 @@ impl From<Arc<AtomicBool>> for Cancel {
         Self(flag)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_go_to_any_thread() {
+        fn is_shared<T: Send + Sync>() {}
+        is_shared::<Session>();
+        is_shared::<crate::Pipeline>();
+        is_shared::<crate::Record>();
+    }
+
+    #[test]
+    fn clones_share_the_flag() {
+        let flag = Arc::new(AtomicBool::new(false));
+        let session = Session { cancel: Cancel::from(flag.clone()), ..Session::default() };
+        let clone = session.clone();
+        assert!(!clone.cancel.is_set());
+        flag.store(true, Ordering::Relaxed);
+        assert!(clone.cancel.is_set() && session.cancel.is_set());
+    }
+
+    #[test]
+    fn purposes_have_their_own_numbers() {
+        let session = Session { seed: 5, threads: 8, ..Session::default() };
+        let other = Session { seed: 5, threads: 1, ..Session::default() };
+        assert_eq!(session.rng("a").u64(), other.rng("a").u64());
+        assert_ne!(session.rng("a").u64(), session.rng("b").u64());
+    }
+}

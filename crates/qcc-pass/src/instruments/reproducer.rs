@@ -45,8 +45,7 @@ impl Instrument for Reproducer<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{TABLE, ops, run_text};
-    use crate::{Pipeline, Record, Session, run};
+    use crate::testing::{chain, ops, run_text};
 
     /// The message of a run that fails, and what its reproducer holds.
     fn reproduce(text: &str) -> (Diagnostic, Option<String>) {
@@ -81,14 +80,15 @@ mod tests {
 
     #[test]
     fn the_reproducer_fails_again() {
-        let (_, text) = reproduce("nothing,panic,swap");
-        let text = text.unwrap();
-        let line = text.lines().next().unwrap().strip_prefix("// pipeline: ").unwrap();
-        let pipeline = Pipeline::parse(line, TABLE, &[]).unwrap();
-        let mut graph = crate::testing::chain();
-        let (session, mut record) = (Session::default(), Record::default());
-        let end = run(&mut graph, &pipeline, &session, &mut record, &mut []);
-        assert_eq!(end.unwrap_err().code, qcc_diag::codes::QCC0901);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bug.qir");
+        let reproducer = Reproducer::new(&path, qcc_ir::text::print);
+        run_text("nothing,panic,swap", &mut [Box::new(reproducer)]).0.unwrap_err();
+        let text = fs::read_to_string(path).unwrap();
+        let (line, graph) = text.split_once('\n').unwrap();
+        assert_eq!(graph, qcc_ir::text::print(&chain()));
+        let line = line.strip_prefix("// pipeline: ").unwrap();
+        assert_eq!(run_text(line, &mut []).0.unwrap_err().code, qcc_diag::codes::QCC0901);
     }
 
     #[test]

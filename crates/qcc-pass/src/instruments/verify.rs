@@ -3,7 +3,7 @@
 use qcc_diag::Diagnostic;
 use qcc_ir::verify;
 
-use crate::run::{broken, first_broken};
+use crate::run::{broken, broken_by, first_broken};
 use crate::{After, Before, Flow, Instrument};
 
 /// Verifies the graph that a run begins with, and the graph after every single patch.
@@ -26,11 +26,11 @@ impl Instrument for VerifyEach {
     }
 
     fn after_pass(&mut self, at: &After<'_>) -> Result<Flow, Box<Diagnostic>> {
-        let Some((text, found)) = first_broken(at.before, at.patches) else {
-            return Ok(Flow::Continue);
-        };
-        let pass = at.step.pass.name;
-        let message = broken(&format!("pass '{pass}' broke"), &found);
-        Err(Box::new(message.at(format!("pass '{pass}'")).with_note(text)))
+        match first_broken(at.before, at.patches) {
+            None => Ok(Flow::Continue),
+            Some((first, found)) => {
+                Err(Box::new(broken_by(at.step.pass.name, &found, Some(first))))
+            }
+        }
     }
 }
