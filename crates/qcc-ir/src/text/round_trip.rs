@@ -246,6 +246,42 @@ fn damaged(text: &str, edits: &[(u32, u32, u8)]) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+#[test]
+fn examples_of_the_manual_read_back() {
+    let manual = include_str!("../../../../docs/qir.md");
+    let examples = manual.split("```qir\n").skip(1).filter_map(|it| it.split("```").next());
+    let mut n_graphs = 0;
+    for text in examples {
+        for graph in read(text, &Stock::new()).unwrap() {
+            check_round_trip(&graph, &Stock::new(), PrintOptions::default());
+            let mut lines = text.lines().filter(|it| !it.starts_with("//"));
+            assert!(print(&graph).lines().all(|it| lines.next() == Some(it)), "{graph}");
+            n_graphs += 1;
+        }
+    }
+    assert_eq!(n_graphs, 3);
+}
+
+#[test]
+fn nodes_are_printed_in_the_order_of_reading() {
+    let mut builder = GraphBuilder::new("g");
+    let mut op = |name: &str| {
+        let op = make_op("", "Op", 1, Attrs::new()).unwrap();
+        builder.op("", op, vec![], vec![Output::new(name, Type::Unknown)])
+    };
+    let (a, b) = (op("a"), op("b"));
+    let x = builder.input("x", Type::Unknown, None);
+    builder.set_inputs(a, vec![Some(Value { node: b, slot: 0 }), Some(x)]);
+    let graph = builder.finish().unwrap();
+    insta::assert_snapshot!(graph, @r"
+    graph @g(%x) -> () {
+      %b = Op()
+      %a = Op(%b, %x)
+    }
+    ");
+    check_round_trip(&graph, &Stock::new(), PrintOptions::default());
+}
+
 proptest! {
     #[test]
     fn what_is_printed_reads_back(numbers in prop::collection::vec(any::<u32>(), 0..600)) {
