@@ -10,6 +10,7 @@ mod attention_core;
 mod attrs;
 mod broadcast;
 mod cells;
+pub mod center_crop_pad;
 mod coded_rows;
 mod combine;
 pub mod concat;
@@ -17,6 +18,7 @@ pub mod constant;
 pub mod contrib_activation;
 pub mod contrib_norm;
 mod def;
+pub mod depth;
 pub mod dequantize;
 mod dims;
 pub mod embed_norm;
@@ -29,7 +31,9 @@ mod ints;
 pub mod matmul_q;
 pub mod nbits;
 mod numeric;
+pub mod one_hot;
 mod operands;
+pub mod pad;
 mod product;
 pub mod quant;
 mod quant_params;
@@ -45,6 +49,7 @@ pub mod split;
 pub mod squeeze;
 mod strided;
 pub mod transpose;
+pub mod trilu;
 pub mod unary;
 mod vector;
 
@@ -56,10 +61,12 @@ pub use registry::{find, parse};
 const OPS: &[&[OpDef]] = &[
     activation::OPS,
     arith::OPS,
+    center_crop_pad::OPS,
     concat::OPS,
     constant::OPS,
     contrib_activation::OPS,
     contrib_norm::OPS,
+    depth::OPS,
     dequantize::OPS,
     embed_norm::OPS,
     expand::OPS,
@@ -68,6 +75,8 @@ const OPS: &[&[OpDef]] = &[
     gather_quant::OPS,
     matmul_q::OPS,
     nbits::OPS,
+    one_hot::OPS,
+    pad::OPS,
     quant::OPS,
     quantize::OPS,
     range::OPS,
@@ -78,6 +87,8 @@ const OPS: &[&[OpDef]] = &[
     slice::OPS,
     split::OPS,
     squeeze::OPS,
+    strided::OPS,
     transpose::OPS,
+    trilu::OPS,
     unary::OPS,
 ];

@@ -226,12 +226,11 @@ pub(crate) fn take(source: &[u8], len: usize, width: usize, indices: &[usize], o
         return;
     }
     let outer = out.len() / (indices.len() * width);
-    let strides = vec![len as isize];
     match width {
-        1 => take_cells::<1>(source, Walk::new(vec![outer], strides, 0), indices, out),
-        2 => take_cells::<2>(source, Walk::new(vec![outer], strides, 0), indices, out),
-        4 => take_cells::<4>(source, Walk::new(vec![outer], strides, 0), indices, out),
-        8 => take_cells::<8>(source, Walk::new(vec![outer], strides, 0), indices, out),
+        1 => take_cells::<1>(source, [outer, len], indices, out),
+        2 => take_cells::<2>(source, [outer, len], indices, out),
+        4 => take_cells::<4>(source, [outer, len], indices, out),
+        8 => take_cells::<8>(source, [outer, len], indices, out),
         _ => {
             let size = out.len();
             let write = |at: usize, block: &mut [u8]| {
@@ -253,7 +252,13 @@ pub(crate) fn take(source: &[u8], len: usize, width: usize, indices: &[usize], o
     }
 }
 
-fn take_cells<const W: usize>(source: &[u8], outer: Walk, indices: &[usize], out: &mut [u8]) {
+fn take_cells<const W: usize>(
+    source: &[u8],
+    [outer, len]: [usize; 2],
+    indices: &[usize],
+    out: &mut [u8],
+) {
+    let outer = Walk::new(vec![outer], vec![len as isize], 0);
     let (source, out) = (source.as_chunks::<W>().0, out.as_chunks_mut::<W>().0);
     each_row(out, indices.len(), W, &outer, |from, row| {
         let line = &source[from as usize..];
