@@ -27,13 +27,16 @@ mod floats;
 pub mod fused_matmul;
 pub mod gather;
 pub mod gather_quant;
+pub mod group_query;
 mod ints;
 pub mod matmul_q;
+pub mod multi_head;
 pub mod nbits;
 mod numeric;
 pub mod one_hot;
 mod operands;
 pub mod pad;
+mod padding_mask;
 mod product;
 pub mod quant;
 mod quant_params;
@@ -91,4 +94,6 @@ const OPS: &[&[OpDef]] = &[
     transpose::OPS,
     trilu::OPS,
     unary::OPS,
+    group_query::OPS,
+    multi_head::OPS,
 ];
