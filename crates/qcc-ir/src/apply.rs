@@ -1,6 +1,6 @@
 //! Applying patches: new nodes, names, replacements, and the removal of what nothing reads.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
 use crate::names::Names;
@@ -8,19 +8,21 @@ use crate::patch::{Added, added_position};
 use crate::{Graph, Kind, Node, NodeId, Patch, PatchError, Place, Scope, Step, Value};
 
 impl Graph {
-    /// Applies patches in order.
+    /// Applies patches in order. Each may name values that one before it has replaced: it then
+    /// gets what replaced them.
     ///
     /// # Errors
     /// When a patch names what does not exist, changes a type, renames a graph output or makes a
     /// cycle. The graph is then in an unspecified state and must be thrown away.
     pub fn apply(&mut self, patches: Vec<Patch>) -> Result<(), PatchError> {
         let mut names = Names::of(self);
+        let mut moved = Moved::default();
         let mut check: Option<&'static str> = None;
         for patch in patches {
             if patch.is_structural() {
                 check = Some(patch.pass);
             }
-            apply(self, patch, &mut names)?;
+            apply(self, patch, &mut names, &mut moved)?;
         }
         match check {
             Some(pass) if self.has_cycle() => Err(PatchError::Cycle { pass }),
@@ -34,7 +36,25 @@ impl Graph {
     }
 }
 
-fn apply(root: &mut Graph, mut patch: Patch, names: &mut Names) -> Result<(), PatchError> {
+/// What patches before this one have replaced by what, in which graph.
+#[derive(Default)]
+struct Moved(BTreeMap<(Scope, Value), Value>);
+
+impl Moved {
+    fn follow(&self, scope: &Scope, mut value: Value) -> Value {
+        while let Some(&next) = self.0.get(&(scope.clone(), value)) {
+            value = next;
+        }
+        value
+    }
+}
+
+fn apply(
+    root: &mut Graph,
+    mut patch: Patch,
+    names: &mut Names,
+    moved: &mut Moved,
+) -> Result<(), PatchError> {
     let steps = patch.scope.0.clone();
     if root.at(&patch.scope).is_none() {
         return Err(patch.missing("its graph"));
@@ -46,6 +66,7 @@ fn apply(root: &mut Graph, mut patch: Patch, names: &mut Names) -> Result<(), Pa
     for added in mem::take(&mut patch.added) {
         let id = match added {
             Added::Capture { scope, value } => {
+                let value = moved.follow(&scope, value);
                 let Some(inner) = capture(root, &scope, &steps, value) else {
                     return Err(patch.missing("a captured value"));
                 };
@@ -67,7 +88,7 @@ fn apply(root: &mut Graph, mut patch: Patch, names: &mut Names) -> Result<(), Pa
     let resolve = |value: Value| -> Value {
         match added_position(value.node, ids.len()) {
             Some(position) => Value { node: ids[position], slot: value.slot },
-            None => value,
+            None => moved.follow(&patch.scope, value),
         }
     };
     let Some(graph) = root.at_mut(&steps) else { return Err(patch.missing("its graph")) };
@@ -109,8 +130,10 @@ fn apply(root: &mut Graph, mut patch: Patch, names: &mut Names) -> Result<(), Pa
 
     // 3. Replacements.
     let mut stale = patch.dropped.clone();
+    let mut replaced = Vec::new();
     for (old, new) in mem::take(&mut patch.replaced) {
-        let new = resolve(new);
+        let (old, new) = (resolve(old), resolve(new));
+        replaced.push((old, new));
         replace(graph, &patch, old, new, names)?;
         stale.push(old.node);
     }
@@ -134,6 +157,13 @@ fn apply(root: &mut Graph, mut patch: Patch, names: &mut Names) -> Result<(), Pa
         match graph.node_mut(value.node).and_then(|it| it.outputs.get_mut(slot)) {
             Some(output) => output.ty = ty,
             None => return Err(patch.missing("a typed value")),
+        }
+    }
+
+    for (old, new) in replaced {
+        // A wrapper reads what it replaces, which therefore still stands for itself.
+        if !graph.node(new.node).is_some_and(|it| it.uses().any(|it| it == old)) {
+            moved.0.insert((patch.scope.clone(), old), new);
         }
     }
 
@@ -338,6 +368,23 @@ mod tests {
         patch.replace(a, x);
         let error = graph.apply(vec![patch]).unwrap_err();
         assert_eq!(error, PatchError::Output { pass: "test", name: "y".into() });
+    }
+
+    #[test]
+    fn a_patch_may_name_what_one_before_it_replaced() {
+        let (mut graph, x, a, y) = chain();
+        let mut first_patch = Patch::new("test");
+        first_patch.at(a.node);
+        let new_a = first_patch.op1("a2", op("A2"), vec![Some(x)], Type::Unknown);
+        first_patch.replace(a, new_a);
+        let mut second = Patch::new("test");
+        second.at(y.node);
+        let new_y = second.op1("y2", op("Y2"), vec![Some(a)], Type::Unknown);
+        second.replace(y, new_y);
+        graph.apply(vec![first_patch, second]).unwrap();
+        assert_eq!(verify(&graph), []);
+        let read = graph[graph.outputs()[0].node].inputs[0].unwrap();
+        assert_eq!(graph[read.node].op().unwrap().name(), "A2");
     }
 
     #[test]

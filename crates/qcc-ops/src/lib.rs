@@ -6,6 +6,7 @@
 
 pub mod activation;
 pub mod arith;
+pub mod attention;
 mod attention_core;
 mod attrs;
 mod broadcast;
@@ -16,6 +17,7 @@ mod combine;
 pub mod concat;
 pub mod constant;
 pub mod contrib_activation;
+pub mod contrib_attention;
 pub mod contrib_norm;
 mod def;
 pub mod depth;
@@ -27,8 +29,10 @@ mod floats;
 pub mod fused_matmul;
 pub mod gather;
 pub mod gather_quant;
+mod gemv;
 pub mod group_query;
 mod ints;
+pub mod matmul;
 pub mod matmul_q;
 pub mod multi_head;
 pub mod nbits;
@@ -55,45 +59,11 @@ pub mod transpose;
 pub mod trilu;
 pub mod unary;
 mod vector;
+pub mod weight;
 
 pub use attrs::{AttrError, AttrReader};
 pub use def::OpDef;
 pub use registry::{find, parse};
 
 /// Every family of operators; a new one is one file and one line here.
-const OPS: &[&[OpDef]] = &[
-    activation::OPS,
-    arith::OPS,
-    center_crop_pad::OPS,
-    concat::OPS,
-    constant::OPS,
-    contrib_activation::OPS,
-    contrib_norm::OPS,
-    depth::OPS,
-    dequantize::OPS,
-    embed_norm::OPS,
-    expand::OPS,
-    fused_matmul::OPS,
-    gather::OPS,
-    gather_quant::OPS,
-    matmul_q::OPS,
-    nbits::OPS,
-    one_hot::OPS,
-    pad::OPS,
-    quant::OPS,
-    quantize::OPS,
-    range::OPS,
-    reshape::OPS,
-    rotary::OPS,
-    scatter::OPS,
-    shape::OPS,
-    slice::OPS,
-    split::OPS,
-    squeeze::OPS,
-    strided::OPS,
-    transpose::OPS,
-    trilu::OPS,
-    unary::OPS,
-    group_query::OPS,
-    multi_head::OPS,
-];
+const OPS: &[&[OpDef]] = &[activation::OPS, arith::OPS, center_crop_pad::OPS, concat::OPS, constant::OPS, contrib_activation::OPS, contrib_norm::OPS, depth::OPS, dequantize::OPS, embed_norm::OPS, expand::OPS, fused_matmul::OPS, gather::OPS, gather_quant::OPS, group_query::OPS, matmul::OPS, matmul_q::OPS, multi_head::OPS, nbits::OPS, one_hot::OPS, pad::OPS, quant::OPS, quantize::OPS, range::OPS, reshape::OPS, rotary::OPS, scatter::OPS, shape::OPS, slice::OPS, split::OPS, squeeze::OPS, transpose::OPS, trilu::OPS, unary::OPS, contrib_attention::OPS, attention::OPS];

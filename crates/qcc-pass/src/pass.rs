@@ -10,9 +10,8 @@ use crate::{OptionInfo, Options, PassError, Record, Session};
 /// `run` reads the graph and says what to change; it changes nothing itself. What it declines it
 /// puts down as a note in the record.
 ///
-/// All patches of one run are about the graph that was given, and are applied in order. None may
-/// name a value that one before it replaced: a pass that rewrites neighbors puts them into one
-/// patch, or goes from the outputs to the inputs.
+/// All patches of one run are about the graph that was given, and are applied in order; one may
+/// name a value that one before it replaced, and gets its replacement.
 #[derive(Clone, Copy, Debug)]
 pub struct PassInfo {
     /// Name in pipeline text, in `kebab-case`.
