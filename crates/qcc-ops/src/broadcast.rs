@@ -119,6 +119,16 @@ impl<const N: usize> Walk<N> {
         offsets
     }
 
+    /// Element of each operand that is at this place of the result.
+    pub(crate) fn at(&self, index: usize) -> [usize; N] {
+        let (row, col) = (index / self.inner, index % self.inner);
+        let mut at = self.offsets(row);
+        for op in 0..N {
+            at[op] += col * self.steps[op];
+        }
+        at
+    }
+
     /// Number of elements of the result.
     pub(crate) fn len(&self) -> usize {
         self.len

@@ -184,10 +184,14 @@ pub(crate) fn product(out: &mut MatMut<'_>, a: Mat<'_>, b: Mat<'_>, alpha: f32) 
     }
 }
 
-/// Rows of the tile that one task computes.
-const TILE_ROWS: usize = 128;
-/// Columns of it.
-const TILE_COLS: usize = 256;
+/// Rows and columns of the tile that one task computes. Tall tiles pack each column of `b` once;
+/// there are enough of them for all threads to have something to do to the end.
+fn tile(rows: usize, cols: usize) -> [usize; 2] {
+    let width = cols.div_ceil(8).next_multiple_of(64).min(256);
+    let tasks = cols.div_ceil(width.max(1)).max(1);
+    let height = rows.div_ceil(8usize.div_ceil(tasks)).next_multiple_of(64).min(512);
+    [height, width]
+}
 
 /// `out = alpha * a * b`, in tiles on all threads.
 ///
@@ -195,17 +199,18 @@ const TILE_COLS: usize = 256;
 /// If the shapes do not fit together.
 pub(crate) fn par_product(out: MatMut<'_>, a: Mat<'_>, b: Mat<'_>, alpha: f32) {
     assert!(a.cols == b.rows && a.rows == out.rows && b.cols == out.cols, "shapes of a product");
+    let [height, width] = tile(out.rows, out.cols);
     let tiles: Vec<_> = out
-        .split_cols(TILE_COLS)
+        .split_cols(width)
         .into_iter()
         .enumerate()
         .flat_map(|(col, it)| {
-            it.split_rows(TILE_ROWS).into_iter().enumerate().map(move |(row, it)| (row, col, it))
+            it.split_rows(height).into_iter().enumerate().map(move |(row, it)| (row, col, it))
         })
         .collect();
     tiles.into_par_iter().for_each(|(row, col, mut out)| {
-        let a = a.rows(row * TILE_ROWS, out.rows);
-        let b = b.cols(col * TILE_COLS, out.cols);
+        let a = a.rows(row * height, out.rows);
+        let b = b.cols(col * width, out.cols);
         product(&mut out, a, b, alpha);
     });
 }

@@ -1,0 +1,74 @@
+//! `y = x * W` for one row `x`: the product of a decoded token.
+//!
+//! It reads `W` once and is bound by memory, so it is cut into columns for all threads. A sum over
+//! `k` adds up partial sums of [`DEPTH`] terms in order.
+
+use pulp::NullaryFnOnce;
+use rayon::prelude::*;
+
+use crate::vector::{PARALLEL_LEN, dispatch};
+
+/// Columns of a task: its sums stay in the first cache.
+const WIDTH: usize = 512;
+/// Terms that are added before they are added to the sum.
+const DEPTH: usize = 256;
+/// Rows of `w` that are read together, so that sums are loaded and stored once for all of them.
+const ROWS: usize = 4;
+
+/// `out[j] = sum over i of x[i] * w[i * n + j]`.
+///
+/// # Panics
+/// If `w` has fewer than `x.len() * n` elements, or `out` has not `n`.
+pub(crate) fn gemv(x: &[f32], w: &[f32], n: usize, out: &mut [f32]) {
+    assert!(out.len() == n && w.len() >= x.len() * n, "shapes of a product");
+    let task = |(idx, out): (usize, &mut [f32])| {
+        dispatch(Columns { x, w, n, first: idx * WIDTH, out });
+    };
+    if w.len() >= PARALLEL_LEN {
+        out.par_chunks_mut(WIDTH).enumerate().for_each(task);
+    } else {
+        out.chunks_mut(WIDTH).enumerate().for_each(task);
+    }
+}
+
+struct Columns<'a> {
+    x: &'a [f32],
+    w: &'a [f32],
+    n: usize,
+    first: usize,
+    out: &'a mut [f32],
+}
+
+impl NullaryFnOnce for Columns<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { x, w, n, first, out } = self;
+        let width = out.len();
+        let row = |i: usize| &w[i * n + first..][..width];
+        out.fill(0.0);
+        let mut sums = [0f32; WIDTH];
+        let sums = &mut sums[..width];
+        for (block, x) in x.chunks(DEPTH).enumerate() {
+            sums.fill(0.0);
+            let (quads, rest) = x.as_chunks::<ROWS>();
+            for (quad, x) in quads.iter().enumerate() {
+                let i = block * DEPTH + quad * ROWS;
+                let [a, b, c, d] = [row(i), row(i + 1), row(i + 2), row(i + 3)];
+                for (j, sum) in sums.iter_mut().enumerate() {
+                    *sum += (x[0] * a[j] + x[1] * b[j]) + (x[2] * c[j] + x[3] * d[j]);
+                }
+            }
+            for (idx, &x) in rest.iter().enumerate() {
+                let w = row(block * DEPTH + quads.len() * ROWS + idx);
+                for (sum, &w) in sums.iter_mut().zip(w) {
+                    *sum += x * w;
+                }
+            }
+            for (out, &sum) in out.iter_mut().zip(&*sums) {
+                *out += sum;
+            }
+        }
+    }
+}
