@@ -183,31 +183,45 @@ impl Events {
             Grid::Sym => group.middle(),
         };
         let keys = &mut self.unsorted;
-        keys.clear();
-        for (index, &w) in group.w.iter().enumerate() {
-            let magnitude = w.abs();
-            let inverse = 1.0 / magnitude;
-            // The code at `low`, rounded as the sums that start there do.
-            let start = magnitude * low;
-            let mut k = (if start < most { start } else { most }) + ROUNDER - ROUNDER;
-            let key = |k: f32| {
-                let t = (k + 0.5) * inverse;
-                let place = (index as u64) << 8 | u64::from((k + ROUNDER).to_bits() & 0xff);
-                (u64::from(t.to_bits()) << 32 | place, t <= high && k < most)
-            };
-            // Most weights have one event or none: storing both without a branch is faster.
-            let (next, is_event) = key(k);
-            let length = keys.len();
-            keys.push(next);
-            keys.truncate(length + usize::from(is_event));
-            if is_event {
-                k += 1.0;
-                while let (next, true) = key(k) {
-                    keys.push(next);
-                    k += 1.0;
+        let mut count = 0;
+        for (chunk, weights) in group.w.chunks(LANES).enumerate() {
+            let (mut inverse, mut codes, mut points) = ([0.0; LANES], [most; LANES], [0.0; LANES]);
+            for (i, w) in weights.iter().enumerate() {
+                inverse[i] = 1.0 / w.abs();
+                let start = w.abs() * low;
+                // Rounded as the sums that start at `low` do.
+                codes[i] = (if start < most { start } else { most }) + ROUNDER - ROUNDER;
+            }
+            // The next event of every weight at once, until there is none. An event is stored
+            // first and counted after: which weights have one cannot be predicted.
+            loop {
+                let before = count;
+                if keys.len() < count + LANES {
+                    keys.resize(2 * count + LANES, 0);
+                }
+                let free = &mut keys[before..before + LANES];
+                for i in 0..LANES {
+                    let point = (codes[i] + 0.5) * inverse[i];
+                    points[i] = if codes[i] < most { point } else { f32::INFINITY };
+                }
+                for i in 0..LANES {
+                    let index = (chunk * LANES + i) as u64;
+                    let place = index << 8 | u64::from((codes[i] + ROUNDER).to_bits() & 0xff);
+                    free[count - before] = u64::from(points[i].to_bits()) << 32 | place;
+                    count += usize::from(points[i] <= high && points[i] < f32::INFINITY);
+                    if count - before == LANES {
+                        break;
+                    }
+                }
+                if count == before {
+                    break;
+                }
+                for code in &mut codes {
+                    *code += 1.0;
                 }
             }
         }
+        keys.truncate(count);
         self.sort(low, high);
     }
 
@@ -269,12 +283,10 @@ const STEPS: [f32; 3 * LANES] = {
 #[inline(always)]
 fn growing(w: f32, k: i32, first: i32, top: i32) -> usize {
     let lanes = LANES as i32;
-    let at = if w > 0.0 {
-        lanes - (top - k - first).clamp(0, lanes)
-    } else {
-        2 * lanes - (k + 1 - first).clamp(0, lanes)
-    };
-    at as usize
+    let down = 2 * lanes - (k + 1 - first).clamp(0, lanes);
+    let up = lanes - (top - k - first).clamp(0, lanes);
+    // The sign of a weight cannot be predicted: both, then a choice without a branch.
+    [down, up][usize::from(w > 0.0)] as usize
 }
 
 /// In each lane the t of the event after which A^2 / B is largest.

@@ -1,28 +1,28 @@
 //! Grids, scale search, rounding, weight layouts and error measures over slices.
 
-pub mod layout;
-pub mod spec;
-pub mod rows;
-pub mod codes;
-pub mod quantize;
+pub mod adpq;
+mod candidates;
 mod cholesky;
 mod chunks;
+pub mod codes;
 mod descent;
+pub mod error;
+mod exact;
 mod feedback;
-mod pairs;
 mod fused;
 pub mod gptq;
 pub mod gram;
+pub mod kl;
+pub mod layout;
 mod matmul;
+mod pairs;
+pub mod quantize;
+pub mod rows;
 pub mod rtn;
 pub mod search;
-mod candidates;
-mod exact;
-pub mod kl;
-pub mod adpq;
-pub mod error;
 pub mod signround;
 mod simd;
-pub mod tuner;
+pub mod spec;
 #[cfg(test)]
 mod testing;
+pub mod tuner;
