@@ -14,11 +14,13 @@ mod cells;
 pub mod center_crop_pad;
 mod coded_rows;
 mod combine;
+pub mod compress;
 pub mod concat;
 pub mod constant;
 pub mod contrib_activation;
 pub mod contrib_attention;
 pub mod contrib_norm;
+pub mod control;
 mod def;
 pub mod depth;
 pub mod dequantize;
@@ -36,18 +38,22 @@ pub mod matmul;
 pub mod matmul_q;
 pub mod multi_head;
 pub mod nbits;
+pub mod nonzero;
 mod numeric;
 pub mod one_hot;
 mod operands;
+mod order;
 pub mod pad;
 mod padding_mask;
 mod product;
 pub mod quant;
 mod quant_params;
 pub mod quantize;
+pub mod random;
 pub mod range;
 mod registry;
 pub mod reshape;
+pub mod reverse_sequence;
 pub mod rotary;
 pub mod scatter;
 pub mod shape;
@@ -55,9 +61,12 @@ pub mod slice;
 pub mod split;
 pub mod squeeze;
 mod strided;
+pub mod tensor_scatter;
+pub mod topk;
 pub mod transpose;
 pub mod trilu;
 pub mod unary;
+pub mod unique;
 mod vector;
 pub mod weight;
 
@@ -69,11 +78,15 @@ pub use registry::{find, parse};
 const OPS: &[&[OpDef]] = &[
     activation::OPS,
     arith::OPS,
+    attention::OPS,
     center_crop_pad::OPS,
+    compress::OPS,
     concat::OPS,
     constant::OPS,
     contrib_activation::OPS,
+    contrib_attention::OPS,
     contrib_norm::OPS,
+    control::OPS,
     depth::OPS,
     dequantize::OPS,
     embed_norm::OPS,
@@ -86,21 +99,25 @@ const OPS: &[&[OpDef]] = &[
     matmul_q::OPS,
     multi_head::OPS,
     nbits::OPS,
+    nonzero::OPS,
     one_hot::OPS,
     pad::OPS,
     quant::OPS,
     quantize::OPS,
+    random::OPS,
     range::OPS,
     reshape::OPS,
+    reverse_sequence::OPS,
     rotary::OPS,
     scatter::OPS,
     shape::OPS,
     slice::OPS,
     split::OPS,
     squeeze::OPS,
+    tensor_scatter::OPS,
+    topk::OPS,
     transpose::OPS,
     trilu::OPS,
     unary::OPS,
-    contrib_attention::OPS,
-    attention::OPS,
+    unique::OPS,
 ];
