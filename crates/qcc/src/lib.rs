@@ -1,1 +1,27 @@
-//! Quantizing compiler for ONNX models.
+//! Quantizing compiler for ONNX models: the library behind the command `qcc`.
+//!
+//! ```no_run
+//! let model = qcc::Model::open("model.onnx")?;
+//! let output = qcc::Compiler::new().recipe("rtn")?.bits(4)?.group_size("32")?.run(&model)?;
+//! output.save("model.q4.onnx", &qcc::SaveOptions::default())?;
+//! # Ok::<(), qcc::Error>(())
+//! ```
+//!
+//! A pass of another crate is added with [`Compiler::with_pass`] and named in a pipeline like any
+//! other; see [`qcc_pass::PassInfo`].
+
+mod compiler;
+mod error;
+mod model;
+mod output;
+mod provenance;
+mod recipe;
+mod tables;
+
+pub use compiler::Compiler;
+pub use error::Error;
+pub use model::Model;
+pub use output::{Output, SaveOptions};
+pub use qcc_onnx::{External, ReadOptions, Written};
+pub use recipe::{RECIPES, Recipe};
+pub use tables::{FORMATS, passes};

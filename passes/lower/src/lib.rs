@@ -1,1 +1,39 @@
 //! Passes that choose how quantized weights are written.
+//!
+//! `pack` gives the codes of each weight the bytes of a layout; an output format then rewrites the
+//! operators that read the weight. A format is one file and one line in [`FORMATS`].
+
+pub mod pack;
+mod readers;
+pub mod to_fake;
+pub mod to_nbits;
+
+use qcc_pass::PassInfo;
+
+/// The passes of this crate.
+pub const PASSES: &[&PassInfo] = &[&pack::INFO, &to_nbits::INFO, &to_fake::INFO];
+
+/// One output format.
+#[derive(Clone, Copy, Debug)]
+pub struct Format {
+    /// Name, as `--format` takes it.
+    pub name: &'static str,
+    /// What it is, in one line.
+    pub summary: &'static str,
+    /// The end of the pipeline, after the numbers are chosen.
+    pub passes: &'static str,
+}
+
+/// Every output format.
+pub const FORMATS: &[Format] = &[
+    Format {
+        name: "nbits",
+        summary: "MatMulNBits and GatherBlockQuantized of com.microsoft",
+        passes: "pack{layout=nbits},to-nbits",
+    },
+    Format {
+        name: "fake",
+        summary: "float weights after rounding: every tool reads it, nothing is smaller",
+        passes: "to-fake",
+    },
+];

@@ -1,0 +1,257 @@
+//! The compiler: a recipe or a pipeline, settings, and a run.
+
+use std::sync::Arc;
+
+use qcc_diag::{Diagnostic, codes};
+use qcc_pass::{
+    Cancel, Instrument, Outcome, PassInfo, Pipeline, Progress, Record, SampleSource, Session,
+};
+
+use crate::{Error, FORMATS, Model, Output, RECIPES, Recipe, tables};
+
+/// A recipe or a pipeline with its settings. Settings hold for every pass that has them.
+pub struct Compiler {
+    passes: Vec<&'static PassInfo>,
+    text: Option<String>,
+    recipe: Option<(&'static Recipe, String)>,
+    format: String,
+    settings: Vec<(String, String, String)>,
+    session: Session,
+    instruments: Vec<Box<dyn Instrument>>,
+}
+
+impl Default for Compiler {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Compiler {
+    /// Seed 42, all cores, format `nbits`, and the recipe that fits whether there are samples.
+    pub fn new() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            passes: tables::passes(),
+            text: None,
+            recipe: None,
+            format: "nbits".to_owned(),
+            settings: Vec::new(),
+            session: Session { seed: 42, threads, ..Session::default() },
+            instruments: Vec::new(),
+        }
+    }
+
+    /// Takes a recipe, by name or level; options for its pass may follow in braces.
+    ///
+    /// # Errors
+    /// When there is no such recipe.
+    pub fn recipe(mut self, text: &str) -> Result<Self, Error> {
+        let (name, options) = match text.find('{') {
+            Some(at) => text.split_at(at),
+            None => (text, ""),
+        };
+        let Some(recipe) = Recipe::find(name.trim()) else {
+            let names: Vec<&str> = RECIPES.iter().map(|it| it.name).collect();
+            let text = format!("there is no recipe '{name}'");
+            return Err(Diagnostic::error(codes::QCC0301, text)
+                .at("option -O")
+                .with_help(format!("recipes are {}, and levels 0 to 3", names.join(", ")))
+                .into());
+        };
+        self.recipe = Some((recipe, options.to_owned()));
+        Ok(self)
+    }
+
+    /// Takes a whole pipeline instead of a recipe, output format included.
+    #[must_use]
+    pub fn pipeline(mut self, text: &str) -> Self {
+        self.text = Some(text.to_owned());
+        self
+    }
+
+    /// Chooses the output format.
+    ///
+    /// # Errors
+    /// When there is no such format.
+    pub fn format(mut self, name: &str) -> Result<Self, Error> {
+        if !FORMATS.iter().any(|it| it.name == name) {
+            let names: Vec<&str> = FORMATS.iter().map(|it| it.name).collect();
+            let text = format!("there is no format '{name}'");
+            return Err(Diagnostic::error(codes::QCC0304, text)
+                .at("option --format")
+                .with_help(format!("formats are {}", names.join(", ")))
+                .into());
+        }
+        name.clone_into(&mut self.format);
+        Ok(self)
+    }
+
+    /// Bits of a code, 2 to 8.
+    ///
+    /// # Errors
+    /// When the number is out of range.
+    pub fn bits(self, bits: i64) -> Result<Self, Error> {
+        self.setting("select", "bits", &bits.to_string())
+    }
+
+    /// Weights along K that share a scale; `row` for the whole row.
+    ///
+    /// # Errors
+    /// When the text is no group size.
+    pub fn group_size(self, group: &str) -> Result<Self, Error> {
+        self.setting("select", "group", group)
+    }
+
+    /// Sets an option of a pass, wherever that pass stands in the pipeline.
+    ///
+    /// # Errors
+    /// When there is no such pass or option, or it does not take the value.
+    pub fn setting(mut self, pass: &str, name: &str, value: &str) -> Result<Self, Error> {
+        // Checked now, where the caller can see which setting is wrong.
+        self.check_setting(pass, name, value)?;
+        self.settings.push((pass.to_owned(), name.to_owned(), value.to_owned()));
+        Ok(self)
+    }
+
+    fn check_setting(&self, pass: &str, name: &str, value: &str) -> Result<(), Error> {
+        let Some(info) = self.passes.iter().find(|it| it.name == pass) else {
+            let text = format!("there is no pass '{pass}'");
+            return Err(Diagnostic::error(codes::QCC0301, text)
+                .with_help("qcc passes lists all of them")
+                .into());
+        };
+        let mut options = qcc_pass::Options::of(info);
+        options.set(name, value).map_err(|error| {
+            Diagnostic::error(codes::QCC0302, error.to_string())
+                .with_help(format!("qcc passes {pass} lists its options"))
+        })?;
+        Ok(())
+    }
+
+    /// Adds a pass of another crate, to be named in a pipeline.
+    #[must_use]
+    pub fn with_pass(mut self, pass: &'static PassInfo) -> Self {
+        self.passes.push(pass);
+        self
+    }
+
+    /// Calibration samples.
+    #[must_use]
+    pub fn calibration(mut self, samples: Arc<dyn SampleSource>) -> Self {
+        self.session.samples = Some(samples);
+        self
+    }
+
+    /// Seed of all random numbers.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.session.seed = seed;
+        self
+    }
+
+    /// How many threads may work; the result does not depend on it.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.session.threads = threads.max(1);
+        self
+    }
+
+    /// Cap on memory, in bytes.
+    #[must_use]
+    pub fn max_memory(mut self, bytes: u64) -> Self {
+        self.session.max_mem = Some(bytes);
+        self
+    }
+
+    /// Who is told how far the run is.
+    #[must_use]
+    pub fn progress(mut self, progress: Arc<dyn Progress>) -> Self {
+        self.session.progress = progress;
+        self
+    }
+
+    /// A flag that stops the run.
+    #[must_use]
+    pub fn cancel(mut self, cancel: Cancel) -> Self {
+        self.session.cancel = cancel;
+        self
+    }
+
+    /// Looks into the run: prints, times, stops it.
+    #[must_use]
+    pub fn instrument(mut self, instrument: Box<dyn Instrument>) -> Self {
+        self.instruments.push(instrument);
+        self
+    }
+
+    /// Whether there are calibration samples.
+    pub fn has_samples(&self) -> bool {
+        self.session.samples.is_some()
+    }
+
+    /// The pipeline that [`Compiler::run`] would run, with every setting in it.
+    ///
+    /// # Errors
+    /// When its text cannot be read.
+    pub fn plan(&self) -> Result<Pipeline, Error> {
+        let parse = |text: &str| Pipeline::parse(text, &self.passes, &[]);
+        let mut steps = match (&self.text, self.recipe) {
+            (Some(text), _) => parse(text)?.steps().to_vec(),
+            (None, recipe) => {
+                let fallback = if self.has_samples() { "signround" } else { "kl" };
+                let (recipe, options) = match (&recipe, Recipe::find(fallback)) {
+                    (Some((recipe, options)), _) => (*recipe, options.clone()),
+                    (None, Some(recipe)) => (recipe, String::new()),
+                    (None, None) => (&RECIPES[0], String::new()),
+                };
+                let mut steps = parse(recipe.passes)?.steps().to_vec();
+                if !options.is_empty() {
+                    let given = parse(&format!("{}{options}", recipe.main))?;
+                    for step in given.steps() {
+                        if let Some(slot) = steps.iter_mut().find(|it| it.pass.name == step.pass.name) {
+                            *slot = step.clone();
+                        }
+                    }
+                }
+                if !recipe.passes.is_empty() {
+                    let format = FORMATS.iter().find(|it| it.name == self.format);
+                    steps.extend_from_slice(parse(format.map_or("", |it| it.passes))?.steps());
+                }
+                steps
+            }
+        };
+        for (pass, name, value) in &self.settings {
+            for step in steps.iter_mut().filter(|it| it.pass.name == pass) {
+                step.options.set(name, value).map_err(|error| {
+                    Diagnostic::error(codes::QCC0302, error.to_string())
+                })?;
+            }
+        }
+        Ok(Pipeline::new(steps))
+    }
+
+    /// Runs the pipeline on a model.
+    ///
+    /// # Errors
+    /// What a pass fails with.
+    pub fn run(mut self, model: &Model) -> Result<Output, Error> {
+        let pipeline = self.plan()?;
+        self.session.opset = model.source().opset("").unwrap_or(1);
+        let mut graph = model.graph().clone();
+        let mut record = Record::default();
+        let session = &self.session;
+        let instruments = &mut self.instruments;
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(session.threads).build();
+        let outcome = match pool {
+            Ok(pool) => pool.install(|| {
+                qcc_pass::run(&mut graph, &pipeline, session, &mut record, instruments)
+            }),
+            Err(_) => qcc_pass::run(&mut graph, &pipeline, session, &mut record, instruments),
+        }?;
+        let is_finished = outcome == Outcome::Finished;
+        let samples = session.samples.as_ref().map(|it| it.describe());
+        let source = model.source().clone();
+        let (seed, pipeline) = (session.seed, pipeline.to_string());
+        Ok(Output { graph, source, record, pipeline, samples, seed, is_finished })
+    }
+}

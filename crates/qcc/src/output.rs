@@ -1,0 +1,69 @@
+//! What a run gives.
+
+use std::path::Path;
+
+use qcc_ir::Graph;
+use qcc_onnx::{External, Source, WriteOptions, Written};
+use qcc_pass::Record;
+
+use crate::{Error, provenance};
+
+/// A compiled model and the record of how it came about.
+#[derive(Clone, Debug)]
+pub struct Output {
+    pub(crate) graph: Graph,
+    pub(crate) source: Source,
+    pub(crate) record: Record,
+    pub(crate) pipeline: String,
+    pub(crate) samples: Option<String>,
+    pub(crate) seed: u64,
+    pub(crate) is_finished: bool,
+}
+
+/// How to save.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SaveOptions {
+    /// Whether tensors go into a data file.
+    pub external: External,
+    /// Replace an output that exists.
+    pub overwrite: bool,
+    /// Leave out the metadata that says how the model was made.
+    pub no_provenance: bool,
+}
+
+impl Output {
+    /// The graph.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// What was done to each weight, and every note.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The pipeline that ran, with every option.
+    pub fn pipeline(&self) -> &str {
+        &self.pipeline
+    }
+
+    /// Whether every pass ran: an instrument may have stopped before the end.
+    pub fn is_finished(&self) -> bool {
+        self.is_finished
+    }
+
+    /// Writes the model as ONNX. It appears whole or not at all.
+    ///
+    /// # Errors
+    /// When the output exists, is the input, or cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>, options: &SaveOptions) -> Result<Written, Error> {
+        let metadata = if options.no_provenance || self.pipeline.is_empty() {
+            Vec::new()
+        } else {
+            provenance::metadata(self)
+        };
+        let options =
+            WriteOptions { external: options.external, metadata, overwrite: options.overwrite };
+        Ok(qcc_onnx::write(&self.graph, &self.source, path.as_ref(), &options)?)
+    }
+}

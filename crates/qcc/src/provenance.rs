@@ -1,0 +1,57 @@
+//! Metadata that says how a model was made. Nothing in it depends on the machine or the time, so
+//! two equal runs give equal files.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use qcc_onnx::Source;
+use sha2::{Digest as _, Sha256};
+
+use crate::Output;
+
+/// Keys and values for `metadata_props`.
+pub(crate) fn metadata(output: &Output) -> Vec<(String, String)> {
+    let source = &output.source;
+    let mut entries = vec![
+        ("qcc.version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("qcc.pipeline", output.pipeline.clone()),
+        ("qcc.source.sha256", digest(source)),
+        ("qcc.source.producer", source.producer().to_owned()),
+    ];
+    if let Some(samples) = &output.samples {
+        entries.push(("qcc.calibration", samples.clone()));
+    }
+    entries.push(("qcc.seed", output.seed.to_string()));
+    entries.push(("qcc.bits", bits(output)));
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// SHA-256 of the model file, then of its data files in order of first use.
+fn digest(source: &Source) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(source.file().bytes());
+    for (_, file) in source.data_files() {
+        hasher.update(file.bytes());
+    }
+    hasher.finalize().iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Average stored bits per weight, and how many weights have which width: `4.49;2:7,4:29,32:1`.
+fn bits(output: &Output) -> String {
+    let (mut stored, mut elements) = (0.0, 0.0);
+    let mut widths: BTreeMap<u8, usize> = BTreeMap::new();
+    for row in &output.record.weights {
+        *widths.entry(row.bits.unwrap_or(32)).or_default() += 1;
+        if row.bits.is_some() {
+            let len = (row.n * row.k) as f64;
+            stored += row.bpw * len;
+            elements += len;
+        }
+    }
+    let widths: Vec<String> = widths.iter().map(|(bits, count)| format!("{bits}:{count}")).collect();
+    let average = if elements > 0.0 { stored / elements } else { 0.0 };
+    format!("{average:.2};{}", widths.join(","))
+}

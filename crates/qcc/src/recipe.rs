@@ -1,0 +1,43 @@
+//! Recipes: names for pipelines that choose numbers. An output format follows each of them.
+
+/// A recipe.
+#[derive(Clone, Copy, Debug)]
+pub struct Recipe {
+    /// Name, as `-O` takes it.
+    pub name: &'static str,
+    /// What it does, in one line.
+    pub summary: &'static str,
+    /// The passes up to the output format; empty for import and export only.
+    pub passes: &'static str,
+    /// The pass that options in braces are for: `-O 'kl{search=exact}'`.
+    pub main: &'static str,
+}
+
+/// Every recipe.
+pub const RECIPES: &[Recipe] = &[
+    Recipe {
+        name: "none",
+        summary: "import and export only: the output is the input",
+        passes: "",
+        main: "",
+    },
+    Recipe {
+        name: "rtn",
+        summary: "round to nearest on the range of each group; fastest, needs no data",
+        passes: "infer-types,select,rtn",
+        main: "rtn",
+    },
+];
+
+impl Recipe {
+    /// Finds a recipe by name, or by level: `0` to `3`.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        let name = match name {
+            "0" => "rtn",
+            "1" => "kl",
+            "2" | "3" => "signround",
+            name => name,
+        };
+        RECIPES.iter().find(|it| it.name == name)
+    }
+}

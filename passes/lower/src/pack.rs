@@ -1,0 +1,250 @@
+//! `pack`: gives the codes of each weight the bytes of a layout.
+//!
+//! Replaces `Quant(W)` with numbers by `Packed(codes, scales, zeros?)`; the float weight goes when
+//! nothing else reads it. Needs: a pass that chose numbers. Keeps: the rounded value.
+//! Fails where the layout has no field or block for the numbers, naming the weight.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use qcc_diag::{Diagnostic, codes};
+use qcc_ir::{Graph, NodeId, Patch, Scope, Value};
+use qcc_ops::quant::{Layout, Numbers, Packed, Quant};
+use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo};
+use qcc_quant::layout::{
+    Dense, NBits, Qdq, Sign, centering, dense, expand, field_bits, nbits, transpose,
+};
+use qcc_quant::spec::{Grid, GroupSize, ScaleType};
+use qcc_tensor::{DType, Tensor};
+
+/// The pass.
+pub const INFO: PassInfo = PassInfo {
+    name: "pack",
+    summary: "put codes, scales and zero points into the bytes of a layout",
+    options: &[OptionInfo {
+        name: "layout",
+        kind: OptionKind::Choice(&["nbits", "qdq", "dense"]),
+        default: "nbits",
+        help: "order of the codes; each output format needs its own",
+    }],
+    run,
+};
+
+fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
+    let layout = Layout::from_str(ctx.options.text("layout"))
+        .map_err(|()| PassError::internal("a layout without a name"))?;
+    let mut patches = Vec::new();
+    let mut widened: Vec<(u8, u8)> = Vec::new();
+    for scope in root.scopes() {
+        let Some(graph) = root.at(&scope) else { continue };
+        for id in graph.topo() {
+            ctx.check_cancelled()?;
+            let Some(node) = graph.node(id) else { continue };
+            let Some(quant) = node.op().and_then(|it| it.is::<Quant>()) else { continue };
+            let name = graph.value_name(Value { node: id, slot: 0 }).to_owned();
+            let Some(numbers) = &quant.numbers else {
+                let text = format!("'{name}' has no codes yet");
+                return Err(Diagnostic::error(codes::QCC0302, text)
+                    .at("pass 'pack'")
+                    .with_help("put a pass that chooses them before it: rtn, kl-precalibrate, gptq or signround")
+                    .into());
+            };
+            let bytes = pack(layout, quant, numbers).map_err(|what| {
+                Diagnostic::error(codes::QCC0305, format!("'{name}' {what}"))
+                    .at(format!("layout {}", layout.name()))
+                    .with_help("--format function takes 2 to 6 and 8 bits, and any group that is a multiple of 8")
+            })?;
+            let field = field_bits(quant.spec.bits.get());
+            if layout != Layout::Dense && field != quant.spec.bits.get() {
+                widened.push((quant.spec.bits.get(), field));
+            }
+            let size: usize = bytes.tensors().map(|it| it.bytes().len()).sum();
+            let row = ctx.record.weight(&name);
+            row.layout = layout.name().to_owned();
+            row.bytes_after = size as u64;
+            row.bpw = 8.0 * size as f64 / (quant.form.n * quant.form.k).max(1) as f64;
+            patches.push(patch(graph, &scope, id, quant, layout, &name, bytes));
+        }
+    }
+    widened.sort_unstable();
+    widened.dedup();
+    for (bits, field) in widened {
+        let text = format!("codes of {bits} bits are stored in fields of {field} bits");
+        ctx.note(
+            Diagnostic::warning(codes::QCC0603, text)
+                .with_note("the bits per weight in the summary are those that are stored")
+                .with_help("--format function stores 3, 5 and 6 bits as such"),
+        );
+    }
+    Ok(patches)
+}
+
+/// A weight in the bytes of a layout.
+struct Bytes {
+    codes: Tensor,
+    scales: Tensor,
+    zeros: Option<Tensor>,
+    block: usize,
+}
+
+impl Bytes {
+    fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        [&self.codes, &self.scales].into_iter().chain(&self.zeros)
+    }
+}
+
+fn patch(
+    graph: &Graph,
+    scope: &Scope,
+    id: NodeId,
+    quant: &Quant,
+    layout: Layout,
+    name: &str,
+    bytes: Bytes,
+) -> Patch {
+    let old = Value { node: id, slot: 0 };
+    let ty = graph.ty(old).clone();
+    let op = Arc::new(Packed {
+        spec: quant.spec,
+        form: quant.form,
+        layout,
+        block: bytes.block,
+        dtype: ty.dtype().unwrap_or(DType::F32),
+        dims: ty.known_dims().unwrap_or_default(),
+        by: quant.by.clone(),
+    });
+    let mut patch = Patch::within(INFO.name, scope.clone());
+    let source = graph.node(id).and_then(|it| it.inputs.first().copied().flatten());
+    patch.at(source.map_or(id, |it| it.node));
+    let mut inputs = vec![
+        Some(patch.constant(&format!("{name}_q{}", quant.spec.bits.get()), bytes.codes)),
+        Some(patch.constant(&format!("{name}_scales"), bytes.scales)),
+    ];
+    if let Some(zeros) = bytes.zeros {
+        inputs.push(Some(patch.constant(&format!("{name}_zero_points"), zeros)));
+    }
+    let new = patch.op1(&format!("{name}.packed"), op, inputs, ty);
+    patch.replace(old, new);
+    patch
+}
+
+/// The bytes, or what the layout cannot do, going on from the name of the weight.
+fn pack(layout: Layout, quant: &Quant, numbers: &Numbers) -> Result<Bytes, String> {
+    let (n, k, spec) = (quant.form.n, quant.form.k, quant.spec);
+    let (bits, group) = (spec.bits.get(), spec.group.len(k));
+    let codes = numbers.codes.bytes();
+    let zeros = numbers.zeros.bytes();
+    let scales = numbers.scales.as_slice::<f32>().map_err(|it| it.to_string())?;
+    let in_words = |it: &dyn std::fmt::Display| format!("cannot be packed: {it}");
+    match layout {
+        Layout::NBits => {
+            let block = nbits::block_for(field_bits(bits), group, k).ok_or_else(|| {
+                format!("has groups of {group}, and MatMulNBits takes 16, 32, 64, 128 and 256")
+            })?;
+            let layout = NBits::new(n, k, bits, block).map_err(|it| in_words(&it))?;
+            // A symmetric weight needs no zero points when its middle is that of the field.
+            let shift = if spec.grid == Grid::Sym { centering(bits) } else { 0 };
+            let zeros = expand(zeros, k, group, block);
+            let moved;
+            let codes: &[u8] = if shift == 0 {
+                codes
+            } else {
+                moved = codes.iter().map(|it| it + shift).collect::<Vec<u8>>();
+                &moved
+            };
+            let zeros: Vec<u8> = zeros.iter().map(|it| it + shift).collect();
+            let mut out = vec![0u8; layout.bytes()];
+            layout.pack(codes, &zeros, &mut out);
+            let dims = vec![n, layout.blocks(), layout.block_bytes()];
+            let zeros = match spec.grid {
+                Grid::Sym => None,
+                Grid::Asym => {
+                    let mut out = vec![0u8; layout.zero_bytes()];
+                    layout.pack_zeros(&zeros, &mut out);
+                    Some(tensor(vec![n, layout.zero_row_bytes()], out)?)
+                }
+            };
+            let scales = expand(&scales, k, group, block);
+            let scales = stored(scales, vec![n, layout.blocks()], spec.scale)?;
+            Ok(Bytes { codes: tensor(dims, out)?, scales, zeros, block })
+        }
+        Layout::Qdq => {
+            let sign = if spec.grid == Grid::Sym { Sign::Signed } else { Sign::Unsigned };
+            let (field, dtype) = match (field_bits(bits), sign) {
+                (2, Sign::Signed) => (2, DType::I2),
+                (2, Sign::Unsigned) => (2, DType::U2),
+                (4, Sign::Signed) => (4, DType::I4),
+                (4, Sign::Unsigned) => (4, DType::U4),
+                (_, Sign::Signed) => (8, DType::I8),
+                (_, Sign::Unsigned) => (8, DType::U8),
+            };
+            if field == 2 && n % 4 != 0 {
+                return Err(format!(
+                    "has N = {n}, not a multiple of 4, for which ONNX Runtime computes wrong values at 2 bits"
+                ));
+            }
+            let is_row = spec.group == GroupSize::Row || group >= k;
+            if !is_row && !nbits::BLOCKS.contains(&group) {
+                return Err(format!(
+                    "has groups of {group}, and runtimes take 16, 32, 64, 128 and 256"
+                ));
+            }
+            let layout = Qdq::new(n, k, bits, sign).map_err(|it| in_words(&it))?;
+            let blocks = k.div_ceil(group);
+            let mut out = vec![0u8; layout.bytes()];
+            layout.pack(codes, &mut out);
+            let codes = Tensor::new(dtype, vec![k, n], out.into()).map_err(|it| in_words(&it))?;
+            let dims = if is_row { vec![n] } else { vec![blocks, n] };
+            let zeros = match spec.grid {
+                Grid::Sym => None,
+                Grid::Asym => {
+                    let mut out = vec![0u8; layout.zero_bytes(blocks)];
+                    layout.pack_zeros(zeros, blocks, &mut out);
+                    Some(Tensor::new(dtype, dims.clone(), out.into()).map_err(|it| in_words(&it))?)
+                }
+            };
+            let scales = stored(transpose(&scales, blocks), dims, spec.scale)?;
+            Ok(Bytes { codes, scales, zeros, block: if is_row { k } else { group } })
+        }
+        Layout::Dense => {
+            if dense::dense_bits(bits) != bits {
+                return Err(format!(
+                    "has {bits} bits, and the operators of ai.qcc take 2 to 6 and 8"
+                ));
+            }
+            let block = dense::block_for(group, k)
+                .ok_or_else(|| format!("has groups of {group}, which are no multiple of 8"))?;
+            let layout = Dense::new(n, k, bits, block).map_err(|it| in_words(&it))?;
+            let zeros = expand(zeros, k, group, block);
+            let mut out = vec![0u8; layout.bytes()];
+            layout.pack(codes, &zeros, &mut out);
+            let dims = vec![n, layout.blocks(), layout.block_bytes()];
+            let zeros = match spec.grid {
+                Grid::Sym => None,
+                Grid::Asym => Some(tensor(vec![n, layout.blocks()], zeros)?),
+            };
+            let scales = expand(&scales, k, group, block);
+            let scales = stored(scales, vec![n, layout.blocks()], spec.scale)?;
+            Ok(Bytes { codes: tensor(dims, out)?, scales, zeros, block })
+        }
+    }
+}
+
+fn tensor(dims: Vec<usize>, bytes: Vec<u8>) -> Result<Tensor, String> {
+    Tensor::from_vec(dims, bytes).map_err(|it| it.to_string())
+}
+
+/// Scales in the type they are stored in. They were rounded to it before codes were chosen.
+fn stored(scales: Vec<f32>, dims: Vec<usize>, kind: ScaleType) -> Result<Tensor, String> {
+    let tensor = match kind {
+        ScaleType::F32 => Tensor::from_vec(dims, scales),
+        ScaleType::F16 => {
+            Tensor::from_vec(dims, scales.into_iter().map(f16::from_f32).collect::<Vec<_>>())
+        }
+        ScaleType::BF16 => {
+            Tensor::from_vec(dims, scales.into_iter().map(bf16::from_f32).collect::<Vec<_>>())
+        }
+    };
+    tensor.map_err(|it| it.to_string())
+}

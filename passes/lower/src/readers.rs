@@ -1,0 +1,79 @@
+//! The operators that read packed weights, for the output formats.
+
+use qcc_ir::{Graph, Node, NodeId, Scope, Value};
+use qcc_ops::quant::{Form, Packed};
+use qcc_ops::weight::{Traced, trace};
+
+/// A node that reads a packed weight.
+pub(crate) struct Reader<'a> {
+    pub(crate) scope: Scope,
+    pub(crate) id: NodeId,
+    pub(crate) node: &'a Node,
+    /// Which operand the weight is.
+    pub(crate) operand: usize,
+    pub(crate) weight: Traced,
+    pub(crate) packed: &'a Packed,
+    /// Name of the weight.
+    pub(crate) name: String,
+}
+
+/// Every such node, in order.
+pub(crate) fn readers(root: &Graph) -> Vec<Reader<'_>> {
+    let mut found = Vec::new();
+    for scope in root.scopes() {
+        let Some(graph) = root.at(&scope) else { continue };
+        for id in graph.topo() {
+            let Some(node) = graph.node(id) else { continue };
+            if node.op().is_none() || qcc_ops::weight::is_step(graph, id) {
+                continue;
+            }
+            for (operand, value) in node.inputs.iter().enumerate() {
+                let Some(value) = *value else { continue };
+                let Some(weight) = trace(root, &scope, value) else { continue };
+                let Some(source) = root.at(&weight.scope) else { continue };
+                let op = source.node(weight.source.node).and_then(|it| it.op());
+                let Some(packed) = op.and_then(|it| it.is::<Packed>()) else { continue };
+                let name = source.value_name(weight.source).to_owned();
+                let scope = scope.clone();
+                found.push(Reader { scope, id, node, operand, weight, packed, name });
+            }
+        }
+    }
+    found
+}
+
+impl Reader<'_> {
+    /// The operands of the `Packed`: codes, scales, zero points.
+    pub(crate) fn tensors(&self, root: &Graph) -> Vec<Value> {
+        let graph = root.at(&self.weight.scope);
+        let node = graph.and_then(|it| it.node(self.weight.source.node));
+        node.map(|it| it.inputs.iter().copied().flatten().collect()).unwrap_or_default()
+    }
+
+    /// The value of an integer attribute of the node.
+    pub(crate) fn int(&self, name: &str) -> Option<i64> {
+        let attrs = self.node.op()?.attrs();
+        attrs.iter().find(|it| it.0 == name).and_then(|it| match it.1 {
+            qcc_ir::Attr::Int(it) => Some(it),
+            _ => None,
+        })
+    }
+
+    /// The value of a float attribute of the node.
+    pub(crate) fn float(&self, name: &str) -> Option<f32> {
+        let attrs = self.node.op()?.attrs();
+        attrs.iter().find(|it| it.0 == name).and_then(|it| match it.1 {
+            qcc_ir::Attr::Float(it) => Some(it),
+            _ => None,
+        })
+    }
+
+    /// Whether the node reads the rows that were packed: it may be reached by a pass that was
+    /// given another graph than `select` saw.
+    pub(crate) fn fits(&self, outputs_last: bool) -> bool {
+        let form = self.weight.form(outputs_last);
+        form.is_some_and(|Form { n, k, order }| {
+            (n, k, order) == (self.packed.form.n, self.packed.form.k, self.packed.form.order)
+        })
+    }
+}

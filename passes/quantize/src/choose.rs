@@ -1,0 +1,109 @@
+//! What all passes that choose numbers have in common: every chosen weight in order, its rows, and
+//! the patch that puts the numbers into its `Quant`.
+
+use std::sync::Arc;
+
+use qcc_ir::{Graph, NodeId, Patch, Scope, Value};
+use qcc_ops::quant::{Numbers, Quant};
+use qcc_pass::{Ctx, PassError};
+use qcc_quant::codes::Codes;
+use qcc_quant::error::measure_codes;
+use qcc_quant::rows::WeightRows;
+use qcc_tensor::Tensor;
+
+/// A weight that `select` has chosen.
+pub(crate) struct Weight {
+    pub(crate) scope: Scope,
+    pub(crate) node: NodeId,
+    pub(crate) quant: Quant,
+    /// The float weight.
+    pub(crate) tensor: Tensor,
+    /// Its name, under which the record knows it.
+    pub(crate) name: String,
+}
+
+impl Weight {
+    pub(crate) fn rows(&self) -> Result<WeightRows<'_>, PassError> {
+        self.quant.form.rows(&self.tensor).ok_or_else(|| {
+            PassError::internal(format!("'{}' is not the rows that were chosen", self.name))
+        })
+    }
+}
+
+/// Every chosen weight, scope by scope in topological order.
+pub(crate) fn weights(root: &Graph) -> Vec<Weight> {
+    let mut found = Vec::new();
+    for scope in root.scopes() {
+        let Some(graph) = root.at(&scope) else { continue };
+        for node in graph.topo() {
+            let Some(it) = graph.node(node) else { continue };
+            let Some(quant) = it.op().and_then(|it| it.is::<Quant>()) else { continue };
+            let Some(source) = it.inputs.first().copied().flatten() else { continue };
+            let Some(tensor) = graph.constant(source) else { continue };
+            // A `Quant` around a whole weight has its name; one of only some uses has a longer one.
+            let own = graph.value_name(Value { node, slot: 0 });
+            let name = graph.value_name(source);
+            let name = name.strip_suffix(".inner").filter(|it| *it == own).unwrap_or(name);
+            found.push(Weight {
+                scope: scope.clone(),
+                node,
+                quant: quant.clone(),
+                tensor: tensor.clone(),
+                name: name.to_owned(),
+            });
+        }
+    }
+    found
+}
+
+/// Chooses numbers for every weight: `choose` gets one at a time, and works on its rows in
+/// parallel.
+pub(crate) fn for_each(
+    root: &Graph,
+    ctx: &mut Ctx<'_>,
+    pass: &'static str,
+    mut choose: impl FnMut(&Weight, &WeightRows<'_>, &mut Ctx<'_>) -> Result<Codes, PassError>,
+) -> Result<Vec<Patch>, PassError> {
+    let weights = weights(root);
+    let total: u64 = weights.iter().map(|it| it.tensor.len() as u64).sum();
+    ctx.session.progress.start(pass, total);
+    let mut patches = Vec::with_capacity(weights.len());
+    for weight in &weights {
+        ctx.check_cancelled()?;
+        let rows = weight.rows()?;
+        let codes = choose(weight, &rows, ctx)?;
+        let error = measure_codes(&rows, None, &codes);
+        let row = ctx.record.weight(&weight.name);
+        row.pass = pass;
+        row.relative_error = Some(error.relative());
+        row.snr_db = Some(error.snr_db());
+        patches.push(patch(root, weight, codes, pass)?);
+        ctx.session.progress.step(weight.tensor.len() as u64, &weight.name);
+    }
+    ctx.session.progress.finish();
+    Ok(patches)
+}
+
+fn patch(
+    root: &Graph,
+    weight: &Weight,
+    codes: Codes,
+    pass: &'static str,
+) -> Result<Patch, PassError> {
+    let Some(graph) = root.at(&weight.scope) else {
+        return Err(PassError::internal("a scope is gone"));
+    };
+    let old = Value { node: weight.node, slot: 0 };
+    let op = Arc::new(Quant {
+        spec: weight.quant.spec,
+        form: weight.quant.form,
+        numbers: Some(Numbers::from_codes(codes)?),
+        by: pass.to_owned(),
+    });
+    let node = &graph[weight.node];
+    let mut patch = Patch::within(pass, weight.scope.clone());
+    patch.at(weight.node);
+    let new = patch.op1(&node.name, op, node.inputs.clone(), graph.ty(old).clone());
+    patch.replace(old, new);
+    Ok(patch)
+}

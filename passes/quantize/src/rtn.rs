@@ -1,0 +1,22 @@
+//! `rtn`: rounds each weight to the nearest code of a grid that spans its group.
+//!
+//! Replaces a `Quant` without numbers by one with them. Needs: `select`. Keeps: the float weight
+//! beside its numbers, so that a pass after it may improve on them.
+
+use qcc_ir::{Graph, Patch};
+use qcc_pass::{Ctx, PassError, PassInfo};
+use qcc_quant::rtn::rtn;
+
+use crate::choose::for_each;
+
+/// The pass.
+pub const INFO: PassInfo = PassInfo {
+    name: "rtn",
+    summary: "round to nearest on the range of each group",
+    options: &[],
+    run,
+};
+
+fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
+    for_each(graph, ctx, INFO.name, |weight, rows, _| Ok(rtn(rows, &weight.quant.spec)))
+}

@@ -1,0 +1,296 @@
+//! Where a model multiplies by weights: every product and table lookup with a constant operand, and
+//! why some of them cannot be quantized.
+
+use std::fmt;
+
+use qcc_ir::{Graph, Node, NodeId, Scope, Value};
+use qcc_ops::quant::{DOMAIN, Form};
+use qcc_ops::weight::{Traced, trace};
+use qcc_tensor::DType;
+
+/// What a weight is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Right operand of a matrix product.
+    Product,
+    /// Right operand of a matrix product whose result is an output of the model but for a bias,
+    /// a cast, a reshape, a slice, a scale or a soft cap.
+    Head,
+    /// Table that rows are gathered from.
+    Table,
+}
+
+/// One use of a weight.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Graph of the node.
+    pub scope: Scope,
+    /// The node.
+    pub node: NodeId,
+    /// Its name, or that of its first output.
+    pub label: String,
+    /// Its operator.
+    pub op: String,
+    /// Which operand is the weight.
+    pub operand: usize,
+    /// What for.
+    pub role: Role,
+    /// The weight.
+    pub weight: Traced,
+    /// Name of the constant.
+    pub name: String,
+    /// How its elements are rows; `Err` when they are not or the node cannot take codes.
+    pub form: Result<Form, Skip>,
+}
+
+/// Why a weight stays in float.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// The weight is the left operand.
+    LeftOperand,
+    /// More than one matrix.
+    Batch(Vec<usize>),
+    /// The node does more than a product: `alpha`, `beta`, a transposed input.
+    Attributes(&'static str),
+    /// Too few elements to gain anything.
+    Small(usize),
+    /// Rows that are too short.
+    ShortRows(usize),
+    /// One output only.
+    OneRow,
+    /// Not a float of 16 or 32 bits.
+    Type(DType),
+    /// Holds NaN or infinity.
+    NotFinite,
+    /// An operator that has no form with codes.
+    Operator(&'static str),
+    /// Codes already.
+    Quantized,
+    /// Named by `exclude`, or not by `include`.
+    Excluded,
+    /// Set to be left by an override.
+    Override,
+    /// Not among the operators asked for.
+    OpType,
+    /// A table, and embeddings stay in float.
+    Embedding,
+    /// The head, and it stays in float.
+    Head,
+    /// Other uses of the same constant stay in float, or need other rows.
+    Shared,
+    /// Split over devices.
+    Sharded,
+}
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LeftOperand => f.write_str("the weight is the left operand"),
+            Self::Batch(dims) => write!(f, "it is a batch of matrices {dims:?}"),
+            Self::Attributes(what) => write!(f, "the product has {what}"),
+            Self::Small(len) => write!(f, "it has only {len} elements"),
+            Self::ShortRows(k) => write!(f, "its rows have only {k} elements"),
+            Self::OneRow => f.write_str("it has one output only"),
+            Self::Type(dtype) => write!(f, "its element type is {dtype}"),
+            Self::NotFinite => f.write_str("it holds values that are not finite"),
+            Self::Operator(op) => write!(f, "{op} has no form with codes"),
+            Self::Quantized => f.write_str("it is quantized already"),
+            Self::Excluded => f.write_str("it is excluded"),
+            Self::Override => f.write_str("it is set to be left in float"),
+            Self::OpType => f.write_str("its operator is not among those asked for"),
+            Self::Embedding => f.write_str("embeddings stay in float without --embeddings"),
+            Self::Head => f.write_str("the head stays in float without --lm-head"),
+            Self::Shared => f.write_str("another use of it needs the float values"),
+            Self::Sharded => f.write_str("it is split over devices"),
+        }
+    }
+}
+
+/// Weights below this size stay in float: scales and the change of operator cost more.
+const MIN_ELEMENTS: usize = 4096;
+const MIN_K: usize = 16;
+
+/// Every use of a constant of two or more dimensions as a weight, in topological order, scope by
+/// scope. Types must have been inferred.
+pub fn find_sites(root: &Graph) -> Vec<Site> {
+    let mut sites = Vec::new();
+    for scope in root.scopes() {
+        let Some(graph) = root.at(&scope) else { continue };
+        for id in graph.topo() {
+            let Some(node) = graph.node(id) else { continue };
+            let Some(op) = node.op() else { continue };
+            let Some((operand, role)) = weight_operand(op.domain(), op.name()) else { continue };
+            for (operand, skip) in operand {
+                let Some(value) = node.inputs.get(*operand).copied().flatten() else { continue };
+                let Some(weight) = trace(root, &scope, value) else { continue };
+                if let Some(site) = site(root, &scope, id, node, *operand, role, weight, skip) {
+                    sites.push(site);
+                }
+            }
+        }
+    }
+    crate::head::mark(root, &mut sites);
+    sites
+}
+
+type Operands = &'static [(usize, Option<Skip>)];
+
+/// The operands of an operator that may be weights, with the reason against it if there is one.
+fn weight_operand(domain: &str, name: &str) -> Option<(Operands, Role)> {
+    const RIGHT: Operands = &[(0, Some(Skip::LeftOperand)), (1, None)];
+    const TABLE: Operands = &[(0, None)];
+    const CONV: Operands = &[(1, Some(Skip::Operator("Conv")))];
+    const FUSED: Operands = &[(1, Some(Skip::Operator("Attention")))];
+    const EINSUM: Operands =
+        &[(0, Some(Skip::Operator("Einsum"))), (1, Some(Skip::Operator("Einsum")))];
+    const LSTM: Operands = &[(1, Some(Skip::Operator("LSTM"))), (2, Some(Skip::Operator("LSTM")))];
+    const GRU: Operands = &[(1, Some(Skip::Operator("GRU"))), (2, Some(Skip::Operator("GRU")))];
+    const RNN: Operands = &[(1, Some(Skip::Operator("RNN"))), (2, Some(Skip::Operator("RNN")))];
+    Some(match (domain, name) {
+        ("", "MatMul" | "Gemm") | ("com.microsoft", "FusedMatMul") => (RIGHT, Role::Product),
+        ("", "Gather") => (TABLE, Role::Table),
+        ("", "Conv") => (CONV, Role::Product),
+        ("", "Einsum") => (EINSUM, Role::Product),
+        ("", "LSTM") => (LSTM, Role::Product),
+        ("", "GRU") => (GRU, Role::Product),
+        ("", "RNN") => (RNN, Role::Product),
+        ("com.microsoft", "Attention") => (FUSED, Role::Product),
+        _ => return None,
+    })
+}
+
+#[allow(clippy::too_many_arguments)] // all of them are read off one node by the only caller
+fn site(
+    root: &Graph,
+    scope: &Scope,
+    id: NodeId,
+    node: &Node,
+    operand: usize,
+    role: Role,
+    weight: Traced,
+    skip: &Option<Skip>,
+) -> Option<Site> {
+    let op = node.op()?;
+    let source = root.at(&weight.scope)?;
+    let is_marked = source.node(weight.source.node)?.op().is_some_and(|it| it.domain() == DOMAIN);
+    let long = weight.dims.iter().filter(|&&it| it > 1).count();
+    if weight.dims.len() < 2 || long == 0 {
+        return None; // a vector or a scalar is no weight
+    }
+    let form = match skip {
+        _ if is_marked => Err(Skip::Quantized),
+        Some(skip) => Err(skip.clone()),
+        None => form(op.as_ref(), node, role, &weight),
+    };
+    let form = form.and_then(|form| check(form, &weight));
+    let name = source.value_name(weight.source).to_owned();
+    let label = if node.name.is_empty() {
+        node.outputs.first().map_or(String::new(), |it| it.name.clone())
+    } else {
+        node.name.clone()
+    };
+    let op = op.name().to_owned();
+    Some(Site { scope: scope.clone(), node: id, label, op, operand, role, weight, name, form })
+}
+
+/// How the operand is rows, as the operator reads it.
+fn form(op: &dyn qcc_ir::Op, node: &Node, role: Role, weight: &Traced) -> Result<Form, Skip> {
+    let attrs = op.attrs();
+    let int = |name: &str| {
+        attrs.iter().find(|it| it.0 == name).and_then(|it| match it.1 {
+            qcc_ir::Attr::Int(it) => Some(it),
+            _ => None,
+        })
+    };
+    let float = |name: &str| {
+        attrs.iter().find(|it| it.0 == name).and_then(|it| match it.1 {
+            qcc_ir::Attr::Float(it) => Some(it),
+            _ => None,
+        })
+    };
+    let outputs_last = match (role, op.name()) {
+        (Role::Table, _) => {
+            if int("axis").unwrap_or(0) != 0 {
+                return Err(Skip::Attributes("another axis than 0"));
+            }
+            false
+        }
+        (_, "Gemm") => {
+            if int("transA").unwrap_or(0) != 0 {
+                return Err(Skip::Attributes("a transposed input"));
+            }
+            // The scales could take alpha, but the bias would then need its inverse.
+            if float("alpha").unwrap_or(1.0) != 1.0 {
+                return Err(Skip::Attributes("alpha other than 1"));
+            }
+            let has_bias = node.inputs.get(2).is_some_and(Option::is_some);
+            if has_bias && !matches!(float("beta").unwrap_or(1.0), 0.0 | 1.0) {
+                return Err(Skip::Attributes("beta other than 0 and 1"));
+            }
+            int("transB").unwrap_or(0) == 0
+        }
+        (_, "FusedMatMul") => {
+            if int("transA").unwrap_or(0) != 0 || int("transBatchA").unwrap_or(0) != 0 {
+                return Err(Skip::Attributes("a transposed input"));
+            }
+            if int("transBatchB").unwrap_or(0) != 0 {
+                return Err(Skip::Attributes("a transposed batch"));
+            }
+            int("transB").unwrap_or(0) == 0
+        }
+        _ => true,
+    };
+    weight.form(outputs_last).ok_or_else(|| Skip::Batch(weight.dims.clone()))
+}
+
+fn check(form: Form, weight: &Traced) -> Result<Form, Skip> {
+    let Form { n, k, .. } = form;
+    if !matches!(weight.dtype, DType::F32 | DType::F16 | DType::BF16) {
+        return Err(Skip::Type(weight.dtype));
+    }
+    if n == 1 {
+        return Err(Skip::OneRow);
+    }
+    if k < MIN_K {
+        return Err(Skip::ShortRows(k));
+    }
+    if n * k < MIN_ELEMENTS {
+        return Err(Skip::Small(n * k));
+    }
+    Ok(form)
+}
+
+/// A value of a scope, to find uses of it.
+pub(crate) type Place = (Scope, Value);
+
+/// Every operand that reads a value through nothing but steps, in all scopes; `None` when it
+/// reaches an output of a graph as well.
+pub(crate) fn leaf_uses(root: &Graph, place: &Place) -> Option<Vec<(Scope, NodeId, usize)>> {
+    let (scope, value) = place;
+    let graph = root.at(scope)?;
+    if graph.is_output(*value) {
+        return None;
+    }
+    let mut uses = Vec::new();
+    for user in graph.users(*value) {
+        let node = graph.node(user)?;
+        if qcc_ops::weight::is_step(graph, user) && node.inputs.first() == Some(&Some(*value)) {
+            uses.extend(leaf_uses(root, &(scope.clone(), Value { node: user, slot: 0 }))?);
+            continue;
+        }
+        for (operand, input) in node.inputs.iter().enumerate() {
+            if *input == Some(*value) {
+                uses.push((scope.clone(), user, operand));
+            }
+        }
+        for (idx, region) in node.regions.iter().enumerate() {
+            for (capture, outer) in region.graph.captures().iter().zip(&region.captures) {
+                if outer == value {
+                    let inner = (scope.inner(user, idx), Value { node: *capture, slot: 0 });
+                    uses.extend(leaf_uses(root, &inner)?);
+                }
+            }
+        }
+    }
+    Some(uses)
+}
