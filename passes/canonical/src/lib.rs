@@ -1,1 +1,25 @@
 //! Passes that keep the meaning of a graph.
+//!
+//! [`infer-types`](infer_types) finds out types.
+
+pub mod infer_types;
+#[cfg(test)]
+mod testing;
+
+use qcc_pass::PassInfo;
+
+/// The passes of this crate.
+pub const PASSES: &[&PassInfo] = &[&infer_types::INFO];
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn rows_have_no_faults() {
+        let faults: Vec<String> = super::PASSES.iter().flat_map(|it| it.faults()).collect();
+        assert_eq!(faults, Vec::<String>::new());
+        let mut names: Vec<&str> = super::PASSES.iter().map(|it| it.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), super::PASSES.len());
+    }
+}
