@@ -25,6 +25,8 @@ use crate::{
 const F32_LEN: usize = 1024;
 /// Longest group searched: indices share a word with a code.
 const MAX_LEN: usize = 1 << 24;
+/// Most rounds of raising the lower end.
+const MAX_RAISES: usize = 32;
 /// Covers the rounding of the bounds and of the error they are compared with.
 const SLACK: f32 = 1e-4;
 
@@ -95,8 +97,10 @@ fn window<V: Vector>(group: &Group<'_>, start: Candidate) -> Window {
     if group.spec.grid == Grid::Asym {
         (first, last) = (0.0, top);
     }
-    // Cuts in steps of a 48th of the range, and if 15 are not enough of a 20th.
-    for parts in [48.0, 20.0] {
+    // Cuts in steps of such a part of the range, as fine as serves: more bits cut less.
+    let parts: &[f32] =
+        if group.spec.bits.get() <= 4 { &[48.0, 20.0] } else { &[400.0, 100.0, 20.0] };
+    for parts in parts {
         match group.spec.grid {
             Grid::Sym => {
                 let step = magnitude / parts;
@@ -129,35 +133,46 @@ fn window<V: Vector>(group: &Group<'_>, start: Candidate) -> Window {
     Window { low: lowest, high: highest, first_zero: first as u16, last_zero: last as u16 }
 }
 
-/// The end of the t from `low` on, in sixteenths of the way to `known`, where the rounding error
-/// alone exceeds `bound`: a weight that moves through an interval of t is no closer to a whole
-/// number than in its middle less half its way.
+/// The end of the t from `low` on where the rounding error alone exceeds `bound`: a weight that
+/// moves through an interval of t is no closer to a whole number than in its middle less half its
+/// way. Looks as far as `known`, a t whose error does not.
 #[inline(always)]
 fn raise<V: Vector>(group: &Group<'_>, low: f32, known: f32, bound: f32) -> f32 {
-    let step = (known - low) / LANES as f32;
-    if step <= 0.0 {
-        return low;
-    }
-    let middles: Lanes = std::array::from_fn(|i| low + (i as f32 + 0.5) * step);
-    let (middles, half) = (V::load(&middles), V::splat(0.5 * step * (1.0 + SLACK)));
-    let zero = V::splat(0.0);
-    let mut errors = zero;
-    for (&w, &d) in group.w.iter().zip(group.d) {
-        let magnitude = V::splat(w.abs());
-        let at = magnitude.mul(middles);
-        let rest = at.sub(at.round());
-        let rest = rest.max(zero.sub(rest)).sub(magnitude.mul(half)).max(zero);
-        errors = errors.add(V::splat(d).mul(rest.mul(rest)));
-    }
+    let energy: f32 = group.w.iter().map(|w| w * w).sum();
+    // A usual weight moves by a fifth of a code at most.
+    let finest = 0.2 * (group.w.len() as f32 / energy).sqrt();
     let mut end = low;
-    for (i, error) in errors.lanes().into_iter().enumerate() {
-        let next = low + (i + 1) as f32 * step;
-        if error * (1.0 - SLACK) <= bound * next * next {
+    for _ in 0..MAX_RAISES {
+        let step = ((known - end) / LANES as f32).min(finest);
+        if step <= SLACK * end {
             break;
         }
-        end = next * (1.0 - SLACK);
+        let first = end;
+        let middles: Lanes = std::array::from_fn(|i| first + (i as f32 + 0.5) * step);
+        let (middles, half) = (V::load(&middles), V::splat(0.5 * step * (1.0 + SLACK)));
+        let zero = V::splat(0.0);
+        let mut errors = zero;
+        for (&w, &d) in group.w.iter().zip(group.d) {
+            let magnitude = V::splat(w.abs());
+            let at = magnitude.mul(middles);
+            let rest = at.sub(at.round());
+            let rest = rest.max(zero.sub(rest)).sub(magnitude.mul(half)).max(zero);
+            errors = errors.add(V::splat(d).mul(rest.mul(rest)));
+        }
+        let mut excluded = 0;
+        for error in errors.lanes() {
+            let next = first + (excluded + 1) as f32 * step;
+            if error * (1.0 - SLACK) <= bound * next * next {
+                break;
+            }
+            excluded += 1;
+        }
+        end = first + excluded as f32 * step;
+        if excluded < LANES {
+            break;
+        }
     }
-    end
+    end * (1.0 - SLACK)
 }
 
 /// In lane i the error of clipping `side(w)` at `end - i * step`.

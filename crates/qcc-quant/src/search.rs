@@ -23,9 +23,11 @@ use crate::{
 /// How scales are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SearchKind {
-    /// A fixed set of candidates: within 0.5% of the optimum at 4 bits.
+    /// A fixed set of candidates: its error is within 0.3% of the optimum's.
     Grid,
-    /// The optimum over all real scales and all zero points, up to the rounding of the scale.
+    /// The optimum over all real scales and all zero points, up to the rounding of the scale. Three
+    /// to four times the work of the grid up to 4 bits; with 8 bits a hundred times, for nothing
+    /// that can be measured.
     Exact,
 }
 
