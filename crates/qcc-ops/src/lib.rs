@@ -10,10 +10,12 @@ pub mod attention;
 mod attention_core;
 mod attrs;
 mod broadcast;
+pub mod cast;
 mod cells;
 pub mod center_crop_pad;
 mod coded_rows;
 mod combine;
+pub mod compare;
 pub mod compress;
 pub mod concat;
 pub mod constant;
@@ -36,6 +38,7 @@ pub mod group_query;
 mod ints;
 pub mod matmul;
 pub mod matmul_q;
+mod minifloat;
 pub mod multi_head;
 pub mod nbits;
 pub mod nonzero;
@@ -56,6 +59,7 @@ pub mod reshape;
 pub mod reverse_sequence;
 pub mod rotary;
 pub mod scatter;
+pub mod select;
 pub mod shape;
 pub mod slice;
 pub mod split;
@@ -79,7 +83,9 @@ const OPS: &[&[OpDef]] = &[
     activation::OPS,
     arith::OPS,
     attention::OPS,
+    cast::OPS,
     center_crop_pad::OPS,
+    compare::OPS,
     compress::OPS,
     concat::OPS,
     constant::OPS,
@@ -110,6 +116,7 @@ const OPS: &[&[OpDef]] = &[
     reverse_sequence::OPS,
     rotary::OPS,
     scatter::OPS,
+    select::OPS,
     shape::OPS,
     slice::OPS,
     split::OPS,
