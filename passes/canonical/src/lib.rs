@@ -1,7 +1,11 @@
 //! Passes that keep the meaning of a graph.
 //!
-//! [`infer-types`](infer_types) finds out types.
+//! [`infer-types`](infer_types) finds out types, [`fold`] evaluates what is constant, [`dce`] and
+//! [`cse`] remove what is not read and what is there twice.
 
+pub mod cse;
+pub mod dce;
+pub mod fold;
 pub mod infer_types;
 #[cfg(test)]
 mod testing;
@@ -9,7 +13,7 @@ mod testing;
 use qcc_pass::PassInfo;
 
 /// The passes of this crate.
-pub const PASSES: &[&PassInfo] = &[&infer_types::INFO];
+pub const PASSES: &[&PassInfo] = &[&infer_types::INFO, &fold::INFO, &dce::INFO, &cse::INFO];
 
 #[cfg(test)]
 mod tests {
