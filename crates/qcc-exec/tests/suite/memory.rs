@@ -1,0 +1,89 @@
+//! Buffers are used again, and the peak is planned.
+
+use super::*;
+
+/// A chain of elementwise operators with a long-lived value and views.
+fn chain(length: usize) -> Graph {
+    let mut text = "graph @main(%x: f32[n, 8]) -> (%y: f32[*]) {\n".to_owned();
+    text += "  %flat = const i64[1] [-1]\n  %v0 = Neg(%x)\n";
+    for at in 1..=length {
+        let before = at - 1;
+        text += &format!("  %r{at} = Reshape(%v{before}, %flat)\n  %v{at} = Abs(%r{at})\n");
+    }
+    text += &format!("  %r = Reshape(%v0, %flat)\n  %y = Add(%v{length}, %r)\n}}");
+    graph(&text)
+}
+
+#[test]
+fn peak_is_what_lives_together() {
+    let inputs = inputs([("x", ramp(&[1000, 8]))]);
+    let plan = plan(&chain(20), &inputs).unwrap();
+    // v0 lives to the end; beside it an operand and its result. The sum comes when one is gone.
+    let size = 1000 * 8 * 4;
+    assert_eq!(plan.peak_bytes(), 3 * size);
+    let first = run(&plan, &inputs);
+    assert_eq!(plan.pool().peak_bytes(), 3 * size);
+    drop(first);
+    for _ in 0..3 {
+        run(&plan, &inputs);
+    }
+    assert_eq!(plan.pool().peak_bytes(), 3 * size, "later runs use the same buffers");
+}
+
+#[test]
+fn plans_may_share_a_pool() {
+    let graph = chain(3);
+    let inputs = inputs([("x", ramp(&[64, 8]))]);
+    let options = PlanOptions::default();
+    let a = Plan::new(&graph, &bound(&inputs), &options).unwrap();
+    let b = Plan::new(&graph, &bound(&inputs), &options).unwrap();
+    assert_eq!(run(&a, &inputs), run(&b, &inputs));
+    let alone = Plan::new(&graph, &bound(&inputs), &PlanOptions::default()).unwrap();
+    run(&alone, &inputs);
+    assert_eq!(options.pool.peak_bytes(), alone.pool().peak_bytes());
+}
+
+#[test]
+fn runs_beside_each_other_do_not_mix() {
+    let graph = chain(10);
+    let samples: Vec<_> = (0..8)
+        .map(|it| {
+            let values = (0..80).map(|at| (at * it) as f32 - 40.0).collect();
+            inputs([("x", Tensor::from_vec(vec![10, 8], values).unwrap())])
+        })
+        .collect();
+    let plan = plan(&graph, &samples[0]).unwrap();
+    let want: Vec<_> = samples.iter().map(|it| run(&plan, it)).collect();
+    let got: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = samples.iter().map(|it| scope.spawn(|| run(&plan, it))).collect();
+        threads.into_iter().map(|it| it.join().unwrap()).collect()
+    });
+    assert_eq!(got, want);
+}
+
+#[test]
+fn a_profile_counts_nodes() {
+    let graph = chain(4);
+    let inputs = inputs([("x", ramp(&[2, 8]))]);
+    let options = PlanOptions { profile: true, ..Default::default() };
+    let plan = Plan::new(&graph, &bound(&inputs), &options).unwrap();
+    for _ in 0..2 {
+        run(&plan, &inputs);
+    }
+    let mut counts: Vec<_> =
+        plan.profile().rows.iter().map(|it| (it.op.clone(), it.count)).collect();
+    counts.sort();
+    let want = [("Abs", 8), ("Add", 2), ("Neg", 2), ("Reshape", 10)];
+    assert_eq!(counts, want.map(|(op, count)| (op.to_owned(), count)));
+}
+
+#[test]
+fn products_are_counted() {
+    let graph = graph(
+        "graph @main(%x: f32[b, 4], %w: f32[8, 4]) -> (%y: f32[*]) {
+           %y = Gemm(%x, %w) {transB = 1}
+         }",
+    );
+    let inputs = inputs([("x", ramp(&[3, 4])), ("w", ramp(&[8, 4]))]);
+    assert_eq!(plan(&graph, &inputs).unwrap().flops(), 2 * 3 * 4 * 8);
+}
