@@ -252,7 +252,6 @@ impl Op for Attention {
         let (k_dims, v_dims) =
             (vec![batch, k.heads, total, k.size], vec![batch, v.heads, total, v.size]);
         let attention = attention_core::Attention {
-            batch,
             q,
             k,
             v,

@@ -132,8 +132,6 @@ pub(crate) enum Stage {
 
 /// One computation.
 pub(crate) struct Attention<'a, F> {
-    /// Batch rows.
-    pub(crate) batch: usize,
     /// Queries.
     pub(crate) q: Heads<'a>,
     /// Keys; a head of them serves `q.heads / k.heads` heads of queries.
@@ -388,7 +386,7 @@ mod tests {
             let mut out = vec![f32::NAN; want.len()];
             let order = if bsnh { Order::Bsnh } else { Order::Bnsh };
             let attention = Attention {
-                batch, q, k, v, scale: 0.5, softcap: 0.0, biases: Vec::new(), visible, sink: None,
+                q, k, v, scale: 0.5, softcap: 0.0, biases: Vec::new(), visible, sink: None,
                 scores: None,
             };
             attention.run("X", &mut out, order).unwrap();
@@ -411,7 +409,6 @@ mod tests {
             let mut out = vec![0.0; x.len()];
             let it = Heads::bsnh(&x, [len, heads * size, 0], heads, size);
             let attention = Attention {
-                batch: 1,
                 q: it,
                 k: it,
                 v: it,
@@ -433,7 +430,6 @@ mod tests {
         let x = [0.0; 12];
         let (q, k) = (Heads::bnsh(&x, 3, 2, 2), Heads::bnsh(&x, 2, 2, 2));
         let attention = Attention {
-            batch: 1,
             q,
             k,
             v: k,

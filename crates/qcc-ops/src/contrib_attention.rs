@@ -208,7 +208,6 @@ impl Op for ContribAttention {
         let dims = vec![batch, len, v];
         let mut out = cx.pool.take(len_of(NAME, &dims)?);
         let attention = Attention {
-            batch,
             q: heads(0, size),
             k: Heads::bnsh(&keys, n, total, size),
             v: Heads::bnsh(&values, n, total, v_size),

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
-use qcc_tensor::{DType, Dim, Tensor};
+use qcc_tensor::{Dim, Tensor};
 
 use crate::contrib_norm::{Norm, Rows, result};
 use crate::dims::len_of;

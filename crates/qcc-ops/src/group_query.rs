@@ -378,7 +378,6 @@ impl Op for GroupQueryAttention {
         } else {
             plain
         };
-        let total = spans.iter().map(|it| it.1).max().unwrap_or(0);
         let scores_dims = [batch, heads, len, present];
         let biases = match optional(inputs, 10) {
             Some(it) => vec![Bias::new(NAME, it.to_f32()?, it.dims(), scores_dims)?],
@@ -396,11 +395,9 @@ impl Op for GroupQueryAttention {
             let start = window.map_or(0, |it| (first + pos + 1).saturating_sub(it));
             start.min(end)..end
         };
-        debug_assert!(total <= present);
         let dims = vec![batch, len, heads * size];
         let mut out = cx.pool.take(len_of(NAME, &dims)?);
         let attention = Attention {
-            batch,
             q,
             k: Heads::bnsh(&keys, kv_heads, present, size),
             v: Heads::bnsh(&values, kv_heads, present, size),
@@ -462,6 +459,29 @@ mod tests {
         let (a, b) = (all[0].to_f32().unwrap(), step[0].to_f32().unwrap());
         assert!(a[16..].iter().zip(b.iter()).all(|(a, b)| (a - b).abs() < 1e-6));
         assert_eq!(all[1..], step[1..], "the caches are equal");
+    }
+
+    #[test]
+    fn norms_are_those_of_the_operands() {
+        let values: Vec<f32> = (0..16).map(|it| ((it * 7) % 11) as f32 / 4.0 - 1.0).collect();
+        let scale = [0.5f32, 2.0];
+        let rows = Rows { norm: Norm::Rms, epsilon: 1e-6, scale: &scale, shift: None };
+        let mut normed = values.clone();
+        // Of each position: two heads of queries and one of keys, then one of values.
+        for at in [0, 8] {
+            rows.run(&values[at..at + 6], &mut normed[at..at + 6]);
+        }
+        let (last, total) = (Tensor::vector(vec![1i32]), Tensor::vector(vec![2i32]));
+        let scale = Tensor::vector(scale.to_vec());
+        let run = |x: Vec<f32>, scale: Option<&Tensor>| {
+            let x = Tensor::from_vec(vec![1, 2, 8], x).unwrap();
+            let mut inputs = [None; 16];
+            inputs[0] = Some(&x);
+            (inputs[5], inputs[6]) = (Some(&last), Some(&total));
+            (inputs[14], inputs[15]) = (scale, scale);
+            op(&[]).eval(&EvalCx::default(), &inputs, 3).unwrap()
+        };
+        assert_eq!(run(values, Some(&scale)), run(normed, None));
     }
 
     #[test]

@@ -182,14 +182,10 @@ impl Op for MultiHeadAttention {
         let query = need(NAME, inputs, 0)?.ty;
         let value = optional(inputs, 2).map(|it| it.ty.shape());
         let width = match (query.shape(), value) {
-            (Some([_, _, heads, _, size]), _) => {
+            (Some([_, _, heads, _, size]), _) | (_, Some(Some([_, heads, _, size]))) => {
                 heads.known().map_or(Dim::Unknown, |it| times(size, it))
             }
-            (_, Some(Some([_, _, width]))) => width.clone(),
-            (_, Some(Some([_, heads, _, size]))) => {
-                heads.known().map_or(Dim::Unknown, |it| times(size, it))
-            }
-            (Some([_, _, width]), None) => width.clone(),
+            (_, Some(Some([_, _, width]))) | (Some([_, _, width]), None) => width.clone(),
             _ => Dim::Unknown,
         };
         let shape = match query.shape() {
@@ -255,7 +251,6 @@ impl Op for MultiHeadAttention {
         let mut out = cx.pool.take(len_of(NAME, &dims)?);
         let mut scores = if n_outputs > 3 { vec![0.0; len_of(NAME, &score_dims)?] } else { vec![] };
         let attention = Attention {
-            batch,
             q,
             k: Heads::bnsh(&keys, n, total, size),
             v: Heads::bnsh(&values, n, total, v_size),
