@@ -149,7 +149,7 @@ fn size_of(ty: &Type) -> Option<usize> {
 
 fn stored(tensor: &Tensor) -> usize {
     match tensor.as_strings() {
-        Some(strings) => strings.iter().map(|it| it.len()).sum(),
+        Some(strings) => strings.iter().fold(0, |sum, it| sum + it.len()),
         None => tensor.bytes().len(),
     }
 }

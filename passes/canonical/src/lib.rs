@@ -1,19 +1,23 @@
 //! Passes that keep the meaning of a graph.
 //!
 //! [`infer-types`](infer_types) finds out types, [`fold`] evaluates what is constant, [`dce`] and
-//! [`cse`] remove what is not read and what is there twice.
+//! [`cse`] remove what is not read and what is there twice, [`canonicalize`] brings operators to
+//! the forms that later passes look for.
 
+pub mod canonicalize;
 pub mod cse;
 pub mod dce;
 pub mod fold;
 pub mod infer_types;
+mod rules;
 #[cfg(test)]
 mod testing;
 
 use qcc_pass::PassInfo;
 
 /// The passes of this crate.
-pub const PASSES: &[&PassInfo] = &[&infer_types::INFO, &fold::INFO, &dce::INFO, &cse::INFO];
+pub const PASSES: &[&PassInfo] =
+    &[&infer_types::INFO, &fold::INFO, &dce::INFO, &cse::INFO, &canonicalize::INFO];
 
 #[cfg(test)]
 mod tests {
