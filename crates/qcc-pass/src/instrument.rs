@@ -10,7 +10,7 @@ use crate::{Pipeline, Record, Step};
 /// Looks on while a pipeline runs. Every method does nothing unless it is written.
 ///
 /// An error of any of them stops the run as one of a pass does.
-pub trait Instrument {
+pub trait Instrument: Send {
     /// The run begins.
     ///
     /// # Errors

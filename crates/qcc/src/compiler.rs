@@ -195,20 +195,22 @@ impl Compiler {
     /// When its text cannot be read.
     pub fn plan(&self) -> Result<Pipeline, Error> {
         let parse = |text: &str| Pipeline::parse(text, &self.passes, &[]);
-        let mut steps = match (&self.text, self.recipe) {
+        let mut steps = match (&self.text, &self.recipe) {
             (Some(text), _) => parse(text)?.steps().to_vec(),
             (None, recipe) => {
                 let fallback = if self.has_samples() { "signround" } else { "kl" };
-                let (recipe, options) = match (&recipe, Recipe::find(fallback)) {
-                    (Some((recipe, options)), _) => (*recipe, options.clone()),
-                    (None, Some(recipe)) => (recipe, String::new()),
-                    (None, None) => (&RECIPES[0], String::new()),
+                let (recipe, options) = match (recipe, Recipe::find(fallback)) {
+                    (Some((recipe, options)), _) => (*recipe, options.as_str()),
+                    (None, Some(recipe)) => (recipe, ""),
+                    (None, None) => (&RECIPES[0], ""),
                 };
                 let mut steps = parse(recipe.passes)?.steps().to_vec();
                 if !options.is_empty() {
                     let given = parse(&format!("{}{options}", recipe.main))?;
                     for step in given.steps() {
-                        if let Some(slot) = steps.iter_mut().find(|it| it.pass.name == step.pass.name) {
+                        if let Some(slot) =
+                            steps.iter_mut().find(|it| it.pass.name == step.pass.name)
+                        {
                             *slot = step.clone();
                         }
                     }
@@ -222,9 +224,9 @@ impl Compiler {
         };
         for (pass, name, value) in &self.settings {
             for step in steps.iter_mut().filter(|it| it.pass.name == pass) {
-                step.options.set(name, value).map_err(|error| {
-                    Diagnostic::error(codes::QCC0302, error.to_string())
-                })?;
+                step.options
+                    .set(name, value)
+                    .map_err(|error| Diagnostic::error(codes::QCC0302, error.to_string()))?;
             }
         }
         Ok(Pipeline::new(steps))

@@ -51,7 +51,8 @@ fn bits(output: &Output) -> String {
             elements += len;
         }
     }
-    let widths: Vec<String> = widths.iter().map(|(bits, count)| format!("{bits}:{count}")).collect();
+    let widths: Vec<String> =
+        widths.iter().map(|(bits, count)| format!("{bits}:{count}")).collect();
     let average = if elements > 0.0 { stored / elements } else { 0.0 };
     format!("{average:.2};{}", widths.join(","))
 }

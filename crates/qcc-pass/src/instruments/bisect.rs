@@ -17,12 +17,12 @@ pub struct BisectLimit<'w> {
     limit: u64,
     seen: u64,
     last: Option<String>,
-    out: Box<dyn Write + 'w>,
+    out: Box<dyn Write + Send + 'w>,
 }
 
 impl<'w> BisectLimit<'w> {
     /// Lets `limit` patches through; `out` is told about the last of them.
-    pub fn new(limit: u64, out: impl Write + 'w) -> Self {
+    pub fn new(limit: u64, out: impl Write + Send + 'w) -> Self {
         Self { limit, seen: 0, last: None, out: Box::new(out) }
     }
 }

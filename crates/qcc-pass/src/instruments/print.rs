@@ -49,8 +49,8 @@ pub enum When {
 pub struct Print<'w> {
     passes: Passes,
     when: When,
-    print: Box<dyn Fn(&Graph) -> String + 'w>,
-    out: Box<dyn Write + 'w>,
+    print: Box<dyn Fn(&Graph) -> String + Send + 'w>,
+    out: Box<dyn Write + Send + 'w>,
 }
 
 impl<'w> Print<'w> {
@@ -58,8 +58,8 @@ impl<'w> Print<'w> {
     pub fn new(
         passes: Passes,
         when: When,
-        print: impl Fn(&Graph) -> String + 'w,
-        out: impl Write + 'w,
+        print: impl Fn(&Graph) -> String + Send + 'w,
+        out: impl Write + Send + 'w,
     ) -> Self {
         Self { passes, when, print: Box::new(print), out: Box::new(out) }
     }
@@ -111,12 +111,12 @@ impl Instrument for Print<'_> {
 /// is the graph that the run began with.
 pub struct Dump<'w> {
     dir: PathBuf,
-    print: Box<dyn Fn(&Graph) -> String + 'w>,
+    print: Box<dyn Fn(&Graph) -> String + Send + 'w>,
 }
 
 impl<'w> Dump<'w> {
     /// Writes to `dir`, which is made if need be, what `print` makes of the graph.
-    pub fn new(dir: impl Into<PathBuf>, print: impl Fn(&Graph) -> String + 'w) -> Self {
+    pub fn new(dir: impl Into<PathBuf>, print: impl Fn(&Graph) -> String + Send + 'w) -> Self {
         Self { dir: dir.into(), print: Box::new(print) }
     }
 

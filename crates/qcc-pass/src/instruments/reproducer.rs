@@ -15,12 +15,12 @@ use crate::{Failed, Instrument};
 /// needs no reproducer.
 pub struct Reproducer<'w> {
     path: PathBuf,
-    print: Box<dyn Fn(&Graph) -> String + 'w>,
+    print: Box<dyn Fn(&Graph) -> String + Send + 'w>,
 }
 
 impl<'w> Reproducer<'w> {
     /// Writes to `path` what `print` makes of the graph.
-    pub fn new(path: impl Into<PathBuf>, print: impl Fn(&Graph) -> String + 'w) -> Self {
+    pub fn new(path: impl Into<PathBuf>, print: impl Fn(&Graph) -> String + Send + 'w) -> Self {
         Self { path: path.into(), print: Box::new(print) }
     }
 }

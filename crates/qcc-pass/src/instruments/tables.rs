@@ -9,12 +9,12 @@ use crate::{Instrument, Record};
 
 /// Prints how long each pass took. Times differ from run to run and change nothing else.
 pub struct Timing<'w> {
-    out: Box<dyn Write + 'w>,
+    out: Box<dyn Write + Send + 'w>,
 }
 
 impl<'w> Timing<'w> {
     /// Prints to `out`.
-    pub fn new(out: impl Write + 'w) -> Self {
+    pub fn new(out: impl Write + Send + 'w) -> Self {
         Self { out: Box::new(out) }
     }
 }
@@ -40,12 +40,12 @@ impl Instrument for Timing<'_> {
 
 /// Prints the counters.
 pub struct Statistics<'w> {
-    out: Box<dyn Write + 'w>,
+    out: Box<dyn Write + Send + 'w>,
 }
 
 impl<'w> Statistics<'w> {
     /// Prints to `out`.
-    pub fn new(out: impl Write + 'w) -> Self {
+    pub fn new(out: impl Write + Send + 'w) -> Self {
         Self { out: Box::new(out) }
     }
 }

@@ -1,0 +1,154 @@
+//! Commands and options. Help, man page and completions are made from these types.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Quantizing compiler for ONNX models.
+///
+/// Reads a float ONNX model and writes one with 2 to 8 bit weights that other runtimes run.
+/// Without a command, `qcc MODEL` quantizes it.
+#[derive(Debug, Parser)]
+#[command(name = "qcc", version, arg_required_else_help = true, propagate_version = true)]
+#[command(after_help = "Examples:
+  qcc model.onnx                     round with searched scales, no data needed
+  qcc model.onnx -O rtn -b4 -g32     round to nearest, 4 bits, groups of 32")]
+pub(super) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Quantize a model; the default command
+    Quantize(QuantizeArgs),
+}
+
+/// Options of `quantize`.
+#[derive(Args, Debug)]
+pub(super) struct QuantizeArgs {
+    /// The float model
+    pub(super) input: PathBuf,
+
+    /// Where to write [default: <INPUT without .onnx>.q<BITS>.onnx]
+    #[arg(short, long, alias = "output-path", alias = "output-model", value_name = "PATH")]
+    pub(super) output: Option<PathBuf>,
+
+    /// How numbers are chosen: a recipe, or a level 0 to 3; options of its pass in braces
+    #[arg(short = 'O', long, alias = "algorithm", alias = "quant-method", value_name = "NAME")]
+    pub(super) recipe: Option<String>,
+
+    /// Bits of a code, 2 to 8
+    #[arg(short, long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=8))]
+    pub(super) bits: u8,
+
+    /// Weights along K that share a scale; 0 or 'row' for the whole row
+    #[arg(short, long, alias = "block-size", default_value = "32", value_name = "N")]
+    pub(super) group_size: String,
+
+    /// Fix the zero point at the middle code
+    #[arg(long, overrides_with = "asym", alias = "symmetric")]
+    pub(super) sym: bool,
+
+    /// Choose a zero point for each group (default)
+    #[arg(long, overrides_with = "sym")]
+    pub(super) asym: bool,
+
+    /// Type of the scales; auto is that of the weights
+    #[arg(long, alias = "scale-dtype", default_value = "auto", value_name = "TYPE")]
+    pub(super) scale_type: String,
+
+    /// What the output is made of: nbits, qdq, function or fake
+    #[arg(long, alias = "quant-format", default_value = "nbits", value_name = "FORMAT")]
+    pub(super) format: String,
+
+    /// Arithmetic asked of the runtime (nbits): 1 f32, 2 f16, 3 bf16, 4 int8 activations, 0 unset
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(0..=4), value_name = "N")]
+    pub(super) accuracy_level: u8,
+
+    /// Bits of embedding tables, which stay in float without it
+    #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u8).range(2..=8))]
+    pub(super) embeddings: Option<u8>,
+
+    /// Bits of the head, which stays in float without it
+    #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u8).range(2..=8))]
+    pub(super) lm_head: Option<u8>,
+
+    /// Take only weights whose name, or whose node's, a pattern matches whole; repeatable
+    #[arg(long, value_name = "RE")]
+    pub(super) include: Vec<String>,
+
+    /// Leave weights whose name, or whose node's, a pattern matches whole; repeatable
+    #[arg(long, alias = "nodes-to-exclude", value_name = "RE")]
+    pub(super) exclude: Vec<String>,
+
+    /// Settings for some weights: 'RE:bits=8,group=64' or 'RE:skip'; the last match wins
+    #[arg(long, value_name = "RE:SETTINGS")]
+    pub(super) set: Vec<String>,
+
+    /// Operators whose weights are taken
+    #[arg(
+        long,
+        alias = "op-types-to-quantize",
+        default_value = "MatMul,Gemm,FusedMatMul",
+        value_name = "LIST"
+    )]
+    pub(super) op_types: String,
+
+    /// A whole pipeline instead of a recipe: 'infer-types,select,rtn,pack,to-nbits'
+    #[arg(long, value_name = "TEXT", conflicts_with = "recipe")]
+    pub(super) passes: Option<String>,
+
+    /// Seed of all random numbers
+    #[arg(long, default_value_t = 42, value_name = "N")]
+    pub(super) seed: u64,
+
+    /// Threads; the result does not depend on it [default: all cores]
+    #[arg(short = 'j', long, value_name = "N")]
+    pub(super) threads: Option<usize>,
+
+    /// Whether weight bytes go into a data file beside the model
+    #[arg(long, alias = "use-external-data-format", value_enum, default_value_t = When::Auto, value_name = "WHEN")]
+    pub(super) external_data: When,
+
+    /// Replace an output that exists
+    #[arg(short, long)]
+    pub(super) force: bool,
+
+    /// Say what would be done, and write nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+
+    /// Unknown fields and damaged weights are errors
+    #[arg(long)]
+    pub(super) strict: bool,
+
+    /// Follow symbolic links to data files outside of the model's folder
+    #[arg(long)]
+    pub(super) allow_external_symlinks: bool,
+
+    /// Leave out the metadata that says how the model was made
+    #[arg(long)]
+    pub(super) no_provenance: bool,
+
+    /// Print only errors
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+
+    /// Print every note
+    #[arg(short, long)]
+    pub(super) verbose: bool,
+}
+
+/// When something happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum When {
+    /// When the input does, or the output is above 1.5 GiB.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}

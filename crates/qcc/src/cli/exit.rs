@@ -1,0 +1,61 @@
+//! The one place where errors become messages and exit codes.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use qcc::Error;
+use qcc_diag::{Diagnostic, codes};
+
+/// How a command ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Done.
+    Well,
+}
+
+/// Prints a message to the error stream.
+pub(super) fn say(message: &Diagnostic) {
+    eprintln!("{message}");
+}
+
+/// The exit code of a command.
+pub(super) fn finish(result: Result<Ended, Error>) -> ExitCode {
+    match result {
+        Ok(Ended::Well) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(error.diagnostic());
+            ExitCode::from(code(error.diagnostic()))
+        }
+    }
+}
+
+fn code(message: &Diagnostic) -> u8 {
+    match message.code {
+        it if it == codes::QCC0509 => 130,
+        it if it == codes::QCC0802 => 4,
+        it if it.family() == "03" && it != codes::QCC0305 => 2,
+        it if it.family() == "09" => 70,
+        _ => 1,
+    }
+}
+
+/// A mistake in the arguments, or a request for help.
+pub(super) fn usage(error: &clap::Error) -> ExitCode {
+    let is_help = !error.use_stderr();
+    let _ = error.print(); // a closed pipe is no error
+    if is_help { ExitCode::SUCCESS } else { ExitCode::from(2) }
+}
+
+/// Turns a panic into an error with a code.
+pub(super) fn catch(run: impl FnOnce() -> ExitCode) -> ExitCode {
+    std::panic::set_hook(Box::new(|info| {
+        let text = info.payload_as_str().unwrap_or("no message");
+        let place =
+            info.location().map_or(String::new(), |it| format!("{}:{}", it.file(), it.line()));
+        say(&Diagnostic::error(codes::QCC0901, text)
+            .at(place)
+            .with_note("this is a bug in qcc; nothing was written")
+            .with_help("report it with the command and, if you may, the model"));
+    }));
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or(ExitCode::from(70))
+}
