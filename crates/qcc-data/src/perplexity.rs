@@ -4,7 +4,7 @@
 //! so the logits of positions `0 .. length - 1` count, each against the id that follows.
 //! `perplexity = exp(sum of negative log likelihoods / count)`;
 //! `KL(p || q) = sum over i of p[i] (ln p[i] - ln q[i])` in nats, the mean over positions.
-//! Logits are f32, sums are f64; positions are worked on in parallel and summed in order, so the
+//! Logits are f32, all else is f64; positions are worked on in parallel and summed in order, so the
 //! result does not depend on the number of threads.
 
 use qcc_tensor::Tensor;
@@ -52,8 +52,8 @@ impl Perplexity {
             .map(|&at| {
                 let row = &values[at * vocab..][..vocab];
                 let top = max(row);
-                let sum: f64 = row.iter().map(|&it| f64::from(it - top).exp()).sum();
-                next(at).map_or(f64::NAN, |id| sum.ln() - f64::from(row[id] - top))
+                let sum: f64 = row.iter().map(|&it| (f64::from(it) - top).exp()).sum();
+                next(at).map_or(f64::NAN, |id| sum.ln() - (f64::from(row[id]) - top))
             })
             .collect();
         for row in nll.chunks_exact(length - 1) {
@@ -157,8 +157,8 @@ fn places(batch: usize, length: usize) -> Vec<usize> {
     (0..batch).flat_map(|row| (0..length - 1).map(move |at| row * length + at)).collect()
 }
 
-fn max(row: &[f32]) -> f32 {
-    row.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+fn max(row: &[f32]) -> f64 {
+    f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max))
 }
 
 fn first_max(row: &[f32]) -> usize {
@@ -171,7 +171,7 @@ fn divergence(p: &[f32], q: &[f32]) -> f64 {
     let (p_top, q_top) = (max(p), max(q));
     let (mut p_sum, mut q_sum, mut inner) = (0f64, 0f64, 0f64);
     for (&p, &q) in p.iter().zip(q) {
-        let (p, q) = (f64::from(p - p_top), f64::from(q - q_top));
+        let (p, q) = (f64::from(p) - p_top, f64::from(q) - q_top);
         let weight = p.exp();
         p_sum += weight;
         q_sum += q.exp();
