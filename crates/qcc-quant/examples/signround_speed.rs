@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let codes = gptq(&rows, &spec, &gram, &GptqOptions { sweeps, ..Default::default() })?;
             show(&format!("gptq, {sweeps} sweeps"), start.elapsed().as_secs_f64(), &codes);
         }
-        for steps in [0, 10, 50, 200] {
+        for steps in [0, 50] {
             let options = SignRoundOptions { steps, ..Default::default() };
             let start = Instant::now();
             let codes = signround_gram(&rows, &spec, &gram, &options)?;

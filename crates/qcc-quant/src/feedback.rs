@@ -3,9 +3,13 @@
 //! With `H = T T^T`, T upper triangular, the error of one row is
 //! `E H E^T = sum_j T_jj^2 (E_j + c_j)^2`, `c_j = sum_{i < j} E_i T_ij / T_jj`, E = W_quantized - W.
 //! So column j is rounded at `w_j - c_j`. That is the update of GPTQ, which subtracts
-//! `(w_i - q_i) U_ij / U_ii` with `H^-1 = U^T U`, `U = T^-1`, without the inverse. The grid of a
-//! group is chosen when its first column is reached, for the weights as they would then be best
-//! without rounding, the error of weight j counting `T_jj^2`.
+//! `(w_i - q_i) U_ij / U_ii` with `H^-1 = U^T U`, `U = T^-1`, without the inverse.
+//!
+//! The grid of a group is chosen when its first column is reached: searched for the weights as they
+//! would then be best without rounding, the error of weight j counting `T_jj^2`, and then
+//! stretched by the one of some factors that makes the error of the group least when it is rounded
+//! with feedback. The feedback widens the distribution of what is rounded, so that a grid as
+//! tight as is best for the weights alone would clip too much.
 
 use rayon::prelude::*;
 
@@ -26,12 +30,35 @@ const BLOCK: usize = 128;
 /// codes it may set are overwritten.
 pub(crate) type Choose<'a> = &'a (dyn Fn(&[f32], &[f32], RowOut<'_>) + Sync);
 
+/// How the grids of groups are found.
+#[derive(Clone, Copy)]
+pub(crate) struct Grids<'a> {
+    pub(crate) choose: Choose<'a>,
+    pub(crate) stretch: Stretch,
+}
+
+/// Whether the chosen scale is final.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stretch {
+    /// As chosen.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the paper's choice, for comparison"))]
+    None,
+    /// The best of some multiples of it, by rounding the group with each.
+    Tried,
+}
+
+/// Multiples of a scale that are tried lie between these; 1 is among them.
+const MULTIPLES: std::ops::Range<f32> = 0.85..1.65;
+
 /// T and what is derived from it, for groups of one size.
 pub(crate) struct Feedback {
     k: usize,
     group: usize,
     /// `T_ij / T_jj`, `[k][k]`.
     t: Vec<f32>,
+    /// `t` of the columns of each group transposed: that of columns i < j of one group is at
+    /// `[j][i - first]` of `[k][group]`.
+    within: Vec<f32>,
     /// `T_jj^2`, `[k]`.
     importance: Vec<f32>,
     /// Columns rounded between two products; a block holds whole groups or part of one.
@@ -55,6 +82,12 @@ impl Feedback {
         let diag: Vec<f64> = (0..k).map(|j| factor[j * k + j]).collect();
         let t: Vec<f32> =
             factor.par_iter().enumerate().map(|(at, t)| (t / diag[at % k]) as f32).collect();
+        let mut within = vec![0.0; k * group];
+        within.par_chunks_exact_mut(group).enumerate().for_each(|(j, line)| {
+            for (i, value) in (j / group * group..j).zip(line) {
+                *value = t[i * k + j];
+            }
+        });
         let pack = |left: usize, right: usize| {
             let above = Packed::new(left, right - left, |i, j| t[i * k + left + j]);
             Columns { left, right, above }
@@ -71,6 +104,7 @@ impl Feedback {
         Some(Self {
             k,
             group,
+            within,
             importance: diag.iter().map(|t| (t * t) as f32).collect(),
             blocks: blocks.into_par_iter().map(|(left, right)| pack(left, right)).collect(),
             groups: groups.into_par_iter().map(|(left, right)| pack(left, right)).collect(),
@@ -84,7 +118,7 @@ impl Feedback {
         spec: &WeightSpec,
         weights: &[f32],
         rows: &mut [RowOut<'_>],
-        choose: Choose<'_>,
+        grids: Grids<'_>,
         scratch: &mut Scratch,
     ) {
         let k = self.k;
@@ -101,7 +135,7 @@ impl Feedback {
                 for (row, c) in rows.iter_mut().zip(wide.chunks_exact(width)).enumerate() {
                     let (out, c) = c;
                     let weights = &weights[row * k + left..][..width];
-                    self.choose(left, weights, c, out, choose, &mut target);
+                    self.choose(left, weights, c, out, (spec, grids), &mut target);
                 }
             }
             for (i, (out, c)) in rows.iter_mut().zip(feedback.chunks_exact_mut(width)).enumerate() {
@@ -111,7 +145,7 @@ impl Feedback {
                     let last = width.min(first + self.group);
                     if self.groups.is_empty() {
                         let (w, c) = (&weights[first..last], &c[first..last]);
-                        self.choose(left + first, w, c, out, choose, &mut target);
+                        self.choose(left + first, w, c, out, (spec, grids), &mut target);
                     }
                     let max = f32::from(spec.bits.max_code());
                     let at = (left + first, first..last);
@@ -129,7 +163,7 @@ impl Feedback {
         weights: &[f32],
         c: &[f32],
         out: &mut RowOut<'_>,
-        choose: Choose<'_>,
+        (spec, grids): (&WeightSpec, Grids<'_>),
         target: &mut Vec<f32>,
     ) {
         target.clear();
@@ -145,12 +179,50 @@ impl Feedback {
         }
         let group = left / self.group;
         let right = left + weights.len();
-        let out = RowOut {
+        let chosen = RowOut {
             codes: &mut out.codes[left..right],
             scales: &mut out.scales[group..=group],
             zeros: &mut out.zeros[group..=group],
         };
-        choose(target, &self.importance[left..right], out);
+        (grids.choose)(target, &self.importance[left..right], chosen);
+        if grids.stretch == Stretch::Tried {
+            let (chosen, zero) = (out.scales[group], out.zeros[group]);
+            let tried = Tried { feedback: self, spec, left, chosen, zero, weights, c };
+            // The longer the group, the flatter its error and the dearer a trial.
+            out.scales[group] = match self.group {
+                ..=32 => tried.best::<64>(),
+                33..=64 => tried.best::<32>(),
+                _ => tried.best::<16>(),
+            };
+        }
+    }
+}
+
+/// A group whose scale is looked for.
+struct Tried<'a> {
+    feedback: &'a Feedback,
+    spec: &'a WeightSpec,
+    /// First column of the group.
+    left: usize,
+    chosen: f32,
+    zero: u8,
+    weights: &'a [f32],
+    /// Feedback of the columns before the group.
+    c: &'a [f32],
+}
+
+impl Tried<'_> {
+    /// The multiple of the chosen scale with the least error of the group, of N in [`MULTIPLES`].
+    fn best<const N: usize>(&self) -> f32 {
+        let Self { feedback, spec, left, chosen, zero, weights, c } = *self;
+        let scales: [f32; N] = std::array::from_fn(|i| {
+            let part = i as f32 / N as f32;
+            spec.scale.round(chosen * (MULTIPLES.start + (MULTIPLES.end - MULTIPLES.start) * part))
+        });
+        let (max, zero) = (f32::from(spec.bits.max_code()), f32::from(zero));
+        let errors = dispatch(Trial { feedback, left, scales, zero, max, weights, c });
+        let best = errors.iter().zip(scales).min_by(|a, b| a.0.total_cmp(b.0));
+        best.map_or(chosen, |(_, scale)| scale)
     }
 }
 
@@ -204,6 +276,50 @@ impl Kernel for Round<'_, '_> {
             let t = &feedback.t[column * feedback.k + column - i..][..c.len()];
             add_scaled(&mut c[i + 1..], e[i], &t[i + 1..]);
         }
+    }
+}
+
+/// The error of a group rounded with feedback at each of N scales.
+struct Trial<'a, const N: usize> {
+    feedback: &'a Feedback,
+    /// First column of the group.
+    left: usize,
+    scales: [f32; N],
+    zero: f32,
+    max: f32,
+    weights: &'a [f32],
+    /// Feedback of the columns before the group.
+    c: &'a [f32],
+}
+
+impl<const N: usize> Kernel for Trial<'_, N> {
+    type Output = [f32; N];
+    #[inline(always)]
+    fn run(self) -> Self::Output {
+        let Self { feedback, left, scales, zero, max, weights, c } = self;
+        let inverses = scales.map(|s| 1.0 / s);
+        let mut errors = [0.0; N];
+        let mut done: Vec<[f32; N]> = Vec::with_capacity(weights.len());
+        for ((i, &w), &c) in weights.iter().enumerate().zip(c) {
+            let column = left + i;
+            let mut sums = [c; N];
+            for (&t, e) in feedback.within[column * feedback.group..].iter().zip(&done) {
+                for (sum, &e) in sums.iter_mut().zip(e) {
+                    *sum = t.mul_add(e, *sum);
+                }
+            }
+            let mut e = [0.0; N];
+            for l in 0..N {
+                let code = ((w - sums[l]) * inverses[l]).round_ties_even() + zero;
+                let code = if code < 0.0 { 0.0 } else { code };
+                let code = if code > max { max } else { code };
+                e[l] = scales[l] * (code - zero) - w;
+                let error = e[l] + sums[l];
+                errors[l] += feedback.importance[column] * error * error;
+            }
+            done.push(e);
+        }
+        errors
     }
 }
 
@@ -281,7 +397,10 @@ mod tests {
                 &spec,
                 &problem.weights,
                 &mut rows,
-                &|w, _, out| rtn_groups(w, w.len(), &spec, out),
+                Grids {
+                    choose: &|w, _, out| rtn_groups(w, w.len(), &spec, out),
+                    stretch: Stretch::None,
+                },
                 &mut Scratch::default(),
             );
             for (row, weights) in rows.iter().zip(problem.weights.chunks(h.k)) {

@@ -2,21 +2,22 @@
 //! before it, and then codes and scales are improved where that lowers the output error.
 //!
 //! Columns are taken in their order (`act-order` would need an index of groups, which no layout
-//! has). Output error against rounding to nearest, calibrated on 4096 tokens of 576 inputs with
-//! neighbors correlated by 0.9, and in parentheses 0.5:
+//! has). Output error against rounding to nearest, calibrated on 4096 tokens of 576 normal inputs
+//! with neighbors correlated by 0.9, and in parentheses 0.5; f16 scales:
 //!
-//! | | 4 bits, groups of 32 | 2 bits, groups of 64 |
+//! | | 4 bits symmetric, groups of 32 | 2 bits asymmetric, groups of 64 |
 //! |---|---|---|
-//! | searched grids alone | 0.75 (0.73) | 0.45 (0.44) |
-//! | feedback, grids from the range | 0.19 (0.70) | 0.22 (0.75) |
-//! | feedback, searched grids | 0.14 (0.52) | 0.10 (0.33) |
-//! | the same and sweeps | 0.13 (0.44) | 0.080 (0.27) |
+//! | searched grids, no feedback | 0.87 (0.88) | 0.72 (0.61) |
+//! | feedback, grids from the range (the paper) | 0.183 (0.70) | 0.188 (0.72) |
+//! | feedback, searched grids | 0.183 (0.65) | 0.138 (0.46) |
+//! | feedback, searched grids stretched | 0.143 (0.58) | 0.109 (0.42) |
+//! | the same and sweeps | 0.141 (0.57) | 0.107 (0.39) |
 
 use crate::{
     chunks::in_chunks,
     codes::Codes,
     descent::{Moves, descend},
-    feedback::Feedback,
+    feedback::{Feedback, Grids, Stretch},
     gram::{Damped, Gram, GramError},
     quantize::RowOut,
     rows::WeightRows,
@@ -59,7 +60,13 @@ pub fn gptq(
     in_chunks(rows, &mut codes, &|weights, outs, scratch| {
         let fit =
             |w: &[f32], d: &[f32], out: RowOut<'_>| search_group(w, d, spec, SearchKind::Grid, out);
-        feedback.round(spec, weights, outs, &fit, scratch);
+        feedback.round(
+            spec,
+            weights,
+            outs,
+            Grids { choose: &fit, stretch: Stretch::Tried },
+            scratch,
+        );
         descend(&h, spec, weights, outs, (Moves::Single, options.sweeps), scratch);
     });
     Ok(codes)
@@ -68,7 +75,12 @@ pub fn gptq(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{gram::tests::Problem, rtn::rtn};
+    use crate::{
+        gram::tests::Problem,
+        rows::{FloatKind, Order},
+        rtn::rtn,
+        search::search,
+    };
 
     fn solved(problem: &Problem, spec: &WeightSpec, options: &GptqOptions) -> Codes {
         problem.quantize(|rows| gptq(rows, spec, &problem.gram, options).unwrap())
@@ -83,7 +95,7 @@ mod tests {
             let plain = problem.error(&solved(&problem, &spec, &plain));
             let ours = problem.error(&solved(&problem, &spec, &GptqOptions::default()));
             assert!(plain < 0.3 * nearest, "{spec:?}: {plain} of {nearest}");
-            assert!(ours < 0.95 * plain, "{spec:?}: {ours} of {plain}");
+            assert!(ours < 0.99 * plain, "{spec:?}: {ours} of {plain}");
         }
     }
 
@@ -101,25 +113,27 @@ mod tests {
 
     #[test]
     fn independent_inputs_leave_nothing_to_feed_back() {
-        // Each token excites one input: H is diagonal and each weight stands alone.
+        // Each token excites one input: H is diagonal and each weight stands alone, so that no
+        // grid is better than the searched one, which is among those tried.
         let k = 40;
         let x: Vec<f32> = (0..k * k).map(|i| f32::from(u8::from(i % (k + 1) == 0))).collect();
         let problem = Problem::of(5, k, &x);
         for spec in problem.specs() {
             let ours = solved(&problem, &spec, &GptqOptions { damp: Some(0.01), sweeps: 0 });
-            let mut codes = Codes::zeroed(5, k, spec);
-            let (size, groups) = (spec.group.len(k), codes.groups());
-            for (i, w) in problem.weights.chunks(k).enumerate() {
-                for (g, w) in w.chunks(size).enumerate() {
-                    let out = RowOut {
-                        codes: &mut codes.codes[i * k + g * size..][..w.len()],
-                        scales: &mut codes.scales[i * groups + g..][..1],
-                        zeros: &mut codes.zeros[i * groups + g..][..1],
-                    };
-                    search_group(w, &vec![1.0; w.len()], &spec, SearchKind::Grid, out);
-                }
-            }
-            assert!(ours.scales == codes.scales && ours.codes == codes.codes, "{spec:?}");
+            let searched = problem.quantize(|rows| search(rows, &spec, SearchKind::Grid, None));
+            let (ours, searched) = (problem.error(&ours), problem.error(&searched));
+            assert!(ours <= searched * (1.0 + 1e-5), "{spec:?} {ours} {searched}");
+            assert!(ours >= searched * 0.9, "{spec:?} {ours} {searched}");
+        }
+    }
+
+    #[test]
+    fn empty_weights_have_no_codes() {
+        for (n, k) in [(0, 5), (3, 0), (0, 0)] {
+            let rows = WeightRows::new(&[], FloatKind::F32, n, k, Order::Nk).unwrap();
+            let spec = Problem::new(1, 8, 8, 0.0).specs()[0];
+            let codes = gptq(&rows, &spec, &Gram::new(k), &GptqOptions::default()).unwrap();
+            assert!(codes.codes.is_empty() && codes.n == n);
         }
     }
 }
