@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
-use qcc_ir::{Graph, Kind, NodeId, OpRef, Scope, Type, Value};
+use qcc_ir::{Graph, Kind, Node, NodeId, OpRef, Scope, Type, Value};
 use qcc_ops::fused_matmul::FusedMatMul;
 use qcc_ops::matmul::{Gemm, MatMul};
 use qcc_ops::nbits::MatMulNBits;
@@ -64,7 +64,11 @@ pub(crate) fn compile(job: &Job<'_>) -> Result<Plan, ExecError> {
 }
 
 /// Nodes that the roots need, up to values at which to stop.
-fn reach(graph: &Graph, roots: &[Value], stop: impl Fn(Value) -> bool) -> BTreeSet<NodeId> {
+pub(crate) fn reach(
+    graph: &Graph,
+    roots: &[Value],
+    stop: impl Fn(Value) -> bool,
+) -> BTreeSet<NodeId> {
     let mut found = BTreeSet::new();
     let mut stack = roots.to_vec();
     while let Some(value) = stack.pop() {
@@ -111,7 +115,7 @@ impl<'a> Planner<'a> {
         // none: find those that are read first.
         let mut is_read: BTreeSet<Value> = self.job.outputs.iter().copied().collect();
         is_read.extend(self.job.tapped);
-        is_read.extend(needed.iter().filter_map(|&it| graph.node(it)).flat_map(|it| it.uses()));
+        is_read.extend(needed.iter().filter_map(|&it| graph.node(it)).flat_map(Node::uses));
 
         for &id in needed {
             let Some(node) = graph.node(id) else { continue };

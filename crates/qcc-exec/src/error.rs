@@ -6,6 +6,8 @@ use std::fmt;
 use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{EvalError, Graph, Node, NodeId, Scope, Type};
 
+use crate::compile::reach;
+
 /// A node as messages name it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Label {
@@ -59,7 +61,7 @@ pub enum ExecError {
         /// Types of its operands; `-` for absent ones.
         inputs: Vec<String>,
         /// What is wrong.
-        error: EvalError,
+        error: Box<EvalError>,
     },
     /// An input that is missing or does not fit.
     #[error("input '{name}' {what}")]
@@ -85,7 +87,11 @@ pub enum ExecError {
 impl ExecError {
     pub(crate) fn node(node: &Label, inputs: &[Option<Type>], error: EvalError) -> Self {
         let text = |it: &Option<Type>| it.as_ref().map_or("-".to_owned(), ToString::to_string);
-        Self::Node { node: node.clone(), inputs: inputs.iter().map(text).collect(), error }
+        Self::Node {
+            node: node.clone(),
+            inputs: inputs.iter().map(text).collect(),
+            error: error.into(),
+        }
     }
 
     pub(crate) fn input(name: &str, what: impl Into<String>) -> Self {
@@ -127,7 +133,7 @@ impl From<ExecError> for Diagnostic {
                 it.with_help("use `-O rtn`, which does not run the model")
             }
             ExecError::Node { node, inputs, error } => {
-                let code = match error {
+                let code = match *error {
                     EvalError::Unsupported { .. } => codes::QCC0201,
                     EvalError::Type(_) | EvalError::Tensor(_) => codes::QCC0202,
                 };
@@ -173,13 +179,6 @@ pub(crate) fn collect(
 
 /// Nodes that the outputs need, in topological order.
 fn reachable(graph: &Graph) -> Vec<NodeId> {
-    let mut is_needed = vec![false; graph.id_bound()];
-    let mut stack: Vec<NodeId> = graph.outputs().iter().map(|it| it.node).collect();
-    while let Some(id) = stack.pop() {
-        let Some(node) = graph.node(id) else { continue };
-        if !std::mem::replace(&mut is_needed[id.index()], true) {
-            stack.extend(node.uses().map(|it| it.node));
-        }
-    }
-    graph.topo().into_iter().filter(|it| is_needed[it.index()]).collect()
+    let needed = reach(graph, graph.outputs(), |_| false);
+    graph.topo().into_iter().filter(|it| needed.contains(it)).collect()
 }

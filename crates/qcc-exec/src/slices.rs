@@ -14,29 +14,27 @@ fn width(dtype: DType) -> Option<usize> {
 /// Slice `index` along `axis`, which it lacks. `None` when there is no such slice, and for element
 /// types that are not whole bytes.
 pub(crate) fn take(x: &Tensor, axis: usize, index: usize) -> Option<Tensor> {
-    let dims = x.dims();
-    let count = *dims.get(axis)?;
-    if index >= count {
+    let mut dims = x.dims().to_vec();
+    if index >= *dims.get(axis)? {
         return None;
     }
-    let width = width(x.dtype())?;
-    let inner = checked_len(&dims[axis + 1..])?.checked_mul(width)?;
-    let mut rest = dims.to_vec();
-    rest.remove(axis);
+    let count = dims.remove(axis);
+    let inner = checked_len(dims.get(axis..)?)?.checked_mul(width(x.dtype())?)?;
+    let range = index * inner..(index + 1) * inner;
     let bytes = x.bytes();
-    let part = if inner == 0 || bytes.is_empty() {
-        bytes.slice(0..0)
+    let part = if bytes.is_empty() {
+        bytes.clone()
     } else if bytes.len() == count * inner {
-        bytes.slice(index * inner..(index + 1) * inner)
+        bytes.slice(range)
     } else {
         let rows = bytes.chunks_exact(count * inner);
-        rows.flat_map(|row| &row[index * inner..][..inner]).copied().collect::<Vec<u8>>().into()
+        rows.filter_map(|row| row.get(range.clone())).flatten().copied().collect::<Vec<u8>>().into()
     };
-    Tensor::new(x.dtype(), rest, part).ok()
+    Tensor::new(x.dtype(), dims, part).ok()
 }
 
-/// Tensors of equal types side by side along a new axis; `dims` are those of one slice, for when
-/// there are none.
+/// Tensors of equal types side by side along a new axis, which is at most their rank; `dtype` and
+/// `dims` are those of one slice, for when there are none.
 ///
 /// # Errors
 /// When the slices differ in type, for element types that are not whole bytes, or when the result
@@ -47,8 +45,8 @@ pub(crate) fn stack(
     dtype: DType,
     dims: &[usize],
 ) -> Result<Tensor, TensorError> {
-    let width = width(dtype).ok_or(TensorError::Strings)?;
     let (dtype, dims) = slices.first().map_or((dtype, dims), |it| (it.dtype(), it.dims()));
+    let width = width(dtype).ok_or(TensorError::Strings)?;
     for it in slices {
         if it.dtype() != dtype {
             return Err(TensorError::DType { want: dtype, got: it.dtype() });
@@ -57,17 +55,17 @@ pub(crate) fn stack(
             return Err(TensorError::Reshape { from: it.dims().to_vec(), to: dims.to_vec() });
         }
     }
+    let axis = axis.min(dims.len());
     let mut whole = dims.to_vec();
-    whole.insert(axis.min(dims.len()), slices.len());
+    whole.insert(axis, slices.len());
     let len = checked_len(&whole).and_then(|it| it.checked_mul(width));
     let len = len.ok_or_else(|| TensorError::Overflow(whole.clone()))?;
-    let inner = checked_len(&dims[axis.min(dims.len())..]).unwrap_or(0) * width;
     let mut bytes = Vec::with_capacity(len);
-    if inner > 0 && len > 0 {
-        for row in 0..len / (inner * slices.len()) {
-            for it in slices {
-                bytes.extend_from_slice(&it.bytes()[row * inner..][..inner]);
-            }
+    if len > 0 {
+        let inner = dims.iter().skip(axis).product::<usize>() * width;
+        for start in (0..len / slices.len()).step_by(inner) {
+            let parts = slices.iter().filter_map(|it| it.bytes().get(start..start + inner));
+            parts.for_each(|it| bytes.extend_from_slice(it));
         }
     }
     Tensor::new(dtype, whole, bytes.into())

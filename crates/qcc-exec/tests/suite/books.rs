@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use qcc_onnx::{ReadOptions, read};
 
-use super::*;
+use crate::support::*;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/models/books1M")

@@ -4,7 +4,7 @@ use qcc_exec::run_once;
 use qcc_ir::Type;
 use qcc_tensor::DType;
 
-use super::*;
+use crate::support::*;
 
 fn flag(it: bool) -> Tensor {
     Tensor::from_bools(vec![], &[it]).unwrap()
@@ -15,11 +15,11 @@ fn outputs(graph: &Graph, inputs: &BTreeMap<String, Tensor>) -> Vec<Tensor> {
 }
 
 const BRANCHES: &str = "
-graph @main(%c: bool[], %x: f32[2, 3]) -> (%y: f32[*]) {
+graph @main(%c: bool[], %x: f32[n, 3]) -> (%y: f32[*]) {
   %w = const f32[3, 2] [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
   %a = Neg(%x)
   %y = If(%c) {
-    then_branch = graph @then captures(%w: f32[3, 2], %a: f32[2, 3]) () -> (%t: f32[*]) {
+    then_branch = graph @then captures(%w: f32[3, 2], %a: f32[n, 3]) () -> (%t: f32[*]) {
       %t = MatMul(%a, %w)
     },
     else_branch = graph @else captures(%w: f32[3, 2]) () -> (%e: f32[*]) {
@@ -171,7 +171,7 @@ fn wrong_operands_are_errors() {
     let it = inputs([("start", Tensor::vector(vec![0f32; 2])), ("x", ramp(&[]))]);
     assert!(run_once(&graph, &it).is_err(), "a scalar has no slices");
     let two = Tensor::from_bools(vec![2], &[true, true]).unwrap();
-    let branches = super::graph(&BRANCHES.replace("%c: bool[]", "%c: bool[n]"));
+    let branches = crate::support::graph(&BRANCHES.replace("%c: bool[]", "%c: bool[n]"));
     let it = inputs([("c", two), ("x", ramp(&[2, 3]))]);
     let error = run_once(&branches, &it).unwrap_err();
     assert_eq!(error.to_string(), "If 'y': If: its condition is not one bool");

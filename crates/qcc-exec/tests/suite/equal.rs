@@ -2,7 +2,7 @@
 
 use qcc_exec::equal::{check_equal, random_inputs};
 
-use super::*;
+use crate::support::*;
 
 fn scaled(factor: &str) -> Graph {
     graph(&format!(

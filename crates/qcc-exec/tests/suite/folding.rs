@@ -1,10 +1,10 @@
 //! What follows from shapes and constants is not run.
 
-use qcc_exec::{Bound, ExecError, Plan, PlanOptions, run_once, unsupported};
+use qcc_exec::{ExecError, run_once, unsupported};
 use qcc_ir::Type;
 use qcc_tensor::{DType, Tensor};
 
-use super::*;
+use crate::support::*;
 
 /// Heads apart by shapes that are read from the operand, as exporters write it.
 const HEADS: &str = "

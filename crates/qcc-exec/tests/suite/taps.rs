@@ -3,7 +3,7 @@
 use qcc_exec::ExecError;
 use qcc_ir::Scope;
 
-use super::*;
+use crate::support::*;
 
 const TEXT: &str = "
 graph @main(%x: f32[2]) -> (%y: f32[2]) {
