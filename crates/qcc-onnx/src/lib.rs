@@ -13,5 +13,5 @@ mod source;
 
 pub use error::{ReadError, WriteError};
 pub use export::{External, WriteOptions, Written, write};
-pub use import::{ReadOptions, read};
+pub use import::{ReadOptions, read, read_tensor};
 pub use source::{Model, Source};

@@ -23,6 +23,9 @@ pub struct Session {
     pub fold_limit: usize,
     /// Calibration samples.
     pub samples: Option<Arc<dyn SampleSource>>,
+    /// Samples made without data, random token ids say, for passes that need activations when there
+    /// are no calibration samples. `None` for a model that qcc cannot make them for.
+    pub pseudo_samples: Option<Arc<dyn SampleSource>>,
     /// Who is told how far the run is.
     pub progress: Arc<dyn Progress>,
     /// Set when the run is to stop.
@@ -52,6 +55,7 @@ impl Default for Session {
             max_mem: None,
             fold_limit: 64 << 10,
             samples: None,
+            pseudo_samples: None,
             progress: Arc::new(Silent),
             cancel: Cancel::default(),
             opset: 21,

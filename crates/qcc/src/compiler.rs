@@ -239,6 +239,9 @@ impl Compiler {
     pub fn run(mut self, model: &Model) -> Result<Output, Error> {
         let pipeline = self.plan()?;
         self.session.opset = model.source().opset("").unwrap_or(1);
+        if self.session.samples.is_none() {
+            self.session.pseudo_samples = model.pseudo_samples(&self.session);
+        }
         let mut graph = model.graph().clone();
         let mut record = Record::default();
         let session = &self.session;

@@ -12,16 +12,20 @@
 
 mod compiler;
 mod error;
+mod evaluate;
 mod model;
 mod output;
 mod provenance;
 mod recipe;
+mod samples;
 mod tables;
 
 pub use compiler::Compiler;
 pub use error::Error;
+pub use evaluate::{Evaluation, evaluate};
 pub use model::Model;
 pub use output::{Output, SaveOptions};
+pub use qcc_data::{OpenOptions, Samples};
 pub use qcc_onnx::{External, ReadOptions, Written};
 pub use recipe::{RECIPES, Recipe};
 pub use tables::{FORMATS, passes};

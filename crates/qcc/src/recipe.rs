@@ -27,6 +27,24 @@ pub const RECIPES: &[Recipe] = &[
         passes: "infer-types,select,rtn",
         main: "rtn",
     },
+    Recipe {
+        name: "kl",
+        summary: "search scales by error weighted with the inputs; needs no data, better with it",
+        passes: "infer-types,select,kl-precalibrate",
+        main: "kl-precalibrate",
+    },
+    Recipe {
+        name: "gptq",
+        summary: "round with error feedback; calibrates, or uses random tokens",
+        passes: "infer-types,select,gptq",
+        main: "gptq",
+    },
+    Recipe {
+        name: "signround",
+        summary: "tune rounding and scales for the outputs; calibrates, or uses random tokens",
+        passes: "infer-types,select,signround",
+        main: "signround",
+    },
 ];
 
 impl Recipe {

@@ -72,27 +72,30 @@ pub(crate) fn for_each(
         ctx.check_cancelled()?;
         let rows = weight.rows()?;
         let codes = choose(weight, &rows, ctx)?;
-        let error = measure_codes(&rows, None, &codes);
-        let row = ctx.record.weight(&weight.name);
-        row.pass = pass;
-        row.relative_error = Some(error.relative());
-        row.snr_db = Some(error.snr_db());
-        patches.push(patch(root, weight, codes, pass)?);
+        patches.push(patch(root, ctx, weight, &rows, codes, pass)?);
         ctx.session.progress.step(weight.tensor.len() as u64, &weight.name);
     }
     ctx.session.progress.finish();
     Ok(patches)
 }
 
-fn patch(
+/// The patch that puts numbers into a weight. Notes in the record what they cost.
+pub(crate) fn patch(
     root: &Graph,
+    ctx: &mut Ctx<'_>,
     weight: &Weight,
+    rows: &WeightRows<'_>,
     codes: Codes,
     pass: &'static str,
 ) -> Result<Patch, PassError> {
     let Some(graph) = root.at(&weight.scope) else {
         return Err(PassError::internal("a scope is gone"));
     };
+    let error = measure_codes(rows, None, &codes);
+    let row = ctx.record.weight(&weight.name);
+    row.pass = pass;
+    row.relative_error = Some(error.relative());
+    row.snr_db = Some(error.snr_db());
     let old = Value { node: weight.node, slot: 0 };
     let op = Arc::new(Quant {
         spec: weight.quant.spec,

@@ -3,11 +3,16 @@
 //! `select` decides which weights are quantized and to what; the passes after it choose codes,
 //! scales and zero points for them. Each is one file and one line in [`PASSES`].
 
+mod activations;
+mod by_gram;
 mod choose;
+pub mod gptq;
 mod head;
+pub mod kl_precalibrate;
 mod overrides;
 pub mod rtn;
 pub mod select;
+pub mod signround;
 mod sites;
 
 use qcc_pass::PassInfo;
@@ -15,4 +20,5 @@ use qcc_pass::PassInfo;
 pub use sites::{Role, Site, Skip, find_sites};
 
 /// The passes of this crate.
-pub const PASSES: &[&PassInfo] = &[&select::INFO, &rtn::INFO];
+pub const PASSES: &[&PassInfo] =
+    &[&select::INFO, &rtn::INFO, &kl_precalibrate::INFO, &gptq::INFO, &signround::INFO];

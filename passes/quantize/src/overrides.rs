@@ -88,9 +88,9 @@ impl Override {
                         Some(bits.ok_or_else(|| wrong(format!("bits are 2 to 8, not '{value}'")))?);
                 }
                 ("group" | "group-size", value) => {
-                    it.group = Some(
-                        group(value).ok_or_else(|| wrong(format!("'{value}' is no group size")))?,
-                    )
+                    let size = group(value);
+                    it.group =
+                        Some(size.ok_or_else(|| wrong(format!("'{value}' is no group size")))?);
                 }
                 (key, _) => return Err(wrong(format!("'{key}' is unknown"))),
             }

@@ -14,12 +14,12 @@ use std::sync::Arc;
 
 use onnx_protobuf::wire::{Fields, Wire};
 use onnx_protobuf::{
-    FunctionProto, Loss, Message, OperatorSetIdProto, StringStringEntryProto, WalkError, fields,
-    unknown_fields,
+    FunctionProto, Loss, Message, OperatorSetIdProto, StringStringEntryProto, TensorProto,
+    WalkError, fields, unknown_fields,
 };
 use prost::bytes::Bytes;
 use qcc_diag::{Diagnostic, codes};
-use qcc_tensor::MappedFile;
+use qcc_tensor::{MappedFile, Tensor};
 
 use crate::source::SourceData;
 use crate::{Model, ReadError, Source};
@@ -82,6 +82,19 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Model, ReadError> {
         file,
     }));
     Ok(Model { graph, source, warnings })
+}
+
+/// Reads a file that holds one tensor, as ONNX's test data does: its name, which may be empty, and
+/// its value.
+///
+/// # Errors
+/// What is wrong with the bytes.
+pub fn read_tensor(bytes: &[u8]) -> Result<(String, Tensor), String> {
+    let proto = TensorProto::decode(bytes).map_err(|it| it.to_string())?;
+    let file = MappedFile::from_bytes(Bytes::new(), "");
+    let mut data = DataFiles::new(Path::new(""), false);
+    let (tensor, _) = tensor::read(&proto, &file, &mut data).map_err(|it| it.to_string())?;
+    Ok((proto.name().to_owned(), tensor))
 }
 
 /// The bytes are protobuf records, and the schema knows them.

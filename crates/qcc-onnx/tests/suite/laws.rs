@@ -131,9 +131,8 @@ fn typed_fields_and_raw_bytes_give_equal_tensors() {
     graph.initializer[0] = typed;
     check_same(&model(graph.clone()));
     let typed = Folder::of(&model(graph)).read().unwrap();
-    let tensor = |it: &qcc_onnx::Model| {
-        it.graph.nodes().find_map(|it| it.1.constant().cloned()).unwrap()
-    };
+    let tensor =
+        |it: &qcc_onnx::Model| it.graph.nodes().find_map(|it| it.1.constant().cloned()).unwrap();
     assert_eq!(tensor(&raw), tensor(&typed));
     assert!(tensor(&raw).origin().is_some(), "raw bytes stay in the file");
 }

@@ -23,7 +23,9 @@ pub(super) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Quantize a model; the default command
-    Quantize(QuantizeArgs),
+    Quantize(Box<QuantizeArgs>),
+    /// Perplexity of a model, and agreement with a reference
+    Eval(super::eval::EvalArgs),
 }
 
 /// Options of `quantize`.
@@ -96,6 +98,23 @@ pub(super) struct QuantizeArgs {
         value_name = "LIST"
     )]
     pub(super) op_types: String,
+
+    /// Calibration samples: .npy or .npz of token ids or named inputs, a folder of ONNX test data,
+    /// .txt or .jsonl with --tokenizer
+    #[arg(long, alias = "dataset", alias = "calibration-data-path", value_name = "PATH")]
+    pub(super) calib: Option<PathBuf>,
+
+    /// tokenizer.json, for text
+    #[arg(long, value_name = "FILE", requires = "calib")]
+    pub(super) tokenizer: Option<PathBuf>,
+
+    /// Samples that are used at most [default: all]
+    #[arg(short = 'n', long, alias = "nsamples", value_name = "N", requires = "calib")]
+    pub(super) samples: Option<usize>,
+
+    /// Tokens of a sample
+    #[arg(long, alias = "seqlen", value_name = "N", requires = "calib")]
+    pub(super) seq_len: Option<usize>,
 
     /// A whole pipeline instead of a recipe: 'infer-types,select,rtn,pack,to-nbits'
     #[arg(long, value_name = "TEXT", conflicts_with = "recipe")]

@@ -2,6 +2,7 @@
 
 mod argv;
 mod command;
+mod eval;
 mod exit;
 mod quantize;
 mod screen;
@@ -26,6 +27,7 @@ pub(crate) fn run() -> ExitCode {
         };
         exit::finish(match cli.command {
             Command::Quantize(args) => quantize::run(&args),
+            Command::Eval(args) => eval::run(&args),
         })
     })
 }

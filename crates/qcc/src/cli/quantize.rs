@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use qcc::{Compiler, Error, External, Model, Output, ReadOptions, SaveOptions};
+use qcc::{Compiler, Error, External, Model, OpenOptions, Output, ReadOptions, SaveOptions};
 use qcc_diag::{Diagnostic, Severity, codes};
 use qcc_pass::Cancel;
 
 use super::command::{QuantizeArgs, When};
 use super::exit::{Ended, say};
 use super::size::bytes;
-use super::{screen, watch};
+use super::{eval, screen, watch};
 
 /// Runs the command.
 pub(super) fn run(args: &QuantizeArgs) -> Result<Ended, Error> {
@@ -36,7 +36,16 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<Ended, Error> {
     let output = args.output.clone().unwrap_or_else(|| beside(&args.input, args.bits));
     check_output(&output, args)?;
 
-    let compiler = compiler(args)?;
+    let mut compiler = compiler(args)?;
+    if let Some(path) = &args.calib {
+        let options = OpenOptions {
+            samples: args.samples,
+            seq_len: args.seq_len,
+            tokenizer: args.tokenizer.clone(),
+            ..OpenOptions::default()
+        };
+        compiler = compiler.calibration(eval::calibration(&model, path, options)?);
+    }
     let pipeline = compiler.plan()?;
     if args.verbose || args.dry_run {
         tell("pipeline", &pipeline.to_string());

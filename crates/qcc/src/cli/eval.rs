@@ -1,0 +1,108 @@
+//! `qcc eval`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use qcc::{Error, Evaluation, Model, OpenOptions, evaluate};
+use qcc_pass::{Cancel, SampleSource as _};
+
+use super::exit::{Ended, say};
+use super::watch;
+
+/// Options of `eval`.
+#[derive(Args, Debug)]
+pub(super) struct EvalArgs {
+    /// The model
+    pub(super) input: PathBuf,
+
+    /// Samples: .npy or .npz of token ids or named inputs, a folder of ONNX test data, .txt, .jsonl
+    #[arg(short, long, value_name = "PATH")]
+    pub(super) data: PathBuf,
+
+    /// A model to compare with, the float one say
+    #[arg(long = "ref", value_name = "MODEL")]
+    pub(super) reference: Option<PathBuf>,
+
+    /// tokenizer.json, for text
+    #[arg(long, value_name = "FILE")]
+    pub(super) tokenizer: Option<PathBuf>,
+
+    /// Samples that are used at most
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(super) samples: Option<usize>,
+
+    /// Tokens of a sample
+    #[arg(long, value_name = "N")]
+    pub(super) seq_len: Option<usize>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &EvalArgs) -> Result<Ended, Error> {
+    let model = Model::open(&args.input)?;
+    let reference = args.reference.as_ref().map(Model::open).transpose()?;
+    let options = OpenOptions {
+        samples: args.samples,
+        seq_len: args.seq_len,
+        tokenizer: args.tokenizer.clone(),
+        ..OpenOptions::default()
+    };
+    // The vocabulary of a quantized model is that of its reference.
+    let known = reference.as_ref().unwrap_or(&model);
+    let samples = known.samples(&args.data, options)?;
+    samples.warnings().iter().for_each(say);
+    let progress = watch::progress(args.json);
+    let result = evaluate(&model, reference.as_ref(), &samples, &progress, &Cancel::default())?;
+    if args.json {
+        println!("{}", json(&result));
+        return Ok(Ended::Well);
+    }
+    println!("  {} on {}", args.input.display(), samples.describe());
+    if let Some(value) = result.perplexity {
+        let beside =
+            result.reference_perplexity.map_or(String::new(), |it| format!("   reference {it:.4}"));
+        println!("  perplexity   {value:.4} over {} tokens{beside}", result.tokens);
+    }
+    if let (Some(kl), Some(top1)) = (result.kl_nats, result.top1) {
+        println!("  KL           {kl:.5} nats for each token");
+        println!("  same first   {:.2} %", 100.0 * top1);
+    }
+    for (name, snr, cosine, largest) in &result.outputs {
+        println!("  {name}   SNR {snr:.1} dB, cosine {cosine:.5}, largest difference {largest:.5}");
+    }
+    Ok(Ended::Well)
+}
+
+fn json(it: &Evaluation) -> serde_json::Value {
+    let outputs: Vec<_> = it
+        .outputs
+        .iter()
+        .map(|(name, snr, cosine, largest)| {
+            serde_json::json!({"name": name, "snr_db": snr, "cosine": cosine, "max_abs": largest})
+        })
+        .collect();
+    serde_json::json!({
+        "samples": it.samples,
+        "tokens": it.tokens,
+        "perplexity": it.perplexity,
+        "reference_perplexity": it.reference_perplexity,
+        "kl_nats": it.kl_nats,
+        "top1": it.top1,
+        "outputs": outputs,
+    })
+}
+
+/// Opens calibration samples for `quantize`.
+pub(super) fn calibration(
+    model: &Model,
+    path: &std::path::Path,
+    options: OpenOptions,
+) -> Result<Arc<qcc::Samples>, Error> {
+    let samples = model.samples(path, options)?;
+    samples.warnings().iter().for_each(say);
+    Ok(Arc::new(samples))
+}

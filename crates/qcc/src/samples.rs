@@ -1,0 +1,81 @@
+//! Samples for a model: those of a file, or made without data.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use qcc_data::{CacheShape, ModelInput, OpenOptions, Samples, pseudo_shape, pseudo_tokens};
+use qcc_ir::{Kind, Value};
+use qcc_pass::{SampleSource, Session};
+use qcc_quantize::{Role, find_sites};
+
+use crate::{Error, Model};
+
+impl Model {
+    /// The inputs that each run needs; those with a default are left out.
+    pub fn inputs(&self) -> Vec<ModelInput> {
+        let graph = self.graph();
+        graph
+            .inputs()
+            .iter()
+            .filter_map(|&id| {
+                let node = graph.node(id)?;
+                let output = node.outputs.first()?;
+                matches!(node.kind, Kind::Input(None)).then(|| ModelInput {
+                    name: output.name.clone(),
+                    dtype: output.ty.dtype(),
+                    dims: output.ty.shape().map(<[_]>::to_vec),
+                })
+            })
+            .collect()
+    }
+
+    /// Number of tokens that the model knows: rows of the table that its token ids look up. `None`
+    /// when it takes none.
+    pub fn vocabulary(&self) -> Option<usize> {
+        let graph = self.graph();
+        let inputs = self.inputs();
+        let tokens = &inputs.get(qcc_data::token_input(&inputs)?)?.name;
+        let id = graph.inputs().iter().find(|&&it| {
+            graph.node(it).and_then(|it| it.outputs.first()).is_some_and(|it| it.name == *tokens)
+        })?;
+        let ids = Value { node: *id, slot: 0 };
+        let is_lookup = |site: &&qcc_quantize::Site| {
+            site.role == Role::Table
+                && graph.node(site.node).is_some_and(|it| it.inputs.get(1) == Some(&Some(ids)))
+        };
+        let sites = find_sites(graph);
+        let table = sites.iter().find(is_lookup)?;
+        table.weight.dims.first().copied()
+    }
+
+    /// Opens samples from a file or folder; what `options` leave open is taken from the model.
+    ///
+    /// # Errors
+    /// When nothing can be read, or it does not fit the model.
+    pub fn samples(&self, path: impl AsRef<Path>, options: OpenOptions) -> Result<Samples, Error> {
+        let options = OpenOptions {
+            vocab: options.vocab.or_else(|| self.vocabulary()),
+            cache: options.cache.or_else(|| self.cache_shape()),
+            read_pb: options.read_pb.or(Some(qcc_onnx::read_tensor)),
+            ..options
+        };
+        let samples = qcc_data::open(path.as_ref(), &self.inputs(), &options);
+        samples.map_err(|it| Error::from(it.0))
+    }
+
+    /// Heads and head size of the cache, from the `genai_config.json` beside the model.
+    fn cache_shape(&self) -> Option<CacheShape> {
+        let config = self.source().path().with_file_name("genai_config.json");
+        CacheShape::from_genai_config(&std::fs::read(config).ok()?)
+    }
+
+    /// Samples without data: random token ids. `None` for a model that takes none.
+    pub(crate) fn pseudo_samples(&self, session: &Session) -> Option<Arc<dyn SampleSource>> {
+        let inputs = self.inputs();
+        let mut rng = session.rng("pseudo samples");
+        let (vocab, shape) = (self.vocabulary()?, pseudo_shape(&inputs, None)?);
+        let made =
+            pseudo_tokens(&inputs, vocab, shape, self.cache_shape(), &mut rng).ok().flatten();
+        made.map(|it| Arc::new(it) as Arc<dyn SampleSource>)
+    }
+}

@@ -1,0 +1,253 @@
+//! Statistics of the inputs of weights, from running the float model.
+//!
+//! Calibration samples are used when there are any, else pseudo samples. The float graph runs once
+//! for each sample; what the products read is added up as it is computed and is never kept. Where
+//! the sums of all weights would need too much memory, the samples run several times, each time for
+//! as many weights as fit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use qcc_diag::{Diagnostic, codes};
+use qcc_exec::{Bound, ExecError, Plan, PlanOptions};
+use qcc_ir::{Graph, Patch, Scope, Value};
+use qcc_pass::{Ctx, PassError, SampleSource};
+use qcc_quant::gram::Gram;
+use qcc_tensor::Tensor;
+
+use crate::choose::Weight;
+use crate::sites::{Place, Role, find_sites};
+
+/// Sums over the tokens of an input.
+pub(crate) trait Sums {
+    /// Sums of no tokens, for rows of `k` inputs.
+    fn new(k: usize) -> Self;
+    /// Adds tokens, `f32[M, K]`.
+    fn add(&mut self, x: &[f32]) -> Result<(), PassError>;
+    /// Bytes of one sum.
+    fn size_bytes(k: usize) -> u64;
+}
+
+impl Sums for Gram {
+    fn new(k: usize) -> Self {
+        Self::new(k)
+    }
+
+    fn add(&mut self, x: &[f32]) -> Result<(), PassError> {
+        self.add(x).map_err(|it| PassError::internal(it.to_string()))
+    }
+
+    fn size_bytes(k: usize) -> u64 {
+        8 * (k * k) as u64
+    }
+}
+
+/// Sums of squares of each input.
+#[derive(Clone, Debug)]
+pub(crate) struct Squares {
+    tokens: u64,
+    sum: Vec<f64>,
+}
+
+impl Squares {
+    /// Mean square of each input, `[K]`; `None` without tokens, or when one is not finite.
+    pub(crate) fn mean(&self) -> Option<Vec<f32>> {
+        if self.tokens == 0 {
+            return None;
+        }
+        let mean: Vec<f32> = self.sum.iter().map(|it| (it / self.tokens as f64) as f32).collect();
+        mean.iter().all(|it| it.is_finite()).then_some(mean)
+    }
+}
+
+impl Sums for Squares {
+    fn new(k: usize) -> Self {
+        Self { tokens: 0, sum: vec![0.0; k] }
+    }
+
+    fn add(&mut self, x: &[f32]) -> Result<(), PassError> {
+        for row in x.chunks_exact(self.sum.len().max(1)) {
+            for (sum, &x) in self.sum.iter_mut().zip(row) {
+                *sum += f64::from(x) * f64::from(x);
+            }
+            self.tokens += 1;
+        }
+        Ok(())
+    }
+
+    fn size_bytes(k: usize) -> u64 {
+        8 * k as u64
+    }
+}
+
+/// Where activations come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Calibration samples.
+    Measured,
+    /// Pseudo samples.
+    Pseudo,
+}
+
+/// The samples that a pass uses: those of the user, else pseudo samples; `None` when there are
+/// neither.
+pub(crate) fn source(ctx: &Ctx<'_>) -> Option<(Arc<dyn SampleSource>, Origin)> {
+    let session = ctx.session;
+    match (&session.samples, &session.pseudo_samples) {
+        (Some(samples), _) => Some((samples.clone(), Origin::Measured)),
+        (None, Some(samples)) => Some((samples.clone(), Origin::Pseudo)),
+        (None, None) => None,
+    }
+}
+
+/// Sums that are alive at one time take at most this, unless the session caps memory lower.
+const MAX_SUMS_BYTES: u64 = 4 << 30;
+
+/// Runs the samples and hands each weight the sums of its inputs, as soon as they are whole; `None`
+/// for weights that multiply nothing, such as tables.
+pub(crate) fn for_each<S: Sums>(
+    root: &Graph,
+    ctx: &mut Ctx<'_>,
+    weights: &[Weight],
+    samples: &dyn SampleSource,
+    mut then: impl FnMut(usize, Option<&S>, &mut Ctx<'_>) -> Result<(), PassError>,
+) -> Result<(), PassError> {
+    let inputs = inputs_of(root, weights);
+    let graph = in_float(root)?;
+    let cap = ctx.session.max_mem.map_or(MAX_SUMS_BYTES, |it| (it / 2).min(MAX_SUMS_BYTES));
+    let mut first = 0;
+    while first < weights.len() {
+        // Weights with the same inputs share one sum.
+        let mut sums: BTreeMap<&[Place], S> = BTreeMap::new();
+        let mut size = 0;
+        let mut last = first;
+        while let Some(weight) = weights.get(last) {
+            let places = inputs[last].as_slice();
+            let k = weight.quant.form.k;
+            if !places.is_empty() && !sums.contains_key(places) {
+                size += S::size_bytes(k);
+                if size > cap && last > first {
+                    break;
+                }
+                sums.insert(places, S::new(k));
+            }
+            last += 1;
+        }
+        if !sums.is_empty() {
+            run(&graph, ctx, samples, &mut sums)?;
+        }
+        for (idx, places) in inputs.iter().enumerate().take(last).skip(first) {
+            then(idx, sums.get(places.as_slice()), ctx)?;
+        }
+        first = last;
+    }
+    Ok(())
+}
+
+/// For each weight, the values that its products read.
+fn inputs_of(root: &Graph, weights: &[Weight]) -> Vec<Vec<Place>> {
+    let index: BTreeMap<Place, usize> = weights
+        .iter()
+        .enumerate()
+        .map(|(idx, it)| ((it.scope.clone(), Value { node: it.node, slot: 0 }), idx))
+        .collect();
+    let mut inputs: Vec<BTreeSet<Place>> = vec![BTreeSet::new(); weights.len()];
+    for site in find_sites(root) {
+        let source = (site.weight.scope.clone(), site.weight.source);
+        let (Some(&idx), true) = (index.get(&source), site.role != Role::Table) else { continue };
+        let node = root.at(&site.scope).and_then(|it| it.node(site.node));
+        if let Some(left) = node.and_then(|it| it.inputs.first().copied().flatten()) {
+            inputs[idx].insert((site.scope.clone(), left));
+        }
+    }
+    inputs.into_iter().map(|it| it.into_iter().collect()).collect()
+}
+
+/// The graph with every chosen weight in float again.
+fn in_float(root: &Graph) -> Result<Graph, PassError> {
+    let mut graph = root.clone();
+    let mut patches = Vec::new();
+    for weight in crate::choose::weights(root) {
+        let inner = root.at(&weight.scope).and_then(|it| it.node(weight.node));
+        let source = inner.and_then(|it| it.inputs.first().copied().flatten());
+        if let Some(source) = source {
+            let mut patch = Patch::within("float", weight.scope.clone());
+            patch.replace(Value { node: weight.node, slot: 0 }, source);
+            patches.push(patch);
+        }
+    }
+    graph.apply(patches)?;
+    Ok(graph)
+}
+
+fn run<S: Sums>(
+    graph: &Graph,
+    ctx: &Ctx<'_>,
+    samples: &dyn SampleSource,
+    sums: &mut BTreeMap<&[Place], S>,
+) -> Result<(), PassError> {
+    let taps: BTreeSet<Place> = sums.keys().flat_map(|it| it.iter().cloned()).collect();
+    // A value inside a branch is seen when the node that holds the branch runs.
+    let tapped = taps
+        .iter()
+        .map(|(scope, value)| match scope.0.first() {
+            None => *value,
+            Some(step) => Value { node: step.node, slot: 0 },
+        })
+        .collect::<BTreeSet<Value>>();
+    let taps: Vec<(Scope, Value)> = taps.into_iter().collect();
+    let options = PlanOptions {
+        outputs: Some(Vec::new()),
+        tapped: tapped.into_iter().collect(),
+        pool: ctx.session.pool.clone(),
+        profile: false,
+    };
+    ctx.session.progress.start("activations", samples.len() as u64);
+    let mut plan: Option<(Vec<(String, Bound)>, Plan)> = None;
+    for idx in 0..samples.len() {
+        ctx.check_cancelled()?;
+        let feed: BTreeMap<String, Tensor> = samples.batch(idx)?.into_iter().collect();
+        let bound: Vec<(String, Bound)> =
+            feed.iter().map(|(name, it)| (name.clone(), Bound::like(it))).collect();
+        let plan = match &mut plan {
+            Some((shapes, plan)) if *shapes == bound => &*plan,
+            plan => {
+                let new = Plan::new(graph, &bound, &options).map_err(error)?;
+                &plan.insert((bound, new)).1
+            }
+        };
+        let mut failed = None;
+        let mut sink = |scope: &Scope, value: Value, tensor: &Tensor| {
+            let place = (scope.clone(), value);
+            for (places, sum) in sums.iter_mut().filter(|it| it.0.contains(&place)) {
+                debug_assert!(!places.is_empty());
+                let added = tensor.to_f32().map_err(PassError::from).and_then(|it| sum.add(&it));
+                if let Err(error) = added {
+                    failed.get_or_insert(error);
+                }
+            }
+        };
+        plan.run_scoped(&feed, &taps, &mut sink).map_err(error)?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        ctx.session.progress.step(1, "");
+    }
+    ctx.session.progress.finish();
+    Ok(())
+}
+
+fn error(error: ExecError) -> PassError {
+    Diagnostic::from(error)
+        .with_help("-O rtn, and -O 'kl{weights=none}', do not run the model")
+        .into()
+}
+
+/// Says that pseudo samples stand in for calibration.
+pub(crate) fn note_pseudo(ctx: &mut Ctx<'_>, pass: &str, samples: Option<&dyn SampleSource>) {
+    let text = match samples {
+        Some(it) => format!("{pass} has no calibration samples and uses {}", it.describe()),
+        None => format!("{pass} has no samples and uses the weights alone"),
+    };
+    ctx.note(Diagnostic::note(codes::QCC0605, text).with_help("--calib FILE gives samples"));
+}

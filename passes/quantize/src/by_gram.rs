@@ -1,0 +1,69 @@
+//! What `gptq` and `signround` have in common: the second moments of the inputs of each weight, and
+//! the search of scales for weights that have none.
+
+use qcc_diag::{Diagnostic, codes};
+use qcc_ir::{Graph, Patch};
+use qcc_pass::{Ctx, PassError};
+use qcc_quant::codes::Codes;
+use qcc_quant::gram::{Gram, GramError};
+use qcc_quant::rows::WeightRows;
+use qcc_quant::search::{SearchKind, search};
+
+use crate::activations::{self, Origin};
+use crate::choose::{self, Weight};
+
+/// Chooses numbers for every weight under the second moments of its inputs. A weight without
+/// inputs, a table, and one whose inputs are not finite, gets searched scales.
+pub(crate) fn for_each(
+    graph: &Graph,
+    ctx: &mut Ctx<'_>,
+    pass: &'static str,
+    solve: impl Fn(&Weight, &WeightRows<'_>, &Gram) -> Result<Codes, GramError>,
+) -> Result<Vec<Patch>, PassError> {
+    let searched = |weight: &Weight, rows: &WeightRows<'_>| {
+        search(rows, &weight.quant.spec, SearchKind::Grid, None)
+    };
+    let Some((samples, origin)) = activations::source(ctx) else {
+        activations::note_pseudo(ctx, pass, None);
+        return choose::for_each(graph, ctx, pass, |weight, rows, _| Ok(searched(weight, rows)));
+    };
+    if origin == Origin::Pseudo {
+        activations::note_pseudo(ctx, pass, Some(samples.as_ref()));
+    }
+    let weights = choose::weights(graph);
+    let mut patches = Vec::new();
+    let mut current = 0;
+    activations::for_each(
+        graph,
+        ctx,
+        &weights,
+        samples.as_ref(),
+        |idx, gram: Option<&Gram>, ctx| {
+            ctx.check_cancelled()?;
+            if idx == current {
+                ctx.session.progress.start(pass, weights.len() as u64);
+            }
+            current = idx + 1;
+            let weight = &weights[idx];
+            let rows = weight.rows()?;
+            let codes = match gram.map(|it| solve(weight, &rows, it)) {
+                Some(Ok(codes)) => codes,
+                Some(Err(error)) => {
+                    let text =
+                        format!("{pass} cannot use the inputs of '{}': {error}", weight.name);
+                    ctx.note(
+                        Diagnostic::warning(codes::QCC0402, text)
+                            .with_note("its scales were searched without them"),
+                    );
+                    searched(weight, &rows)
+                }
+                None => searched(weight, &rows),
+            };
+            patches.push(choose::patch(graph, ctx, weight, &rows, codes, pass)?);
+            ctx.session.progress.step(1, &weight.name);
+            Ok(())
+        },
+    )?;
+    ctx.session.progress.finish();
+    Ok(patches)
+}
