@@ -71,7 +71,14 @@ fn forward() -> Result<(), Box<dyn Error>> {
         let outputs = plan.run(&inputs, &[], &mut |_, _| {}).map_err(text)?;
         let time = ms(start);
         let gflops = plan.flops() as f64 / time / 1e6;
-        println!("run {run} {time:9.1} ms, {gflops:.1} GFLOP/s, {} outputs", outputs.len());
+        println!("run {run} {time:9.1} ms, {gflops:.1} GFLOP/s");
+        // Numbers to hold against those of another runtime.
+        for (name, it) in outputs.iter().filter(|_| run + 1 == runs) {
+            let values = it.to_f32()?;
+            let sum: f64 = values.iter().map(|it| f64::from(it.abs())).sum();
+            let mean = sum / values.len().max(1) as f64;
+            println!("      mean magnitude {mean:.7} of '{name}' {:?}", it.dims());
+        }
     }
     let mib = |it: usize| it as f64 / f64::from(1 << 20);
     let (planned, used, kept) =

@@ -15,6 +15,7 @@ use crate::facts::{Fact, Facts, Hold};
 use crate::lazy::LazyNode;
 use crate::memory;
 use crate::plan::{Env, Fed, Held, Plan, Reg, Step, Work};
+use crate::turned::turned;
 
 /// What to plan.
 pub(crate) struct Job<'a> {
@@ -126,8 +127,11 @@ impl<'a> Planner<'a> {
                 self.lazy(id, op);
                 continue;
             }
+            let turned = turned(graph, self.facts, node);
+            let (op, operands) =
+                turned.as_ref().map_or((op, &node.inputs), |(op, operands)| (op, operands));
             let inputs: Vec<Option<Reg>> =
-                node.inputs.iter().map(|it| it.map(|it| self.reg(it))).collect();
+                operands.iter().map(|it| it.map(|it| self.reg(it))).collect();
             let work = if is_control(op) {
                 let scope = &self.job.scope;
                 Work::Control(Control::new(op, node, id, scope, |it| self.reg(it)))

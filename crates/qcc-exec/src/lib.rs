@@ -21,6 +21,7 @@ mod plan;
 mod profile;
 mod run;
 mod slices;
+mod turned;
 
 use std::collections::BTreeMap;
 

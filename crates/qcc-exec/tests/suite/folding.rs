@@ -33,24 +33,49 @@ fn shape_arithmetic_leaves_two_nodes() {
     assert_eq!(run(&plan, &inputs)[0].dims(), [2, 2, 5, 3]);
 }
 
+/// `x * W'`, where the constant `W` is large and behind an `Identity`.
+fn turned(weight: &Tensor) -> Graph {
+    let hex: String = weight.bytes().iter().map(|it| format!("{it:02x}")).collect();
+    graph(&format!(
+        "graph @main(%x: f32[*]) -> (%y: f32[*]) {{
+           %w = const f32[300, 300] bytes \"{hex}\"
+           %i = Identity(%w)
+           %t = Transpose(%i)
+           %y = MatMul(%x, %t)
+         }}"
+    ))
+}
+
 #[test]
 fn constants_behind_steps_are_made_once() {
-    let mut text = "graph @main(%x: f32[b, 300]) -> (%y: f32[b, 300]) {\n".to_owned();
     let weight = ramp(&[300, 300]);
-    let hex: String = weight.bytes().iter().map(|it| format!("{it:02x}")).collect();
-    text += &format!("  %w = const f32[300, 300] bytes \"{hex}\"\n");
-    text += "  %i = Identity(%w)\n  %t = Transpose(%i)\n  %y = MatMul(%x, %t)\n}";
-    let graph = graph(&text);
+    let graph = turned(&weight);
+    // Two products read a turned copy, one reads what `Identity` gave, which shares its bytes.
+    for dims in [[2, 1, 300], [1, 2, 300]] {
+        let inputs = inputs([("x", ramp(&dims))]);
+        let plan = plan(&graph, &inputs).unwrap();
+        assert_eq!((plan.n_steps(), plan.kept_bytes()), (1, 0), "nothing is computed before a run");
+        let first = run(&plan, &inputs);
+        assert_eq!(plan.kept_bytes(), 300 * 300 * 4, "one tensor, not what led to it");
+        assert_eq!(run(&plan, &inputs), first);
+        let y = floats(&first[0]);
+        let (x, w) = (floats(&inputs["x"]), floats(&weight));
+        let want: f32 = (0..300).map(|k| x[300 + k] * w[7 * 300 + k]).sum();
+        assert_eq!(y[300 + 7], want, "row 1, column 7");
+    }
+}
+
+#[test]
+fn a_turned_constant_is_read_where_it_lies() {
+    let weight = ramp(&[300, 300]);
+    let graph = turned(&weight);
     let inputs = inputs([("x", ramp(&[2, 300]))]);
-    let plan = plan(&graph, &inputs).unwrap();
-    assert_eq!((plan.n_steps(), plan.kept_bytes()), (1, 0), "nothing is computed before a run");
-    let first = run(&plan, &inputs);
-    assert_eq!(plan.kept_bytes(), 300 * 300 * 4, "the transposed weight, not what led to it");
-    assert_eq!(run(&plan, &inputs), first);
-    let y = floats(&first[0]);
-    let (x, w) = (floats(&inputs["x"]), floats(&weight));
-    let want: f32 = (0..300).map(|k| x[300 + k] * w[7 * 300 + k]).sum();
-    assert_eq!(y[300 + 7], want, "row 1, column 7");
+    let cut = value(&graph, "i");
+    let bound = [bound(&inputs), vec![("i".to_owned(), Bound::Value(weight))]].concat();
+    let plan = Plan::new(&graph, &bound, &PlanOptions::default()).unwrap();
+    run(&plan, &inputs);
+    assert_eq!((plan.n_steps(), plan.kept_bytes()), (1, 0));
+    assert!(plan.ty(cut).is_some());
 }
 
 #[test]
