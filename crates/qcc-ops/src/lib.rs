@@ -5,6 +5,7 @@
 //! [`qcc_ir::Opaque`] and is carried, never an error.
 
 pub mod activation;
+pub mod along_axis;
 pub mod arith;
 pub mod attention;
 mod attention_core;
@@ -13,6 +14,7 @@ mod broadcast;
 pub mod cast;
 mod cells;
 pub mod center_crop_pad;
+pub mod channel_norm;
 mod coded_rows;
 mod combine;
 pub mod compare;
@@ -27,6 +29,7 @@ mod def;
 pub mod depth;
 pub mod dequantize;
 mod dims;
+pub mod einsum;
 pub mod embed_norm;
 pub mod expand;
 mod floats;
@@ -35,6 +38,7 @@ pub mod gather;
 pub mod gather_quant;
 mod gemv;
 pub mod group_query;
+pub mod identity;
 mod ints;
 pub mod matmul;
 pub mod matmul_q;
@@ -42,6 +46,7 @@ mod minifloat;
 pub mod multi_head;
 pub mod nbits;
 pub mod nonzero;
+pub mod norm;
 mod numeric;
 pub mod one_hot;
 mod operands;
@@ -54,6 +59,7 @@ mod quant_params;
 pub mod quantize;
 pub mod random;
 pub mod range;
+pub mod reduce;
 mod registry;
 pub mod reshape;
 pub mod reverse_sequence;
@@ -62,6 +68,7 @@ pub mod scatter;
 pub mod select;
 pub mod shape;
 pub mod slice;
+pub mod softmax;
 pub mod split;
 pub mod squeeze;
 mod strided;
@@ -81,10 +88,12 @@ pub use registry::{find, parse};
 /// Every family of operators; a new one is one file and one line here.
 const OPS: &[&[OpDef]] = &[
     activation::OPS,
+    along_axis::OPS,
     arith::OPS,
     attention::OPS,
     cast::OPS,
     center_crop_pad::OPS,
+    channel_norm::OPS,
     compare::OPS,
     compress::OPS,
     concat::OPS,
@@ -95,23 +104,27 @@ const OPS: &[&[OpDef]] = &[
     control::OPS,
     depth::OPS,
     dequantize::OPS,
+    einsum::OPS,
     embed_norm::OPS,
     expand::OPS,
     fused_matmul::OPS,
     gather::OPS,
     gather_quant::OPS,
     group_query::OPS,
+    identity::OPS,
     matmul::OPS,
     matmul_q::OPS,
     multi_head::OPS,
     nbits::OPS,
     nonzero::OPS,
+    norm::OPS,
     one_hot::OPS,
     pad::OPS,
     quant::OPS,
     quantize::OPS,
     random::OPS,
     range::OPS,
+    reduce::OPS,
     reshape::OPS,
     reverse_sequence::OPS,
     rotary::OPS,
@@ -119,6 +132,7 @@ const OPS: &[&[OpDef]] = &[
     select::OPS,
     shape::OPS,
     slice::OPS,
+    softmax::OPS,
     split::OPS,
     squeeze::OPS,
     tensor_scatter::OPS,
