@@ -2,8 +2,8 @@
 //!
 //! `Y = A * deq(B)'`, `deq = (code - zero) * scale`. The name holds the bits. B is
 //! `u8[N, blocks, block_size * bits / 8]`, see `qcc_quant::layout::dense`; scales and zero points
-//! are `[N, blocks]`, the latter bytes that are not packed, `2^(bits - 1)` without them. Models
-//! that use these operators carry a function body of standard operators for each.
+//! are `[N, blocks]`, the latter bytes that are not packed; `MatMulQ<b>Sym` has none, they are then
+//! `2^(bits - 1)`. Models that use these operators carry a function body of standard operators for each.
 
 use std::sync::Arc;
 
@@ -19,22 +19,37 @@ use crate::{AttrError, AttrReader, OpDef};
 /// Domain of the operators of this file.
 pub const DOMAIN: &str = "ai.qcc";
 
-const NAMES: [&str; 7] =
-    ["MatMulQ2", "MatMulQ3", "MatMulQ4", "MatMulQ5", "MatMulQ6", "MatMulQ7", "MatMulQ8"];
+/// For each width from 2 bits on, the name with zero points and the one without.
+const NAMES: [[&str; 2]; 7] = [
+    ["MatMulQ2", "MatMulQ2Sym"],
+    ["MatMulQ3", "MatMulQ3Sym"],
+    ["MatMulQ4", "MatMulQ4Sym"],
+    ["MatMulQ5", "MatMulQ5Sym"],
+    ["MatMulQ6", "MatMulQ6Sym"],
+    ["MatMulQ7", "MatMulQ7Sym"],
+    ["MatMulQ8", "MatMulQ8Sym"],
+];
 
-const fn def(name: &'static str) -> OpDef {
-    OpDef { domain: DOMAIN, name, parse: MatMulQ::parse }
+const fn def(bits: usize, sym: usize) -> OpDef {
+    OpDef { domain: DOMAIN, name: NAMES[bits - 2][sym], parse: MatMulQ::parse }
 }
 
 /// The operators of this file.
 pub const OPS: &[OpDef] = &[
-    def(NAMES[0]),
-    def(NAMES[1]),
-    def(NAMES[2]),
-    def(NAMES[3]),
-    def(NAMES[4]),
-    def(NAMES[5]),
-    def(NAMES[6]),
+    def(2, 0),
+    def(2, 1),
+    def(3, 0),
+    def(3, 1),
+    def(4, 0),
+    def(4, 1),
+    def(5, 0),
+    def(5, 1),
+    def(6, 0),
+    def(6, 1),
+    def(7, 0),
+    def(7, 1),
+    def(8, 0),
+    def(8, 1),
 ];
 
 /// A product with a weight of 2 to 8 bits.
@@ -42,6 +57,8 @@ pub const OPS: &[OpDef] = &[
 pub struct MatMulQ {
     /// Width of a code.
     pub bits: u8,
+    /// Whether it has no zero points: they are then `2^(bits - 1)`.
+    pub is_symmetric: bool,
     /// Inputs of the product.
     pub k: usize,
     /// Outputs of the product.
@@ -52,19 +69,27 @@ pub struct MatMulQ {
 
 impl MatMulQ {
     fn parse(reader: &mut AttrReader<'_>) -> Result<OpRef, AttrError> {
-        let index = NAMES.iter().position(|&it| it == reader.op());
+        let index = NAMES.iter().position(|it| it.contains(&reader.op()));
         let bits = index.map_or(8, |it| it as u8 + 2);
+        let is_symmetric = reader.op().ends_with("Sym");
         let block_size = size(reader, "block_size")?;
         if !block_size.is_multiple_of(8) {
             return Err(reader.error("block_size", "is not a multiple of 8"));
         }
-        Ok(Arc::new(Self { bits, k: size(reader, "K")?, n: size(reader, "N")?, block_size }))
+        Ok(Arc::new(Self {
+            bits,
+            is_symmetric,
+            k: size(reader, "K")?,
+            n: size(reader, "N")?,
+            block_size,
+        }))
     }
 }
 
 impl Op for MatMulQ {
     fn name(&self) -> &str {
-        NAMES.get(usize::from(self.bits).wrapping_sub(2)).copied().unwrap_or("MatMulQ")
+        let names = NAMES.get(usize::from(self.bits).wrapping_sub(2));
+        names.map_or("MatMulQ", |it| it[usize::from(self.is_symmetric)])
     }
 
     fn domain(&self) -> &str {
@@ -81,7 +106,8 @@ impl Op for MatMulQ {
 
     /// `a: T[.., K]` gives `T[.., N]`.
     fn infer(&self, inputs: &[Option<Input<'_>>], _: usize) -> Result<Vec<Type>, TypeError> {
-        count(self.name(), inputs, 3, 4)?;
+        let n = if self.is_symmetric { 3 } else { 4 };
+        count(self.name(), inputs, n, n)?;
         Ok(vec![product_type(self.name(), need(self.name(), inputs, 0)?.ty, self.k, self.n)?])
     }
 
@@ -120,8 +146,8 @@ mod tests {
 
     use super::*;
 
-    fn op(bits: u8, k: usize, n: usize, block: usize) -> OpRef {
-        let it = MatMulQ { bits, k, n, block_size: block };
+    fn op(bits: u8, is_symmetric: bool, (n, k): (usize, usize), block: usize) -> OpRef {
+        let it = MatMulQ { bits, is_symmetric, k, n, block_size: block };
         let again = crate::parse(DOMAIN, it.name(), 1, it.attrs()).unwrap();
         assert_eq!(again.is(), Some(&it));
         again
@@ -150,7 +176,9 @@ mod tests {
             let z = Tensor::from_vec(vec![n, blocks], zeros.clone()).unwrap();
             let x = Tensor::from_vec(vec![1, 2, k], a.clone()).unwrap();
             let inputs = [Some(&x), Some(&b), Some(&s), has_zeros.then_some(&z)];
-            let y = op(bits, k, n, block).eval(&EvalCx::default(), &inputs, 1).unwrap();
+            let inputs = if has_zeros { &inputs[..] } else { &inputs[..3] };
+            let it = op(bits, !has_zeros, (n, k), block);
+            let y = it.eval(&EvalCx::default(), inputs, 1).unwrap();
             prop_assert_eq!(y[0].dims(), [1, 2, n]);
             let got = y[0].to_f32().unwrap();
             for m in 0..2 {
@@ -169,7 +197,7 @@ mod tests {
 
     #[test]
     fn zero_rows_and_wrong_sizes() {
-        let it = op(3, 8, 2, 8);
+        let it = op(3, true, (2, 8), 8);
         let a = Tensor::from_vec(vec![0, 8], Vec::<f32>::new()).unwrap();
         let b = Tensor::from_vec(vec![2, 1, 3], vec![0u8; 6]).unwrap();
         let s = Tensor::from_vec(vec![2, 1], vec![1f32; 2]).unwrap();

@@ -201,20 +201,41 @@ pub fn decoded(
     dtype: DType,
     dims: Vec<usize>,
 ) -> Result<Tensor, EvalError> {
-    let (n, k) = (codes.n, codes.k);
+    let form = Form { n: codes.n, k: codes.k, order };
+    floats(form, dtype, dims, &|row, out| codes.dequantize(row, out))
+}
+
+/// A weight of which `fill` gives each row, as a tensor in its own order and element type.
+///
+/// # Errors
+/// When `dims` has another number of elements, or `dtype` is no float of 16 or 32 bits.
+pub fn floats(
+    form: Form,
+    dtype: DType,
+    dims: Vec<usize>,
+    fill: &dyn Fn(usize, &mut [f32]),
+) -> Result<Tensor, EvalError> {
+    let (n, k) = (form.n, form.k);
     let mut out = vec![0f32; n * k];
-    match order {
+    match form.order {
         Order::Nk => {
             for (row, out) in out.chunks_exact_mut(k.max(1)).enumerate() {
-                codes.dequantize(row, out);
+                fill(row, out);
             }
         }
         Order::Kn => {
-            let mut line = vec![0f32; k];
-            for row in 0..n {
-                codes.dequantize(row, &mut line);
-                for (col, &x) in line.iter().enumerate() {
-                    out[col * n + row] = x;
+            // Some rows at a time, so that each line of the cache is written whole.
+            const ROWS: usize = 16;
+            let mut tile = vec![0f32; ROWS * k];
+            for first in (0..n).step_by(ROWS) {
+                let rows = ROWS.min(n - first);
+                for (row, tile) in tile.chunks_exact_mut(k.max(1)).take(rows).enumerate() {
+                    fill(first + row, tile);
+                }
+                for (col, line) in out.chunks_exact_mut(n).enumerate() {
+                    for (row, out) in line[first..first + rows].iter_mut().enumerate() {
+                        *out = tile[row * k + col];
+                    }
                 }
             }
         }

@@ -215,6 +215,14 @@ impl Compiler {
                         }
                     }
                 }
+                if recipe.name == "adpq" && self.format != "fake" {
+                    let text =
+                        format!("no layout of format {} has two scales for a group", self.format);
+                    return Err(Diagnostic::error(codes::QCC0305, text)
+                        .at("option -O adpq")
+                        .with_help("--format fake writes the values after rounding")
+                        .into());
+                }
                 if !recipe.passes.is_empty() {
                     let format = FORMATS.iter().find(|it| it.name == self.format);
                     steps.extend_from_slice(parse(format.map_or("", |it| it.passes))?.steps());

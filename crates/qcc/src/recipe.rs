@@ -34,6 +34,12 @@ pub const RECIPES: &[Recipe] = &[
         main: "kl-precalibrate",
     },
     Recipe {
+        name: "adpq",
+        summary: "two scales for each group, as published, to compare with; only --format fake",
+        passes: "infer-types,select,adpq",
+        main: "adpq",
+    },
+    Recipe {
         name: "gptq",
         summary: "round with error feedback; calibrates, or uses random tokens",
         passes: "infer-types,select,gptq",

@@ -4,14 +4,18 @@
 //! operators that read the weight. A format is one file and one line in [`FORMATS`].
 
 pub mod pack;
+mod product;
 mod readers;
 pub mod to_fake;
+pub mod to_function;
 pub mod to_nbits;
+pub mod to_qdq;
 
 use qcc_pass::PassInfo;
 
 /// The passes of this crate.
-pub const PASSES: &[&PassInfo] = &[&pack::INFO, &to_nbits::INFO, &to_fake::INFO];
+pub const PASSES: &[&PassInfo] =
+    &[&pack::INFO, &to_nbits::INFO, &to_qdq::INFO, &to_function::INFO, &to_fake::INFO];
 
 /// One output format.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +34,16 @@ pub const FORMATS: &[Format] = &[
         name: "nbits",
         summary: "MatMulNBits and GatherBlockQuantized of com.microsoft",
         passes: "pack{layout=nbits},to-nbits",
+    },
+    Format {
+        name: "qdq",
+        summary: "DequantizeLinear: standard ONNX of opset 21, for 2 bits of opset 25",
+        passes: "pack{layout=qdq},to-qdq",
+    },
+    Format {
+        name: "function",
+        summary: "operators of ai.qcc with a body: true 3, 5 and 6 bits, any group of 8",
+        passes: "pack{layout=dense},to-function",
     },
     Format {
         name: "fake",

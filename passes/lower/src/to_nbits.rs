@@ -9,7 +9,6 @@
 
 use std::sync::Arc;
 
-use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, Output, Patch, Type, Value};
 use qcc_ops::gather_quant::GatherBlockQuantized;
 use qcc_ops::nbits::MatMulNBits;
@@ -18,7 +17,10 @@ use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo};
 use qcc_quant::layout::field_bits;
 use qcc_tensor::{DType, Tensor};
 
+use crate::product::{Product, no_form, plain};
 use crate::readers::{Reader, readers};
+
+const FORMAT: &str = "nbits";
 
 /// The pass.
 pub const INFO: PassInfo = PassInfo {
@@ -38,13 +40,13 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let mut patches = Vec::new();
     for reader in readers(root) {
         if reader.packed.layout != Layout::NBits {
-            return Err(no_form(&reader, "its codes are packed for another format").into());
+            return Err(no_form(&reader, FORMAT, "its codes are packed for another format").into());
         }
         let op = reader.node.op().map_or("", |it| it.name());
         let patch = match (op, reader.operand) {
             ("MatMul" | "FusedMatMul" | "Gemm", 1) => product(root, &reader, level)?,
             ("Gather", 0) => lookup(root, &reader)?,
-            _ => return Err(no_form(&reader, "the operator has no such form").into()),
+            _ => return Err(no_form(&reader, FORMAT, "the operator has no such form").into()),
         };
         ctx.count("to-nbits.rewritten", 1);
         patches.push(patch);
@@ -52,88 +54,37 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     Ok(patches)
 }
 
-fn no_form(reader: &Reader<'_>, why: &str) -> Diagnostic {
-    let op = reader.node.op().map_or("", |it| it.name());
-    let text =
-        format!("{op} '{}' cannot read '{}' as MatMulNBits: {why}", reader.node.name, reader.name);
-    Diagnostic::error(codes::QCC0305, text)
-        .at(format!("node '{}'", reader.node.name))
-        .with_help(format!("--exclude '{}' leaves the weight in float", reader.name))
-}
-
 fn product(root: &Graph, reader: &Reader<'_>, level: i64) -> Result<Patch, PassError> {
-    let Some(graph) = root.at(&reader.scope) else {
-        return Err(PassError::internal("a scope is gone"));
-    };
-    let is_transposed = reader.int("transB").unwrap_or(0) != 0;
-    if !reader.fits(!is_transposed) {
-        return Err(no_form(reader, "it reads the weight in another shape").into());
-    }
-    if reader.packed.dtype == DType::BF16 {
-        return Err(no_form(reader, "the operator has no bfloat16 form").into());
-    }
-    let old = Value { node: reader.id, slot: 0 };
-    let ty = graph.ty(old).clone();
-    let mut patch = Patch::within(INFO.name, reader.scope.clone());
-    patch.at(reader.id);
-
+    let mut product = Product::of(root, reader, FORMAT)?;
     let packed = reader.packed;
+    if packed.dtype == DType::BF16 {
+        return Err(no_form(reader, FORMAT, "the operator has no bfloat16 form").into());
+    }
+    let mut patch = product.patch(INFO.name);
     // The runtime has a fast path with 2 and 8 bits at level 4 only.
     let bits = field_bits(packed.spec.bits.get());
-    let level = if bits == 4 { level } else { 4 };
     let op = Arc::new(MatMulNBits {
         k: packed.form.k,
         n: packed.form.n,
         bits,
         block_size: packed.block,
-        accuracy_level: level,
+        accuracy_level: if bits == 4 { level } else { 4 },
         weight_prepacked: 0,
     });
-    let mut inputs = vec![reader.node.inputs.first().copied().flatten()];
+    let mut inputs = vec![product.left];
     for tensor in reader.tensors(root) {
         inputs.push(Some(patch.capture(&reader.weight.scope, tensor)));
     }
-    // alpha was refused by `select` for Gemm; FusedMatMul may have one.
-    let alpha = reader.float("alpha").unwrap_or(1.0);
-    let bias = reader.node.inputs.get(2).copied().flatten();
-    let bias = bias.filter(|_| reader.float("beta").unwrap_or(1.0) != 0.0);
-    let vector = bias.filter(|&it| is_vector(graph, it, packed.form.n));
-    if let Some(bias) = vector {
+    // A bias of one value per output goes into the operator, unless a factor stands before it.
+    let is_vector =
+        |it: Value| product.graph.ty(it).known_dims().is_some_and(|it| it == [packed.form.n]);
+    if let Some(bias) = product.bias.filter(|&it| product.alpha == 1.0 && is_vector(it)) {
         inputs.resize(5, None); // zero points, group indices
         inputs.push(Some(bias));
+        product.bias = None;
     }
-    let name = reader.node.name.as_str();
-    let out = Output::new(graph.value_name(old), ty.clone());
-    let node = patch.op(name, op, inputs, vec![out]);
-    let mut value = Value { node, slot: 0 };
-    if alpha != 1.0 {
-        let factor = patch.constant(&format!("{name}_alpha"), scalar(alpha, packed.dtype));
-        let mul = op_of("Mul")?;
-        value =
-            patch.op1(&format!("{name}_scaled"), mul, vec![Some(value), Some(factor)], ty.clone());
-    }
-    if let Some(bias) = bias.filter(|_| vector.is_none()) {
-        let add = op_of("Add")?;
-        value = patch.op1(&format!("{name}_bias"), add, vec![Some(value), Some(bias)], ty);
-    }
-    patch.replace(old, value);
+    product.finish(&mut patch, op, inputs);
     Ok(patch)
-}
-
-/// Whether a bias is one value per output.
-fn is_vector(graph: &Graph, bias: Value, n: usize) -> bool {
-    graph.ty(bias).known_dims().is_some_and(|it| it == [n])
-}
-
-fn scalar(value: f32, dtype: DType) -> Tensor {
-    match dtype {
-        DType::F16 => Tensor::scalar(half::f16::from_f32(value)),
-        _ => Tensor::scalar(value),
-    }
-}
-
-fn op_of(name: &str) -> Result<qcc_ir::OpRef, PassError> {
-    qcc_ops::parse("", name, 21, Vec::new()).map_err(|it| PassError::internal(it.to_string()))
 }
 
 fn lookup(root: &Graph, reader: &Reader<'_>) -> Result<Patch, PassError> {
@@ -142,15 +93,15 @@ fn lookup(root: &Graph, reader: &Reader<'_>) -> Result<Patch, PassError> {
     };
     let packed = reader.packed;
     if !reader.fits(false) {
-        return Err(no_form(reader, "it reads the table in another shape").into());
+        return Err(no_form(reader, FORMAT, "it reads the table in another shape").into());
     }
     if packed.dtype == DType::BF16 {
-        return Err(no_form(reader, "the operator has no bfloat16 form").into());
+        return Err(no_form(reader, FORMAT, "the operator has no bfloat16 form").into());
     }
     let bits = field_bits(packed.spec.bits.get());
     let (n, k) = (packed.form.n, packed.form.k);
     if k % packed.block != 0 {
-        return Err(no_form(reader, "its rows are no multiple of the group").into());
+        return Err(no_form(reader, FORMAT, "its rows are no multiple of the group").into());
     }
     let old = Value { node: reader.id, slot: 0 };
     let ty = graph.ty(old).clone();
@@ -172,7 +123,7 @@ fn lookup(root: &Graph, reader: &Reader<'_>) -> Result<Patch, PassError> {
     );
     let rows = patch.op1(
         &format!("{}_as_rows", reader.name),
-        op_of("Reshape")?,
+        plain("Reshape"),
         vec![Some(*data), Some(shape)],
         Type::tensor(DType::U8, [n, row_bytes]),
     );

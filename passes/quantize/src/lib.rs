@@ -4,6 +4,7 @@
 //! scales and zero points for them. Each is one file and one line in [`PASSES`].
 
 mod activations;
+pub mod adpq;
 mod by_gram;
 mod choose;
 pub mod gptq;

@@ -1,0 +1,80 @@
+//! `to-qdq`: weights become `DequantizeLinear` of integer initializers.
+//!
+//! Replaces the W of `MatMul(A, W)`, `Gemm(A, W, C)` and `FusedMatMul(A, W)` that is `Packed` in
+//! layout `qdq` by `DequantizeLinear(codes, scales, zeros?)` of shape `[K, N]`, blocks along axis 0;
+//! a group that is the whole row becomes a scale for each column. Needs: `pack{layout=qdq}`. Keeps:
+//! names of results.
+//! Each product gets its own copy of the codes, since ONNX Runtime 1.31 fuses only those.
+//! Fails for table lookups, naming the node.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use qcc_ir::{Graph, Patch, Type, Value};
+use qcc_ops::dequantize::DequantizeLinear;
+use qcc_ops::quant::Layout;
+use qcc_pass::{Ctx, PassError, PassInfo};
+
+use crate::product::{Product, no_form, plain};
+use crate::readers::{Reader, readers};
+
+const FORMAT: &str = "qdq";
+
+/// The pass.
+pub const INFO: PassInfo = PassInfo {
+    name: "to-qdq",
+    summary: "write DequantizeLinear, which any runtime of opset 21 reads",
+    options: &[],
+    run,
+};
+
+fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
+    let mut patches = Vec::new();
+    let mut seen = BTreeSet::new();
+    for reader in readers(root) {
+        if reader.packed.layout != Layout::Qdq {
+            return Err(no_form(&reader, FORMAT, "its codes are packed for another format").into());
+        }
+        let product = Product::of(root, &reader, FORMAT)?;
+        let is_first = seen.insert((reader.weight.scope.clone(), reader.weight.source));
+        let mut patch = product.patch(INFO.name);
+        let weight = dequantize(root, &reader, &mut patch, is_first)?;
+        // The weight is [K, N] now, so that a plain product reads it whatever it was before.
+        product.finish(&mut patch, plain("MatMul"), vec![product.left, Some(weight)]);
+        ctx.count("to-qdq.rewritten", 1);
+        patches.push(patch);
+    }
+    Ok(patches)
+}
+
+fn dequantize(
+    root: &Graph,
+    reader: &Reader<'_>,
+    patch: &mut Patch,
+    is_first: bool,
+) -> Result<Value, PassError> {
+    let packed = reader.packed;
+    let outer = root.at(&reader.weight.scope);
+    let mut inputs = Vec::new();
+    for tensor in reader.tensors(root) {
+        let value = if is_first {
+            patch.capture(&reader.weight.scope, tensor)
+        } else {
+            let copy = outer.and_then(|it| it.constant(tensor));
+            let copy = copy.ok_or_else(|| PassError::internal("a packed weight is no constant"))?;
+            let name = outer.map_or("", |it| it.value_name(tensor));
+            patch.constant(name, copy.clone())
+        };
+        inputs.push(Some(value));
+    }
+    let (n, k) = (packed.form.n, packed.form.k);
+    let is_row = packed.block >= k;
+    let op = Arc::new(DequantizeLinear {
+        domain: "",
+        axis: Some(if is_row { 1 } else { 0 }),
+        block_size: if is_row { 0 } else { packed.block },
+        output_dtype: None,
+    });
+    let ty = Type::tensor(packed.dtype, [k, n]);
+    Ok(patch.op1(&format!("{}_dequantized", reader.name), op, inputs, ty))
+}
