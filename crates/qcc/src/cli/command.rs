@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use qcc::{FORMATS, RECIPES};
 
 /// Quantizing compiler for ONNX models.
 ///
@@ -26,6 +27,14 @@ pub(super) enum Command {
     Quantize(Box<QuantizeArgs>),
     /// Perplexity of a model, and agreement with a reference
     Eval(super::eval::EvalArgs),
+    /// List passes, recipes and formats, or show one with its options
+    Passes(super::passes::PassesArgs),
+    /// Show the page of an error code
+    Explain(super::explain::ExplainArgs),
+    /// Print completions for a shell
+    Completions(super::man::CompletionsArgs),
+    /// Print the manual page
+    Man(super::man::ManArgs),
 }
 
 /// Options of `quantize`.
@@ -38,8 +47,18 @@ pub(super) struct QuantizeArgs {
     #[arg(short, long, alias = "output-path", alias = "output-model", value_name = "PATH")]
     pub(super) output: Option<PathBuf>,
 
-    /// How numbers are chosen: a recipe, or a level 0 to 3; options of its pass in braces
-    #[arg(short = 'O', long, alias = "algorithm", alias = "quant-method", value_name = "NAME")]
+    #[arg(
+        short = 'O',
+        long,
+        alias = "algorithm",
+        alias = "quant-method",
+        value_name = "NAME",
+        help = format!(
+            "How numbers are chosen: {}, or a level 0 to 3; options of its pass in braces \
+             [default: signround with --calib, else kl]",
+            names(RECIPES.iter().map(|it| it.name))
+        )
+    )]
     pub(super) recipe: Option<String>,
 
     /// Bits of a code, 2 to 8
@@ -62,8 +81,13 @@ pub(super) struct QuantizeArgs {
     #[arg(long, alias = "scale-dtype", default_value = "auto", value_name = "TYPE")]
     pub(super) scale_type: String,
 
-    /// What the output is made of: nbits, qdq, function or fake
-    #[arg(long, alias = "quant-format", default_value = "nbits", value_name = "FORMAT")]
+    #[arg(
+        long,
+        alias = "quant-format",
+        default_value = "nbits",
+        value_name = "FORMAT",
+        help = format!("What the output is made of: {}", names(FORMATS.iter().map(|it| it.name)))
+    )]
     pub(super) format: String,
 
     /// Arithmetic asked of the runtime (nbits): 1 f32, 2 f16, 3 bf16, 4 int8 activations, 0 unset
@@ -159,6 +183,10 @@ pub(super) struct QuantizeArgs {
     /// Print every note
     #[arg(short, long)]
     pub(super) verbose: bool,
+}
+
+fn names(names: impl Iterator<Item = &'static str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
 }
 
 /// When something happens.

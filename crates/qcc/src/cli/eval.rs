@@ -1,5 +1,6 @@
 //! `qcc eval`.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use clap::Args;
 use qcc::{Error, Evaluation, Model, OpenOptions, evaluate};
 use qcc_pass::{Cancel, SampleSource as _};
 
-use super::exit::{Ended, say};
+use super::exit::{Ended, say, show};
 use super::watch;
 
 /// Options of `eval`.
@@ -58,23 +59,27 @@ pub(super) fn run(args: &EvalArgs) -> Result<Ended, Error> {
     let progress = watch::progress(args.json);
     let result = evaluate(&model, reference.as_ref(), &samples, &progress, &Cancel::default())?;
     if args.json {
-        println!("{}", json(&result));
-        return Ok(Ended::Well);
+        return show(&format!("{:#}\n", json(&result)));
     }
-    println!("  {} on {}", args.input.display(), samples.describe());
+    let mut text = String::new();
+    let _ = writeln!(text, "  {} on {}", args.input.display(), samples.describe());
     if let Some(value) = result.perplexity {
         let beside =
             result.reference_perplexity.map_or(String::new(), |it| format!("   reference {it:.4}"));
-        println!("  perplexity   {value:.4} over {} tokens{beside}", result.tokens);
+        let tokens = result.tokens;
+        let _ = writeln!(text, "  perplexity   {value:.4} over {tokens} tokens{beside}");
     }
     if let (Some(kl), Some(top1)) = (result.kl_nats, result.top1) {
-        println!("  KL           {kl:.5} nats for each token");
-        println!("  same first   {:.2} %", 100.0 * top1);
+        let _ = writeln!(text, "  KL           {kl:.5} nats for each token");
+        let _ = writeln!(text, "  same first   {:.2} %", 100.0 * top1);
     }
     for (name, snr, cosine, largest) in &result.outputs {
-        println!("  {name}   SNR {snr:.1} dB, cosine {cosine:.5}, largest difference {largest:.5}");
+        let _ = writeln!(
+            text,
+            "  {name}   SNR {snr:.1} dB, cosine {cosine:.5}, largest difference {largest:.5}"
+        );
     }
-    Ok(Ended::Well)
+    show(&text)
 }
 
 fn json(it: &Evaluation) -> serde_json::Value {

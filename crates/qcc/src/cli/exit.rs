@@ -1,5 +1,6 @@
 //! The one place where errors become messages and exit codes.
 
+use std::io::{self, ErrorKind, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
@@ -15,7 +16,33 @@ pub(super) enum Ended {
 
 /// Prints a message to the error stream.
 pub(super) fn say(message: &Diagnostic) {
-    eprintln!("{message}");
+    tell(&message.to_string());
+}
+
+/// Prints a line to the error stream. A reader that is gone misses nothing that matters.
+pub(super) fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Prints a result to the output stream. A reader that has seen enough and closed the pipe is no
+/// error.
+///
+/// # Errors
+/// When it cannot be written for another reason: a full disk, say.
+pub(super) fn show(text: &str) -> Result<Ended, Error> {
+    show_bytes(text.as_bytes())
+}
+
+/// As [`show`], for what a library has written.
+pub(super) fn show_bytes(text: &[u8]) -> Result<Ended, Error> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            let text = format!("the output stream cannot be written: {error}");
+            Err(Diagnostic::error(codes::QCC0105, text).into())
+        }
+        _ => Ok(Ended::Well),
+    }
 }
 
 /// The exit code of a command.

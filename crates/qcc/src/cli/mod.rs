@@ -4,6 +4,9 @@ mod argv;
 mod command;
 mod eval;
 mod exit;
+mod explain;
+mod man;
+mod passes;
 mod quantize;
 mod screen;
 mod size;
@@ -28,6 +31,10 @@ pub(crate) fn run() -> ExitCode {
         exit::finish(match cli.command {
             Command::Quantize(args) => quantize::run(&args),
             Command::Eval(args) => eval::run(&args),
+            Command::Passes(args) => passes::run(&args),
+            Command::Explain(args) => explain::run(&args),
+            Command::Completions(args) => man::completions(&args),
+            Command::Man(args) => man::man(&args),
         })
     })
 }
