@@ -1,1 +1,12 @@
 //! What a run did, as plain data, and its views.
+//!
+//! [`RunRecord`] is that data, and what `--json` prints; [`summary`] and [`left`] are the tables
+//! of the terminal. This crate knows no graph and no pass: the command fills the record in.
+
+mod record;
+mod size;
+mod table;
+
+pub use record::{Note, PassRow, RunRecord, WeightRow};
+pub use size::bytes;
+pub use table::{columns, left, summary};
