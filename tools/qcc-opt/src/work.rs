@@ -26,7 +26,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<Diagnostic>> {
     if let Some(limit) = args.fold_limit {
         session.fold_limit = limit;
     }
-    for (idx, graph) in graphs.into_iter().enumerate() {
+    for (idx, graph) in graphs.iter().enumerate() {
         let after = one(args, &pipeline, &session, graph)?;
         if !args.no_output {
             let break_line = if idx > 0 { "\n" } else { "" };
@@ -41,15 +41,15 @@ fn one(
     args: &Args,
     pipeline: &Pipeline,
     session: &Session,
-    before: Graph,
+    before: &Graph,
 ) -> Result<Graph, Box<Diagnostic>> {
-    refuse_broken(&before)?;
+    refuse_broken(before)?;
     let (mut after, mut record) = (before.clone(), Record::default());
     let end = qcc_pass::run(&mut after, pipeline, session, &mut record, &mut instruments(args));
     record.notes.iter().for_each(|it| eprintln!("{it}"));
     end?;
     if let Some(tolerance) = args.check_equal {
-        qcc_exec::equal::check_equal(&before, &after, args.seed, tolerance).map_err(|what| {
+        qcc_exec::equal::check_equal(before, &after, args.seed, tolerance).map_err(|what| {
             let text = format!("graph '{}' computes something else: {what}", after.name());
             let it = Diagnostic::error(codes::QCC0802, text).at("option --check-equal");
             Box::new(it.with_note(format!("after '{pipeline}'")))
