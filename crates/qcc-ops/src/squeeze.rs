@@ -1,5 +1,5 @@
-//! `Squeeze`, `Unsqueeze` (axes are an operand since opset 13, an attribute before) and
-//! `Identity`: dimensions of one element go and come, no copy.
+//! `Squeeze` and `Unsqueeze` (axes are an operand since opset 13, an attribute before): dimensions of
+//! one element go and come, no copy.
 //!
 //! Source: onnx/defs/tensor/defs.cc.
 
@@ -9,14 +9,13 @@ use qcc_ir::{Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
 use qcc_tensor::{Dim, Tensor};
 
 use crate::ints::{axes, const_ints, ints, unknown_dims, vector_len};
-use crate::operands::{self, count, need, optional};
+use crate::operands::{count, need, optional};
 use crate::{AttrError, AttrReader, OpDef};
 
 /// The operators of this file.
 pub const OPS: &[OpDef] = &[
     OpDef { domain: "", name: "Squeeze", parse: Squeeze::parse },
     OpDef { domain: "", name: "Unsqueeze", parse: Unsqueeze::parse },
-    OpDef { domain: "", name: "Identity", parse: |_| Ok(Arc::new(Identity)) },
 ];
 
 /// Takes away dimensions of one element.
@@ -171,34 +170,6 @@ impl Op for Unsqueeze {
             None => ints("Unsqueeze", need("Unsqueeze", inputs, 1)?)?,
         };
         Ok(vec![data.reshape(Self::dims(data.dims(), &list, 1)?)?])
-    }
-}
-
-/// The operand itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity;
-
-impl Op for Identity {
-    fn name(&self) -> &str {
-        "Identity"
-    }
-
-    fn attrs(&self) -> Attrs {
-        Attrs::new()
-    }
-
-    /// Any type gives that type.
-    fn infer(&self, inputs: &[Option<Input<'_>>], _: usize) -> Result<Vec<Type>, TypeError> {
-        Ok(vec![operands::one("Identity", inputs)?.ty.clone()])
-    }
-
-    fn eval(
-        &self,
-        _: &EvalCx,
-        inputs: &[Option<&Tensor>],
-        _: usize,
-    ) -> Result<Vec<Tensor>, EvalError> {
-        Ok(vec![operands::one("Identity", inputs)?.clone()])
     }
 }
 
