@@ -54,7 +54,7 @@ impl Part {
     fn add(&mut self, row: &WeightRow) {
         self.count += 1;
         self.before += row.bytes_before;
-        self.after += if row.bits.is_some() { row.bytes_after } else { row.bytes_before };
+        self.after += row.bytes_after;
         let len = row.n as f64 * row.k as f64;
         self.elements += len;
         self.bits += len * row.bpw;
@@ -134,7 +134,7 @@ mod tests {
             bits,
             bpw: 5.0,
             bytes_before: 40_000,
-            bytes_after: if bits.is_some() { 6_250 } else { 0 },
+            bytes_after: if bits.is_some() { 6_250 } else { 40_000 },
             snr_db: bits.map(|_| snr),
             reason_left_float: bits.is_none().then(|| "it is excluded".to_owned()),
             ..Default::default()

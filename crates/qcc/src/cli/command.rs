@@ -27,6 +27,8 @@ pub(super) enum Command {
     Quantize(Box<QuantizeArgs>),
     /// Perplexity of a model, and agreement with a reference
     Eval(super::eval::EvalArgs),
+    /// What is in a model, and what could be quantized
+    Inspect(super::inspect::InspectArgs),
     /// List passes, recipes and formats, or show one with its options
     Passes(super::passes::PassesArgs),
     /// Show the page of an error code
@@ -176,6 +178,10 @@ pub(super) struct QuantizeArgs {
     #[arg(long)]
     pub(super) no_provenance: bool,
 
+    /// Print what was done to each weight as JSON, instead of a table
+    #[arg(long)]
+    pub(super) json: bool,
+
     /// Print only errors
     #[arg(short, long)]
     pub(super) quiet: bool,
@@ -183,6 +189,10 @@ pub(super) struct QuantizeArgs {
     /// Print every note
     #[arg(short, long)]
     pub(super) verbose: bool,
+
+    /// Looking inside.
+    #[command(flatten)]
+    pub(super) look: super::look::LookArgs,
 }
 
 fn names(names: impl Iterator<Item = &'static str>) -> String {

@@ -5,11 +5,12 @@ mod command;
 mod eval;
 mod exit;
 mod explain;
+mod inspect;
+mod look;
 mod man;
 mod passes;
 mod quantize;
-mod screen;
-mod size;
+mod record;
 mod watch;
 
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ pub(crate) fn run() -> ExitCode {
         exit::finish(match cli.command {
             Command::Quantize(args) => quantize::run(&args),
             Command::Eval(args) => eval::run(&args),
+            Command::Inspect(args) => inspect::run(&args),
             Command::Passes(args) => passes::run(&args),
             Command::Explain(args) => explain::run(&args),
             Command::Completions(args) => man::completions(&args),

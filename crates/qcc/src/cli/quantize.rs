@@ -6,11 +6,12 @@ use std::time::Instant;
 use qcc::{Compiler, Error, External, Model, OpenOptions, Output, ReadOptions, SaveOptions};
 use qcc_diag::{Diagnostic, Severity, codes};
 use qcc_pass::Cancel;
+use qcc_report::{RunRecord, bytes};
 
 use super::command::{QuantizeArgs, When};
-use super::exit::{Ended, say};
-use super::size::bytes;
-use super::{eval, screen, watch};
+use super::exit::{self, Ended, say, show};
+use super::record::record;
+use super::{eval, watch};
 
 /// Runs the command.
 pub(super) fn run(args: &QuantizeArgs) -> Result<Ended, Error> {
@@ -21,7 +22,7 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<Ended, Error> {
     let before = model.source().size_bytes();
     let tell = |label: &str, text: &str| {
         if !args.quiet {
-            eprintln!("  {label:<9} {text}");
+            exit::tell(&format!("  {label:<9} {text}"));
         }
     };
     let opset = model.source().opset("").unwrap_or(0);
@@ -59,18 +60,30 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<Ended, Error> {
         }
         flag.set();
     });
+    for it in args.look.instruments(&output) {
+        compiler = compiler.instrument(it);
+    }
     let compiled = compiler.cancel(cancel).progress(watch::progress(args.quiet)).run(&model)?;
     notes(&compiled, args);
-    if !pipeline.steps().is_empty() && compiled.record().weights.iter().all(|it| it.bits.is_none())
-    {
-        return Err(nothing(&compiled).into());
+    let mut record = record(&compiled, args.seed);
+    record.input = args.input.display().to_string();
+    record.bytes_before = before;
+    if let Some(pass) = args.look.stop_after.as_ref().filter(|_| !compiled.is_finished()) {
+        tell("stop", &format!("after {pass}, no model written"));
+        return match args.json {
+            true => json(&record),
+            false => show(&qcc_ir::text::print(compiled.graph())),
+        };
     }
-    for line in screen::left(compiled.record()) {
+    if !pipeline.steps().is_empty() && record.weights.iter().all(|it| it.bits.is_none()) {
+        return Err(nothing(&record).into());
+    }
+    for line in qcc_report::left(&record) {
         tell("left", &line);
     }
     if args.dry_run {
         tell("", "nothing written");
-        return Ok(Ended::Well);
+        return if args.json { json(&record) } else { Ok(Ended::Well) };
     }
     let save = SaveOptions {
         external: match args.external_data {
@@ -86,14 +99,26 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<Ended, Error> {
         let text = format!("the opset was raised from {from} to {to}, which the format needs");
         say(&Diagnostic::warning(codes::QCC0203, text));
     }
-    if !args.quiet {
-        if !pipeline.steps().is_empty() {
-            println!("{}", screen::summary(compiled.record(), before, written.size_bytes));
-        }
-        let seconds = start.elapsed().as_secs_f64();
-        println!("  {} written in {seconds:.1} s", output.display());
+    record.output = Some(output.display().to_string());
+    record.bytes_after = Some(written.size_bytes);
+    if args.json {
+        return json(&record);
     }
-    Ok(Ended::Well)
+    if args.quiet {
+        return Ok(Ended::Well);
+    }
+    let table = match pipeline.steps() {
+        [] => String::new(),
+        _ => qcc_report::summary(&record),
+    };
+    let seconds = start.elapsed().as_secs_f64();
+    show(&format!("{table}  {} written in {seconds:.1} s\n", output.display()))
+}
+
+fn json(record: &RunRecord) -> Result<Ended, Error> {
+    let text = serde_json::to_string_pretty(record)
+        .map_err(|it| Diagnostic::error(codes::QCC0901, it.to_string()))?;
+    show(&format!("{text}\n"))
 }
 
 fn compiler(args: &QuantizeArgs) -> Result<Compiler, Error> {
@@ -153,13 +178,13 @@ fn notes(compiled: &Output, args: &QuantizeArgs) {
     }
 }
 
-fn nothing(compiled: &Output) -> Diagnostic {
+fn nothing(record: &RunRecord) -> Diagnostic {
     let mut message =
         Diagnostic::error(codes::QCC0601, "no weight was chosen, so nothing was quantized");
-    for line in screen::left(compiled.record()) {
+    for line in qcc_report::left(record) {
         message = message.with_note(line);
     }
-    if compiled.record().weights.is_empty() {
+    if record.weights.is_empty() {
         message = message.with_note("the model multiplies by no constant");
     }
     message.with_help("-O none copies the model as it is")

@@ -1,0 +1,56 @@
+//! From what a run told to the record that tables and JSON are made from.
+
+use qcc::Output;
+use qcc_pass::WeightRecord;
+use qcc_report::{Note, PassRow, RunRecord, WeightRow};
+
+/// The record of a run; input, output and sizes are not known to it and are filled in by the
+/// caller.
+pub(super) fn record(output: &Output, seed: u64) -> RunRecord {
+    let record = output.record();
+    RunRecord {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pipeline: output.pipeline().to_owned(),
+        seed,
+        weights: record.weights.iter().map(weight).collect(),
+        notes: record.notes.iter().map(Note::from).collect(),
+        passes: record
+            .passes
+            .iter()
+            .map(|it| PassRow { name: it.name.to_owned(), patches: it.patches, notes: it.notes })
+            .collect(),
+        ..RunRecord::default()
+    }
+}
+
+fn weight(it: &WeightRecord) -> WeightRow {
+    // A weight in float is written as it is.
+    let (bpw, bytes_after) = match it.bits {
+        Some(_) => (it.bpw, it.bytes_after),
+        None => (float_bpw(it), it.bytes_before),
+    };
+    WeightRow {
+        name: it.name.clone(),
+        sites: it.sites.clone(),
+        op: it.op.clone(),
+        k: it.k,
+        n: it.n,
+        pass: it.pass.to_owned(),
+        bits: it.bits,
+        group: it.group.clone(),
+        grid: it.grid.clone(),
+        layout: it.layout.clone(),
+        bpw,
+        bytes_before: it.bytes_before,
+        bytes_after,
+        relative_error: it.relative_error,
+        snr_db: it.snr_db,
+        rtn_snr_db: it.rtn_snr_db,
+        reason_left_float: it.reason_left_float.clone(),
+    }
+}
+
+fn float_bpw(it: &WeightRecord) -> f64 {
+    let len = it.n as f64 * it.k as f64;
+    if len > 0.0 { 8.0 * it.bytes_before as f64 / len } else { 0.0 }
+}
