@@ -4,8 +4,8 @@
 //! cargo run --release -p qcc-exec --example forward -- MODEL SEQUENCE [RUNS]
 //! ```
 //!
-//! Every input gets random values; a dimension of its name is 1 for the batch, 0 for what is past,
-//! and SEQUENCE for the rest. The number of threads is that of `RAYON_NUM_THREADS`.
+//! Integer inputs count up as ids do, masks are 1, floats 0.5. A symbolic dimension is 1 for the
+//! batch, 0 for what is past, and SEQUENCE for the rest. `RAYON_NUM_THREADS` sets the threads.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -52,7 +52,11 @@ fn forward() -> Result<(), Box<dyn Error>> {
         };
         let dims: Vec<usize> = ty.shape().unwrap_or(&[]).iter().map(size).collect();
         let len: usize = dims.iter().product();
-        let ids = |it: usize| if name.contains("mask") { 1 } else { it as i64 % 1000 };
+        let ids = |it: usize| match name {
+            _ if name.contains("mask") => 1,
+            _ if name.contains("type") => 0,
+            _ => it as i64 % 1000,
+        };
         let tensor = match ty.dtype() {
             Some(DType::I64) => Tensor::from_vec(dims, (0..len).map(ids).collect::<Vec<_>>())?,
             Some(DType::F32) => Tensor::from_vec(dims, vec![0.5f32; len])?,

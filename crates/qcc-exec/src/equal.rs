@@ -81,7 +81,8 @@ pub fn random_inputs(graph: &Graph, seed: u64) -> Result<BTreeMap<String, Tensor
         let dims: Vec<usize> = shape.iter().map(size).collect();
         let len = checked_len(&dims).filter(|&it| it <= MOST);
         let len = len.ok_or_else(|| format!("input '{name}' is too large: {dims:?}"))?;
-        let ids = if name.contains("mask") { 2 } else { 4 };
+        let is_flag = name.contains("mask") || name.contains("type");
+        let ids = if is_flag { 2 } else { 4 };
         let tensor = random.tensor(dtype, dims, len, ids);
         inputs.insert(name.to_owned(), tensor.map_err(|it| format!("input '{name}': {it}"))?);
     }
