@@ -190,7 +190,7 @@ impl Work<'_> {
             ctx.note(Diagnostic::note(codes::QCC0202, text));
             return None;
         }
-        if self.outputs.contains(&old) {
+        if self.outputs.contains(&old) && self.graph.node(new.node).is_some() {
             self.outputs.insert(new);
         }
         patch.replace(old, new);
@@ -208,9 +208,10 @@ impl Work<'_> {
     /// An output takes its name along, which an input, a captured value and another output
     /// cannot take.
     fn may_replace(&self, old: Value, new: Value) -> bool {
-        let kind = self.graph.node(new.node).map(|it| &it.kind);
+        // A node of the patch has no name yet; its id means something in the patch only.
+        let Some(node) = self.graph.node(new.node) else { return true };
         let is_fixed =
-            matches!(kind, Some(Kind::Input(_) | Kind::Capture)) || self.outputs.contains(&new);
+            matches!(node.kind, Kind::Input(_) | Kind::Capture) || self.outputs.contains(&new);
         !(self.outputs.contains(&old) && is_fixed)
     }
 }
@@ -277,6 +278,19 @@ mod tests {
         assert!(after.contains("%z = Neg(%x)") && after.contains("%y = Identity(%z)"), "{after}");
         assert!(after.contains("%i = Identity(%x)"), "{after}");
         assert_eq!(notes(text, "canonicalize").len(), 2);
+    }
+
+    #[test]
+    fn every_output_may_become_a_new_node() {
+        let text = "graph @g(%x: f32[2]) -> (%y: f32[2], %z: f32[2]) {
+          %a: f32[2] = Identity(%x)
+          %y = Neg(%a)
+          %b: f32[2] = Identity(%x)
+          %z = Abs(%b)
+        }";
+        let after = after(text, "canonicalize");
+        assert!(after.contains("%y = Neg(%x)") && after.contains("%z = Abs(%x)"), "{after}");
+        assert_eq!(notes(text, "canonicalize"), Vec::<String>::new());
     }
 
     #[test]
