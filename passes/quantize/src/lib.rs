@@ -21,5 +21,11 @@ use qcc_pass::PassInfo;
 pub use sites::{Role, Site, Skip, find_sites};
 
 /// The passes of this crate.
-pub const PASSES: &[&PassInfo] =
-    &[&select::INFO, &rtn::INFO, &kl_precalibrate::INFO, &gptq::INFO, &signround::INFO];
+pub const PASSES: &[&PassInfo] = &[
+    &select::INFO,
+    &rtn::INFO,
+    &kl_precalibrate::INFO,
+    &adpq::INFO,
+    &gptq::INFO,
+    &signround::INFO,
+];
