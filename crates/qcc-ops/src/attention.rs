@@ -1,10 +1,10 @@
-//! `Attention` (ONNX opset 23, 24): `softmax(softcap(scale * Q * K') + mask) * V`.
+//! `Attention` (ONNX opset 23 to 25): `softmax(softcap(scale * Q * K') + mask) * V`.
 //!
 //! Q, K and V are `[b, n, s, h]`, or `[b, s, n * h]` with the numbers of heads as attributes. A
 //! causal query `i` sees keys up to `i + past`; with `nonpad_kv_seqlen` (opset 24) up to
-//! `i + nonpad - queries`. A query that sees nothing gives zeros. Computed in f32 whatever
-//! `softmax_precision` asks for.
-//! Source: onnx/defs/nn/defs.cc, Attention-24.
+//! `i + nonpad - queries`. Windows (opset 25) bound the distance of a query to its keys. A query
+//! that sees nothing gives zeros. Computed in f32 whatever `softmax_precision` asks for.
+//! Source: onnx/defs/nn/defs.cc, Attention-25.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -37,6 +37,10 @@ pub struct Attention {
     pub softcap: f32,
     /// Whether a query sees only keys up to its own position.
     pub is_causal: bool,
+    /// Keys that a query sees before its own position; -1 for all.
+    pub left_window_size: i64,
+    /// Keys that a query sees after its own position; -1 for all.
+    pub right_window_size: i64,
     /// Which scores are result 3: 0 products, 1 after the softcap, 2 after the mask, 3 softmax.
     pub qk_matmul_output_mode: i64,
     /// ONNX code of the type of the softmax; carried.
@@ -48,6 +52,10 @@ impl Attention {
         let heads = |name: &str| -> Result<usize, AttrError> {
             usize::try_from(reader.int(name, 0)?).map_err(|_| reader.error(name, "is negative"))
         };
+        let window = |name: &str| match reader.int(name, -1)? {
+            it @ -1.. => Ok(it),
+            _ => Err(reader.error(name, "is less than -1")),
+        };
         let qk_matmul_output_mode = reader.int("qk_matmul_output_mode", 0)?;
         if !(0..=3).contains(&qk_matmul_output_mode) {
             return Err(reader.error("qk_matmul_output_mode", "is not 0 to 3"));
@@ -58,6 +66,8 @@ impl Attention {
             scale: reader.opt_float("scale")?,
             softcap: reader.float("softcap", 0.0)?,
             is_causal: reader.flag("is_causal", false)?,
+            left_window_size: window("left_window_size")?,
+            right_window_size: window("right_window_size")?,
             qk_matmul_output_mode,
             softmax_precision: reader.opt_int("softmax_precision")?,
         }))
@@ -116,6 +126,14 @@ impl Op for Attention {
             ("qk_matmul_output_mode", self.qk_matmul_output_mode),
         ] {
             if value != 0 {
+                attrs.push((name.into(), Attr::Int(value)));
+            }
+        }
+        for (name, value) in [
+            ("left_window_size", self.left_window_size),
+            ("right_window_size", self.right_window_size),
+        ] {
+            if value != -1 {
                 attrs.push((name.into(), Attr::Int(value)));
             }
         }
@@ -237,10 +255,21 @@ impl Op for Attention {
                 spans.ok_or_else(|| wrong("nonpad_kv_seqlen is beyond the keys"))?
             }
         };
+        let right = if self.is_causal { 0 } else { self.right_window_size };
         let visible = |row: usize, query: usize| {
             let (keys, before) = spans[row];
-            let end = usize::try_from(query as i64 + 1 + before).unwrap_or(0);
-            0..if self.is_causal { end.min(keys) } else { keys }
+            let position = query as i64 + before;
+            let cut = |it: i64| usize::try_from(it).unwrap_or(0).min(keys);
+            let end = if right < 0 {
+                keys
+            } else {
+                cut(position.saturating_add(right).saturating_add(1))
+            };
+            let start = match self.left_window_size {
+                left @ 0.. => cut(position.saturating_sub(left)),
+                _ => 0,
+            };
+            start.min(end)..end
         };
         let dims = match q_in.rank() {
             3 => vec![batch, q.len, q.heads * v.size],
