@@ -34,14 +34,14 @@ pub(super) fn run(args: &InspectArgs) -> Result<Ended, Error> {
     model.warnings().iter().for_each(say);
     let typed = Compiler::new().pipeline("infer-types").run(&model)?;
     let facts = Facts::of(&typed);
-    let rows = args.weights.then(|| weights::rows(typed.graph()));
+    let weights = args.weights.then(|| weights::Weights::of(typed.graph()));
     if args.json {
-        return show(&format!("{:#}\n", to_json(args, &model, &facts, rows.as_deref())));
+        return show(&format!("{:#}\n", to_json(args, &model, &facts, weights.as_ref())));
     }
     let mut text = to_text(args, &model, &facts);
-    if let Some(rows) = rows {
+    if let Some(weights) = weights {
         text.push('\n');
-        text.push_str(&weights::table(&rows));
+        text.push_str(&weights::table(&weights));
     }
     show(&text)
 }
@@ -198,7 +198,7 @@ fn to_json(
     args: &InspectArgs,
     model: &Model,
     facts: &Facts,
-    weights: Option<&[weights::Row]>,
+    weights: Option<&weights::Weights>,
 ) -> serde_json::Value {
     let source = model.source();
     let values = |list: &[(String, String)]| -> Vec<_> {
@@ -229,8 +229,8 @@ fn to_json(
         "outputs": values(&facts.outputs),
         "metadata": Map::from_iter(metadata),
     });
-    if let Some(rows) = weights {
-        all["weights"] = rows.iter().map(weights::Row::to_json).collect();
+    if let Some(weights) = weights {
+        all["weights"] = weights.to_json();
     }
     all
 }

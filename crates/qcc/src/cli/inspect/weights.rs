@@ -3,6 +3,8 @@
 //! The figures are signal by noise in the weight after rounding to nearest, asymmetric, in groups
 //! of 32 with f32 scales: `10 log10(sum w^2 / sum (w - v)^2)`.
 
+use std::collections::BTreeMap;
+
 use qcc_ir::Graph;
 use qcc_quant::error::measure_codes;
 use qcc_quant::rtn::rtn;
@@ -13,7 +15,7 @@ use qcc_tensor::Tensor;
 use serde_json::{Value, json};
 
 /// One use of a weight.
-pub(super) struct Row {
+struct Row {
     node: String,
     name: String,
     op: String,
@@ -30,9 +32,36 @@ pub(super) struct Row {
 const WIDTHS: [u8; 3] = [2, 4, 8];
 const GROUP: u32 = 32;
 
-/// Every use of a weight, in the order of the graph. Types must have been inferred.
-pub(super) fn rows(root: &Graph) -> Vec<Row> {
-    find_sites(root).iter().map(|it| row(root, it)).collect()
+/// What there is to say about weights.
+pub(super) struct Weights {
+    /// Every use of a weight, in the order of the graph.
+    rows: Vec<Row>,
+    /// Products that read no float constant, by operator.
+    without: BTreeMap<String, usize>,
+}
+
+impl Weights {
+    /// Looks for weights. Types must have been inferred.
+    pub(super) fn of(root: &Graph) -> Self {
+        let sites = find_sites(root);
+        let mut without: BTreeMap<String, usize> = BTreeMap::new();
+        for scope in root.scopes() {
+            let Some(graph) = root.at(&scope) else { continue };
+            for (id, node) in graph.nodes() {
+                let op = node.op().map_or("", |it| it.name());
+                let is_product = matches!(op, "MatMul" | "Gemm" | "FusedMatMul");
+                if is_product && !sites.iter().any(|it| it.node == id && it.scope == scope) {
+                    *without.entry(op.to_owned()).or_default() += 1;
+                }
+            }
+        }
+        Self { rows: sites.iter().map(|it| row(root, it)).collect(), without }
+    }
+
+    /// The rows as JSON.
+    pub(super) fn to_json(&self) -> Value {
+        self.rows.iter().map(Row::to_json).collect()
+    }
 }
 
 fn row(root: &Graph, site: &Site) -> Row {
@@ -69,7 +98,7 @@ fn row(root: &Graph, site: &Site) -> Row {
 
 impl Row {
     /// The row as JSON; an error of zero has no signal by noise and gives `null`.
-    pub(super) fn to_json(&self) -> Value {
+    fn to_json(&self) -> Value {
         let snr = self.snr_db.map(|it| {
             let pairs = WIDTHS.iter().zip(it).map(|(bits, snr)| (bits.to_string(), json!(snr)));
             serde_json::Map::from_iter(pairs)
@@ -88,14 +117,11 @@ impl Row {
     }
 }
 
-/// The rows as a table.
-pub(super) fn table(rows: &[Row]) -> String {
-    if rows.is_empty() {
-        return "  the model multiplies by no float constant\n".to_owned();
-    }
+/// A table of one row for each use of a weight.
+pub(super) fn table(weights: &Weights) -> String {
     let head = ["name", "op", "shape [K, N]", "type", "size", "SNR b2 / b4 / b8", "quantize"];
     let mut cells = vec![head.map(str::to_owned).to_vec()];
-    for row in rows {
+    for row in &weights.rows {
         let snr = row.snr_db.map_or(String::new(), |it| {
             let it = it.map(|snr| match snr {
                 Some(snr) if snr.is_finite() => format!("{snr:.1}"),
@@ -113,7 +139,15 @@ pub(super) fn table(rows: &[Row]) -> String {
             row.left.clone().unwrap_or_else(|| "yes".to_owned()),
         ]);
     }
-    let mut text = columns(&cells, &[4, 5]);
-    text.push_str("  SNR: of the weight after rounding to nearest in groups of 32\n");
+    let mut text = match weights.rows.as_slice() {
+        [] => String::from("  no use of a float weight\n"),
+        _ => columns(&cells, &[4, 5]),
+    };
+    for (op, count) in &weights.without {
+        text.push_str(&format!("  {count} {op} without a float constant: nothing to quantize\n"));
+    }
+    if !weights.rows.is_empty() {
+        text.push_str("  SNR: of the weight after rounding to nearest in groups of 32\n");
+    }
     text
 }
