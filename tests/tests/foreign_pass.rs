@@ -47,11 +47,8 @@ fn runs_among_the_passes_of_qcc() {
     let output = compiler.run(bench.model()).unwrap();
     assert_eq!(output.record().counters["sigmoid-to-relu.replaced"], 2);
     assert!(output.pipeline().contains("sigmoid-to-relu{limit=2}"));
-    let relus = output
-        .graph()
-        .nodes()
-        .filter(|it| it.1.op().is_some_and(|it| it.is_named("Relu")))
-        .count();
+    let relus =
+        output.graph().nodes().filter(|it| it.1.op().is_some_and(|it| it.is_named("Relu"))).count();
     assert_eq!(relus, 2);
 }
 

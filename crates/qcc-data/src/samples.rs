@@ -252,5 +252,6 @@ fn in_range(ids: &Tensor, vocab: Option<usize>) -> Result<(), String> {
 
 /// Name of a file as messages have it.
 pub(crate) fn source_name(path: &Path) -> String {
-    path.display().to_string()
+    // The name alone: it goes into the metadata of the model, which must not depend on the machine.
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }

@@ -161,8 +161,9 @@ impl From<WriteError> for Diagnostic {
             WriteError::IsInput { path } => Diagnostic::error(codes::QCC0107, message)
                 .at(path.display().to_string())
                 .with_help("choose another name with -o"),
-            WriteError::NoForm { .. } => Diagnostic::error(codes::QCC0305, message)
-                .with_help("end the pipeline with an output format: to-nbits, to-qdq or to-fake"),
+            WriteError::NoForm { .. } => Diagnostic::error(codes::QCC0305, message).with_help(
+                "end the pipeline with an output format: to-nbits, to-qdq, to-function or to-fake",
+            ),
             WriteError::Opset { .. } => Diagnostic::error(codes::QCC0203, message)
                 .with_help("--format nbits works at every opset"),
             WriteError::Changed { .. } => Diagnostic::error(codes::QCC0101, message)

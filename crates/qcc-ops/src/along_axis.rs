@@ -265,7 +265,7 @@ mod tests {
         for (last, want) in [(false, 0), (true, 2)] {
             let it = ArgExtreme { max: true, axis: 0, keep: false, last };
             let out = it.eval(&EvalCx::default(), &[Some(&x)], 1).unwrap().remove(0);
-            assert_eq!(out, Tensor::scalar(want as i64));
+            assert_eq!(out, Tensor::scalar(i64::from(want)));
         }
     }
 

@@ -123,8 +123,8 @@ impl<const N: usize> Walk<N> {
     pub(crate) fn at(&self, index: usize) -> [usize; N] {
         let (row, col) = (index / self.inner, index % self.inner);
         let mut at = self.offsets(row);
-        for op in 0..N {
-            at[op] += col * self.steps[op];
+        for (at, step) in at.iter_mut().zip(&self.steps) {
+            *at += col * step;
         }
         at
     }

@@ -158,7 +158,10 @@ impl Op for Einsum {
         let mut dims = BTreeMap::<Label, Dim>::new();
         for (&label, dim) in labels.iter().flatten().zip(shapes.iter().copied().flatten()) {
             let dim = match dims.get(&label) {
-                Some(old) => broadcast::shape("Einsum", &[old.clone()], &[dim.clone()])?.remove(0),
+                Some(old) => {
+                    let (old, dim) = (std::slice::from_ref(old), std::slice::from_ref(dim));
+                    broadcast::shape("Einsum", old, dim)?.remove(0)
+                }
                 None => dim.clone(),
             };
             dims.insert(label, dim);

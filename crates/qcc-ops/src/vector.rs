@@ -89,7 +89,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     let n = shifted - ROUNDER;
     let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
     let p = ((((1.987_569_1e-4 * r + 1.398_2e-3) * r + 8.333_452e-3) * r + 4.166_579_6e-2) * r
-        + 1.666_666_5e-1)
+        + 1.666_666_6e-1)
         * r
         + 0.5;
     let p = p * (r * r) + r + 1.0;
@@ -112,7 +112,7 @@ pub(crate) fn tanh(x: f32) -> f32 {
     let (z, size) = (x * x, x.abs());
     let p = ((((-5.704_988_7e-3 * z + 2.063_908_8e-2) * z - 5.373_971_5e-2) * z + 1.333_144_2e-1)
         * z
-        - 3.333_328_2e-1)
+        - 3.333_328e-1)
         * z
         * x
         + x;
@@ -123,16 +123,16 @@ pub(crate) fn tanh(x: f32) -> f32 {
 /// Error function, relative error below 3e-7.
 #[inline(always)]
 pub(crate) fn erf(x: f32) -> f32 {
-    let (t, s) = (x.abs(), x * x);
+    // From 4 on the result is 1, and the polynomial need not hold beyond.
+    let t = x.abs();
+    let t = if t > 4.2 { 4.2 } else { t };
+    let s = t * t;
     let r = -1.728_534_7e-5 * t + 3.831_971_3e-4;
     let u = -3.883_964_4e-3 * t + 2.425_462_2e-2;
-    let r = (((r * s + u) * t - 1.067_778_8e-1) * t - 6.348_466_9e-1) * t - 1.287_175_1e-1;
-    // Beyond 4 the result is 1, and the polynomial need not hold.
-    let t = if t > 4.0 { 4.0 } else { t };
+    let r = (((r * s + u) * t - 1.067_778_8e-1) * t - 6.348_467e-1) * t - 1.287_175_1e-1;
     let far = (1.0 - exp(r * t - t)).copysign(x);
-    let far = if s > 16.0 { 1f32.copysign(x) } else { far };
     let p = ((((-5.967_617e-4 * s + 4.991_194e-3) * s - 2.676_813_5e-2) * s + 1.128_199_25e-1) * s
-        - 3.761_253_3e-1)
+        - 3.761_253_4e-1)
         * s
         + 1.283_791_7e-1;
     if t > 0.927_734_4 { far } else { p * x + x }

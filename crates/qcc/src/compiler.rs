@@ -225,6 +225,12 @@ impl Compiler {
                 }
                 if !recipe.passes.is_empty() {
                     let format = FORMATS.iter().find(|it| it.name == self.format);
+                    let types = format.map_or("f32,f16,bf16", |it| it.types);
+                    for step in steps.iter_mut().filter(|it| it.options.has("types")) {
+                        step.options.set("types", types).map_err(|error| {
+                            Diagnostic::error(codes::QCC0302, error.to_string())
+                        })?;
+                    }
                     steps.extend_from_slice(parse(format.map_or("", |it| it.passes))?.steps());
                 }
                 steps

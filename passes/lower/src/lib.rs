@@ -24,6 +24,8 @@ pub struct Format {
     pub name: &'static str,
     /// What it is, in one line.
     pub summary: &'static str,
+    /// Element types of the weights that it can carry, as `select` takes them.
+    pub types: &'static str,
     /// The end of the pipeline, after the numbers are chosen.
     pub passes: &'static str,
 }
@@ -33,21 +35,25 @@ pub const FORMATS: &[Format] = &[
     Format {
         name: "nbits",
         summary: "MatMulNBits and GatherBlockQuantized of com.microsoft",
+        types: "f32,f16", // runtimes have no bfloat16 kernel
         passes: "pack{layout=nbits},to-nbits",
     },
     Format {
         name: "qdq",
         summary: "DequantizeLinear: standard ONNX of opset 21, for 2 bits of opset 25",
+        types: "f32,f16,bf16",
         passes: "pack{layout=qdq},to-qdq",
     },
     Format {
         name: "function",
         summary: "operators of ai.qcc with a body: true 3, 5 and 6 bits, any group of 8",
+        types: "f32,f16,bf16",
         passes: "pack{layout=dense},to-function",
     },
     Format {
         name: "fake",
         summary: "float weights after rounding: every tool reads it, nothing is smaller",
+        types: "f32,f16,bf16",
         passes: "to-fake",
     },
 ];

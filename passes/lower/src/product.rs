@@ -68,7 +68,7 @@ impl<'a> Product<'a> {
         let node = patch.op(name, op, inputs, vec![out]);
         let mut value = Value { node, slot: 0 };
         if self.alpha != 1.0 {
-            let factor = scalar(self.alpha, self.reader.packed.dtype);
+            let factor = scalar(self.alpha, self.reader.weight.dtype);
             let factor = patch.constant(&format!("{name}_alpha"), factor);
             let inputs = vec![Some(value), Some(factor)];
             value = patch.op1(&format!("{name}_scaled"), plain("Mul"), inputs, ty.clone());

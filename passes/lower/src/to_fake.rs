@@ -33,7 +33,7 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
                     .into());
             };
             let numbers = numbers.to_codes(quant.spec, quant.form)?;
-            let dims = tensor.dims().iter().copied().collect();
+            let dims = tensor.dims().to_vec();
             let value = decoded(&numbers, quant.form.order, tensor.dtype(), dims)?;
             let row = ctx.record.weight(&name);
             row.layout = "float".to_owned();

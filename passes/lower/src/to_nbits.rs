@@ -57,7 +57,7 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
 fn product(root: &Graph, reader: &Reader<'_>, level: i64) -> Result<Patch, PassError> {
     let mut product = Product::of(root, reader, FORMAT)?;
     let packed = reader.packed;
-    if packed.dtype == DType::BF16 {
+    if reader.weight.dtype == DType::BF16 {
         return Err(no_form(reader, FORMAT, "the operator has no bfloat16 form").into());
     }
     let mut patch = product.patch(INFO.name);
@@ -95,7 +95,7 @@ fn lookup(root: &Graph, reader: &Reader<'_>) -> Result<Patch, PassError> {
     if !reader.fits(false) {
         return Err(no_form(reader, FORMAT, "it reads the table in another shape").into());
     }
-    if packed.dtype == DType::BF16 {
+    if reader.weight.dtype == DType::BF16 {
         return Err(no_form(reader, FORMAT, "the operator has no bfloat16 form").into());
     }
     let bits = field_bits(packed.spec.bits.get());

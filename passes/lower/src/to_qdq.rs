@@ -75,6 +75,6 @@ fn dequantize(
         block_size: if is_row { 0 } else { packed.block },
         output_dtype: None,
     });
-    let ty = Type::tensor(packed.dtype, [k, n]);
+    let ty = Type::tensor(reader.weight.dtype, [k, n]);
     Ok(patch.op1(&format!("{}_dequantized", reader.name), op, inputs, ty))
 }

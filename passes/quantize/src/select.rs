@@ -67,6 +67,12 @@ pub const INFO: PassInfo = PassInfo {
             help: "operators whose weights are taken",
         },
         OptionInfo {
+            name: "types",
+            kind: OptionKind::Text,
+            default: "f32,f16,bf16",
+            help: "element types that are taken; a format may not carry all of them",
+        },
+        OptionInfo {
             name: "include",
             kind: OptionKind::Text,
             default: "",
@@ -96,6 +102,7 @@ pub const INFO: PassInfo = PassInfo {
 
 fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let sites = find_sites(graph);
+    note_quantized(graph, ctx);
     let mut rules = Rules::new(ctx)?;
     let mut chosen: BTreeMap<(Scope, Value), Vec<Chosen<'_>>> = BTreeMap::new();
     let mut order = Vec::new();
@@ -151,6 +158,43 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     Ok(patches)
 }
 
+/// Operators of models that another tool has quantized.
+const QUANTIZED: &[&str] = &[
+    "MatMulNBits",
+    "MatMulBnb4",
+    "MatMulFpQ4",
+    "GatherBlockQuantized",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "QLinearMatMul",
+    "MatMulInteger",
+    "DynamicQuantizeMatMul",
+    "MatMulIntegerToFloat",
+    "QMoE",
+];
+
+/// Says when a model holds codes already. They stay as they are.
+fn note_quantized(root: &Graph, ctx: &mut Ctx<'_>) {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for scope in root.scopes() {
+        for (_, node) in root.at(&scope).into_iter().flat_map(Graph::nodes) {
+            if let Some(op) = node.op().filter(|it| QUANTIZED.contains(&it.name())) {
+                *counts.entry(op.name().to_owned()).or_default() += 1;
+            }
+        }
+    }
+    if counts.is_empty() {
+        return;
+    }
+    let list: Vec<String> = counts.iter().map(|(op, count)| format!("{count} {op}")).collect();
+    let text = format!("the model is quantized already: it has {}", list.join(", "));
+    ctx.note(
+        Diagnostic::warning(codes::QCC0604, text)
+            .with_note("these nodes are left as they are")
+            .with_help("quantize the float model instead"),
+    );
+}
+
 /// A use that was chosen.
 struct Chosen<'a> {
     site: &'a Site,
@@ -165,6 +209,7 @@ struct Rules {
     embeddings: Option<Bits>,
     head: Option<Bits>,
     op_types: Vec<String>,
+    types: Vec<String>,
     include: Vec<Pattern>,
     exclude: Vec<Pattern>,
     overrides: Vec<Override>,
@@ -206,13 +251,16 @@ impl Rules {
         let grid = if options.flag("sym") { Grid::Sym } else { Grid::Asym };
         let overrides: Result<Vec<_>, _> =
             lines("set").iter().map(|it| Override::parse(it)).collect();
-        let op_types = options.text("op-types").split(',').map(|it| it.trim().to_owned()).collect();
+        let list = |name: &str| -> Vec<String> {
+            options.text(name).split(',').map(|it| it.trim().to_owned()).collect()
+        };
         Ok(Self {
             spec: WeightSpec { bits: width, group, grid, scale: scale.unwrap_or(ScaleType::F32) },
             scale,
             embeddings: bits("embeddings"),
             head: bits("head"),
-            op_types,
+            op_types: list("op-types"),
+            types: list("types"),
             include: patterns("include")?,
             exclude: patterns("exclude")?,
             overrides: overrides?,
@@ -253,6 +301,9 @@ impl Rules {
         };
         if site.role != Role::Table && !self.op_types.contains(&site.op) {
             return Err(Skip::OpType);
+        }
+        if !self.types.iter().any(|it| it == site.weight.dtype.text()) {
+            return Err(Skip::Type(site.weight.dtype));
         }
         let source = graph.at(&site.weight.scope).map(|it| it.ty(site.weight.source));
         let scale = self.scale.unwrap_or(match source.and_then(qcc_ir::Type::dtype) {

@@ -182,7 +182,8 @@ fn site(
         Some(skip) => Err(skip.clone()),
         None => form(op.as_ref(), node, role, &weight),
     };
-    let form = form.and_then(|form| check(form, &weight));
+    let stored = source.ty(weight.source).dtype();
+    let form = form.and_then(|form| check(form, &weight, stored));
     let name = source.value_name(weight.source).to_owned();
     let label = if node.name.is_empty() {
         node.outputs.first().map_or(String::new(), |it| it.name.clone())
@@ -243,10 +244,13 @@ fn form(op: &dyn qcc_ir::Op, node: &Node, role: Role, weight: &Traced) -> Result
     weight.form(outputs_last).ok_or_else(|| Skip::Batch(weight.dims.clone()))
 }
 
-fn check(form: Form, weight: &Traced) -> Result<Form, Skip> {
+/// `stored` is the element type of the constant, which a cast may stand behind.
+fn check(form: Form, weight: &Traced, stored: Option<DType>) -> Result<Form, Skip> {
     let Form { n, k, .. } = form;
-    if !matches!(weight.dtype, DType::F32 | DType::F16 | DType::BF16) {
-        return Err(Skip::Type(weight.dtype));
+    for dtype in [Some(weight.dtype), stored].into_iter().flatten() {
+        if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+            return Err(Skip::Type(dtype));
+        }
     }
     if n == 1 {
         return Err(Skip::OneRow);

@@ -267,8 +267,11 @@ impl Needs {
                             .attrs()
                             .iter()
                             .any(|it| it.0 == "block_size" && matches!(it.1, Attr::Int(1..)));
-                        if op.is_named("DequantizeLinear") && is_blocked {
-                            needs.at_least(21, 10);
+                        if op.is_named("DequantizeLinear") {
+                            needs.at_least(13, 7); // per axis
+                            if is_blocked {
+                                needs.at_least(21, 10);
+                            }
                         }
                         if op.domain() == function::DOMAIN {
                             needs.at_least(function::NEEDS.0, function::NEEDS.1);

@@ -5,7 +5,9 @@
 //! `tests/node_cases.txt`; the test fails when a case gives a wrong result, and when that list is
 //! no longer true. `QCC_BLESS=1` writes it anew.
 
+#[cfg(test)]
 mod case;
+#[cfg(test)]
 mod decode;
 
 use std::collections::BTreeMap;

@@ -75,8 +75,16 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<Ended, Error> {
             false => show(&qcc_ir::text::print(compiled.graph())),
         };
     }
-    if !pipeline.steps().is_empty() && record.weights.iter().all(|it| it.bits.is_none()) {
-        return Err(nothing(&record).into());
+    // A model with nothing to quantize is copied as it is, so that a script over many models goes
+    // on; the warning and the summary say so.
+    let is_whole =
+        !pipeline.steps().is_empty() && record.weights.iter().all(|it| it.bits.is_none());
+    if is_whole {
+        let message = nothing(&record);
+        if args.strict {
+            return Err(Diagnostic { severity: Severity::Error, ..message }.into());
+        }
+        say(&message);
     }
     for line in qcc_report::left(&record) {
         tell("left", &line);
@@ -92,7 +100,7 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<Ended, Error> {
             When::Never => External::Never,
         },
         overwrite: args.force,
-        no_provenance: args.no_provenance,
+        no_provenance: args.no_provenance || is_whole,
     };
     let written = compiled.save(&output, &save)?;
     if let Some((from, to)) = written.raised {
@@ -180,12 +188,14 @@ fn notes(compiled: &Output, args: &QuantizeArgs) {
 
 fn nothing(record: &RunRecord) -> Diagnostic {
     let mut message =
-        Diagnostic::error(codes::QCC0601, "no weight was chosen, so nothing was quantized");
+        Diagnostic::warning(codes::QCC0601, "no weight was chosen, so nothing is quantized");
     for line in qcc_report::left(record) {
         message = message.with_note(line);
     }
     if record.weights.is_empty() {
         message = message.with_note("the model multiplies by no constant");
     }
-    message.with_help("-O none copies the model as it is")
+    message
+        .with_note("the output is the input")
+        .with_help("the reasons above may name an option; with --strict this is an error")
 }
