@@ -231,24 +231,61 @@ pub(crate) fn select<T: Copy + Send + Sync>(
     b: &[T],
     out: &mut [T],
 ) {
-    let task = |(idx, out): (usize, &mut [T])| {
+    let task = |(idx, mut out): (usize, &mut [T])| {
         let first = idx * TASK_LEN;
         let (mut row, mut col) = (first / walk.inner, first % walk.inner);
-        let mut at = walk.offsets(row);
-        for out in out {
-            if col == walk.inner {
-                (row, col) = (row + 1, 0);
-                at = walk.offsets(row);
-            }
+        while !out.is_empty() {
+            let count = (walk.inner - col).min(out.len());
+            let (now, rest) = out.split_at_mut(count);
+            let at = walk.offsets(row);
             let [p, x, y] = [0, 1, 2].map(|op| at[op] + col * walk.steps[op]);
-            *out = if pick[p] != 0 { a[x] } else { b[y] };
-            col += 1;
+            select_row(walk.steps, &pick[p..], &a[x..], &b[y..], now);
+            out = rest;
+            (row, col) = (row + 1, 0);
         }
     };
     if out.len() >= PARALLEL_LEN {
         out.par_chunks_mut(TASK_LEN).enumerate().for_each(task);
     } else {
         out.chunks_mut(TASK_LEN).enumerate().for_each(task);
+    }
+}
+
+/// A row of [`select`]: operands begin at its first element.
+fn select_row<T: Copy>(steps: [usize; 3], pick: &[u8], a: &[T], b: &[T], out: &mut [T]) {
+    let count = out.len();
+    match steps {
+        [1, 1, 1] => {
+            for (((out, &pick), &a), &b) in out.iter_mut().zip(pick).zip(a).zip(b) {
+                *out = if pick != 0 { a } else { b };
+            }
+        }
+        [1, 1, _] => {
+            let b = b[0];
+            for ((out, &pick), &a) in out.iter_mut().zip(pick).zip(a) {
+                *out = if pick != 0 { a } else { b };
+            }
+        }
+        [1, _, 1] => {
+            let a = a[0];
+            for ((out, &pick), &b) in out.iter_mut().zip(pick).zip(b) {
+                *out = if pick != 0 { a } else { b };
+            }
+        }
+        [1, _, _] => {
+            let (a, b) = (a[0], b[0]);
+            for (out, &pick) in out.iter_mut().zip(pick) {
+                *out = if pick != 0 { a } else { b };
+            }
+        }
+        [_, a_step, b_step] => {
+            let (from, step) = if pick[0] != 0 { (a, a_step) } else { (b, b_step) };
+            if step == 1 {
+                out.copy_from_slice(&from[..count]);
+            } else {
+                out.fill(from[0]);
+            }
+        }
     }
 }
 

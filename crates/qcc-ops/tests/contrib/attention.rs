@@ -115,7 +115,7 @@ fn mask(random: &mut Random, dims: &[usize]) -> Option<Tensor> {
     }
     let values = (0..dims.iter().product::<usize>()).map(|i| {
         let is_count = dims.len() == 1;
-        if is_count { [3, 4, 1, 0][i % 4] } else { i32::from(i == 0 || random.next() % 3 > 0) }
+        if is_count { [3, 4, 1, 0][i % 4] } else { i32::from(i == 0 || !random.next().is_multiple_of(3)) }
     });
     Some(tensor(dims, &values.collect::<Vec<_>>()))
 }
@@ -137,8 +137,7 @@ fn multi_head(operands: [&[usize]; 3], form: Heads<'_>) {
     let (len, new) = (
         operands[0][1],
         match operands[1] {
-            [_, _, len, _] => *len,
-            [_, len, ..] => *len,
+            [_, _, len, _] | [_, len] | [_, len, _] => *len,
             _ => operands[0][1],
         },
     );

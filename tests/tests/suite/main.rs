@@ -1,0 +1,10 @@
+//! Whole runs of the library on the bundled model.
+
+#[cfg(test)]
+mod determinism;
+#[cfg(test)]
+mod foreign_pass;
+#[cfg(test)]
+mod identity;
+#[cfg(test)]
+mod options;
