@@ -109,7 +109,7 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let mut left: Vec<(&Site, Skip)> = Vec::new();
     for site in &sites {
         ctx.check_cancelled()?;
-        match rules.choose(graph, site) {
+        match rules.choose(site) {
             Ok((form, spec)) => {
                 let key = (site.weight.scope.clone(), site.weight.source);
                 if !chosen.contains_key(&key) {
@@ -269,7 +269,7 @@ impl Rules {
 
     /// What a use becomes, or why not. Every pattern sees every weight, so that one that matches
     /// nothing is found.
-    fn choose(&mut self, graph: &Graph, site: &Site) -> Result<(Form, WeightSpec), Skip> {
+    fn choose(&mut self, site: &Site) -> Result<(Form, WeightSpec), Skip> {
         let mut is_included = self.include.is_empty();
         for pattern in &mut self.include {
             is_included |= pattern.matches(site);
@@ -305,10 +305,10 @@ impl Rules {
         if !self.types.iter().any(|it| it == site.weight.dtype.text()) {
             return Err(Skip::Type(site.weight.dtype));
         }
-        let source = graph.at(&site.weight.scope).map(|it| it.ty(site.weight.source));
-        let scale = self.scale.unwrap_or(match source.and_then(qcc_ir::Type::dtype) {
-            Some(DType::F16) => ScaleType::F16,
-            Some(DType::BF16) => ScaleType::BF16,
+        // Runtimes want the type of the other operand, which a cast of the weight gives it.
+        let scale = self.scale.unwrap_or(match site.weight.dtype {
+            DType::F16 => ScaleType::F16,
+            DType::BF16 => ScaleType::BF16,
             _ => ScaleType::F32,
         });
         let spec = WeightSpec {
