@@ -199,6 +199,9 @@ impl Op for Predicate {
             Self::IsNan if x.dtype() == DType::F32 => {
                 x.as_slice::<f32>()?.iter().map(|it| u8::from(it.is_nan())).collect()
             }
+            Self::IsNan if x.dtype() == DType::F32 => {
+                x.as_slice::<f32>()?.iter().map(|it| u8::from(it.is_nan())).collect()
+            }
             Self::IsNan => with_number!(x.dtype(), T => {
                 x.as_slice::<T>()?.iter().map(|it| u8::from(it.to_f64().is_nan())).collect()
             }, other => return Err(wrong_type(self.name(), other))),
