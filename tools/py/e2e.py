@@ -8,8 +8,10 @@ A check is a function in the table CHECKS; it gets a Bench, returns text to prin
 
 import argparse
 import functools
+import json
 import os
 import shutil
+import subprocess
 
 import checks
 import numpy as np
@@ -20,6 +22,7 @@ from checks import expect
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MODEL = os.path.join(ROOT, "tests", "models", "books1M", "model.onnx")
+CALIB = os.path.join(ROOT, "tests", "models", "books1M", "calib.npy")
 EVAL = os.path.join(ROOT, "tests", "models", "books1M", "eval.npy")
 FLOAT_PERPLEXITY = 35.6551
 
@@ -101,13 +104,86 @@ def nbits_computes_what_fake_does(b):
     return f"relative distance {distance:.1e}"
 
 
+def other_formats_compute_what_fake_does(b):
+    """qdq before fusion and function compute in float, so they are compared as they are."""
+    feeds = {"input_ids": b.ids[:1]}
+    texts = []
+    for bits, group, format_ in [("4", "32", "qdq"), ("8", "64", "qdq"), ("3", "32", "function"), ("6", "16", "function")]:
+        options = ("-O", "rtn", f"-b{bits}", f"-g{group}")
+        path = b.quantized(*options, "--format", format_)
+        onnx.checker.check_model(path, full_check=format_ != "function")
+        got = oracle.run(oracle.session(path, "basic"), feeds)
+        want = oracle.run(oracle.session(b.quantized(*options, "--format", "fake")), feeds)
+        distance = oracle.relative(got, want)
+        expect(distance < 1e-4, f"{format_} {bits} bits: relative distance {distance:.2e}")
+        texts.append(f"{format_} {bits} bits {distance:.1e}")
+    return ", ".join(texts)
+
+
+def data_free_kl_beats_rtn(b):
+    kl, rtn = (b.score(b.quantized("-O", recipe, "-b3", "-g128"))["kl"] for recipe in ("kl", "rtn"))
+    expect(kl < 0.9 * rtn, f"KL {kl:.4f}, rtn {rtn:.4f}")
+    return f"KL {kl:.4f}, rtn {rtn:.4f}"
+
+
+def calibrated_recipes_lose_less(b):
+    """On 4 bits in groups of 32, with and without calibration samples."""
+    texts = []
+    for recipe, calib, limit in [("gptq", True, 0.0105), ("signround", True, 0.0105), ("signround", False, 0.0125)]:
+        options = ("--calib", CALIB) if calib else ()
+        s = b.score(b.quantized("-O", recipe, "-b4", "-g32", *options))
+        text = f"{recipe} {'with' if calib else 'without'} samples: KL {s['kl']:.5f}"
+        expect(s["kl"] < limit, f"{text}, limit {limit}")
+        texts.append(text)
+    return "; ".join(texts)
+
+
+def eval_agrees_with_onnx_runtime(b):
+    """Perplexity and KL by qcc's executor and by ONNX Runtime, on float, fake and level 0."""
+    texts = []
+    for options in [(), ("-O", "rtn", "-b4", "--format", "fake"), ("-O", "rtn", "-b4", "--accuracy-level", "0")]:
+        path = b.quantized(*options) if options else MODEL
+        ours = json.loads(checks.qcc(b.qcc, "eval", path, "-d", EVAL, "--ref", MODEL, "--json"))
+        theirs = b.score(path)
+        for mine, want in [(ours["perplexity"], theirs["perplexity"]), (ours["kl_nats"], theirs["kl"])]:
+            expect(abs(mine - want) <= 1e-3 * abs(want) + 1e-9, f"{options}: {mine} and {want}")
+        texts.append(f"{ours['perplexity']:.4f}")
+    return ", ".join(texts)
+
+
 def threads_do_not_change_bytes(b):
     paths = []
     for n in ("1", "3"):
         path = os.path.join(b.out, f"threads{n}.onnx")
-        checks.qcc(b.qcc, MODEL, "-O", "rtn", "-b4", "-o", path, env={"RAYON_NUM_THREADS": n})
+        checks.qcc(b.qcc, MODEL, "-O", "signround", "-b4", "-j", n, "-f", "-o", path)
         paths.append(path)
     expect(checks.same_bytes(*paths), "1 and 3 threads wrote different files")
+
+
+def bad_input_is_an_error_with_a_code(b):
+    """Exit codes as documented, no partial output."""
+    folder = os.path.join(b.out, "bad")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    whole = open(MODEL, "rb").read()
+    cut = os.path.join(folder, "cut.onnx")
+    open(cut, "wb").write(whole[: len(whole) // 2])
+    out = os.path.join(folder, "out.onnx")
+    cases = [
+        (1, "QCC0102", [cut, "-o", out]),
+        (1, "QCC0101", [os.path.join(folder, "none.onnx"), "-o", out]),
+        (1, "QCC0105", [MODEL, "-O", "rtn", "-o", os.path.join(folder, "no", "out.onnx")]),
+        (1, "QCC0107", [MODEL, "-O", "rtn", "-f", "-o", MODEL]),
+        (1, "QCC0305", [MODEL, "-O", "rtn", "-g8", "-o", out]),
+        (1, "QCC0401", [MODEL, "-O", "kl", "--calib", cut, "-o", out]),
+        (2, "QCC0301", [MODEL, "-O", "nothing", "-o", out]),
+        (2, "QCC0311", [MODEL, "-O", "rtn", "--exclude", "nothing", "-o", out]),
+    ]
+    for want, code, args in cases:
+        run = subprocess.run([b.qcc, *args], capture_output=True, text=True, timeout=600)
+        expect(run.returncode == want and code in run.stderr, f"{args}: exit {run.returncode}, {run.stderr[:200]}")
+    expect(sorted(os.listdir(folder)) == ["cut.onnx"], f"left behind: {os.listdir(folder)}")
+    return f"{len(cases)} cases"
 
 
 CHECKS = [
@@ -118,6 +194,11 @@ CHECKS = [
     rtn4_perplexity,
     rtn8_perplexity,
     nbits_computes_what_fake_does,
+    other_formats_compute_what_fake_does,
+    data_free_kl_beats_rtn,
+    calibrated_recipes_lose_less,
+    eval_agrees_with_onnx_runtime,
+    bad_input_is_an_error_with_a_code,
     threads_do_not_change_bytes,
 ]
 

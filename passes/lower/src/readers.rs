@@ -3,6 +3,8 @@
 use qcc_ir::{Graph, Node, NodeId, Scope, Value};
 use qcc_ops::quant::{Form, Packed};
 use qcc_ops::weight::{Traced, trace};
+use qcc_quant::spec::ScaleType;
+use qcc_tensor::DType;
 
 /// A node that reads a packed weight.
 pub(crate) struct Reader<'a> {
@@ -66,6 +68,17 @@ impl Reader<'_> {
             qcc_ir::Attr::Float(it) => Some(it),
             _ => None,
         })
+    }
+
+    /// Whether the scales have the element type of the product, as `MatMulNBits` needs it and what
+    /// `DequantizeLinear` gives.
+    pub(crate) fn has_scales_of_its_type(&self) -> bool {
+        let scale = match self.packed.spec.scale {
+            ScaleType::F32 => DType::F32,
+            ScaleType::F16 => DType::F16,
+            ScaleType::BF16 => DType::BF16,
+        };
+        scale == self.weight.dtype
     }
 
     /// Whether the node reads the rows that were packed: it may be reached by a pass that was

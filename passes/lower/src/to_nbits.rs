@@ -56,6 +56,10 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
 
 fn product(root: &Graph, reader: &Reader<'_>, level: i64) -> Result<Patch, PassError> {
     let mut product = Product::of(root, reader, FORMAT)?;
+    if !reader.has_scales_of_its_type() {
+        let why = "its scales have another type than its input; --scale-type auto fits";
+        return Err(no_form(reader, FORMAT, why).into());
+    }
     let packed = reader.packed;
     if reader.weight.dtype == DType::BF16 {
         return Err(no_form(reader, FORMAT, "the operator has no bfloat16 form").into());
@@ -94,6 +98,10 @@ fn lookup(root: &Graph, reader: &Reader<'_>) -> Result<Patch, PassError> {
     let packed = reader.packed;
     if !reader.fits(false) {
         return Err(no_form(reader, FORMAT, "it reads the table in another shape").into());
+    }
+    if !reader.has_scales_of_its_type() {
+        let why = "its scales have another type than its result; --scale-type auto fits";
+        return Err(no_form(reader, FORMAT, why).into());
     }
     if reader.weight.dtype == DType::BF16 {
         return Err(no_form(reader, FORMAT, "the operator has no bfloat16 form").into());

@@ -36,6 +36,10 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
             return Err(no_form(&reader, FORMAT, "its codes are packed for another format").into());
         }
         let product = Product::of(root, &reader, FORMAT)?;
+        if !reader.has_scales_of_its_type() {
+            let why = "its scales have another type than its input; --scale-type auto fits";
+            return Err(no_form(&reader, FORMAT, why).into());
+        }
         let is_first = seen.insert((reader.weight.scope.clone(), reader.weight.source));
         let mut patch = product.patch(INFO.name);
         let weight = dequantize(root, &reader, &mut patch, is_first)?;
