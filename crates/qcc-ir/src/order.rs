@@ -4,7 +4,13 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::{Graph, NodeId};
+use crate::{Graph, Kind, Node, NodeId, Place};
+
+/// What comes first of the nodes that are ready: captures, which come into being after the nodes
+/// that read them, would else hold those back; then by place.
+fn rank(node: &Node) -> (bool, Place) {
+    (!matches!(node.kind, Kind::Capture), node.place)
+}
 
 impl Graph {
     /// All nodes, each after those whose outputs it reads. Ties go by place in the source, so the
@@ -22,7 +28,7 @@ impl Graph {
                 }
             }
             if waits[id.index()] == 0 {
-                ready.push(Reverse((node.place, id)));
+                ready.push(Reverse((rank(node), id)));
             }
         }
         let mut order = Vec::with_capacity(self.len());
@@ -31,7 +37,7 @@ impl Graph {
             for &reader in &readers[id.index()] {
                 waits[reader.index()] -= 1;
                 if waits[reader.index()] == 0 {
-                    ready.push(Reverse((self[reader].place, reader)));
+                    ready.push(Reverse((rank(&self[reader]), reader)));
                 }
             }
         }

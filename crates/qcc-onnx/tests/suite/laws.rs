@@ -87,6 +87,28 @@ fn a_branch_reads_values_from_outside() {
 }
 
 #[test]
+fn the_order_of_a_branch_does_not_depend_on_what_it_captures() {
+    let mut add = node("Add", &["x", "w"], &["t"]);
+    add.name = Some("first".into());
+    let branch = GraphProto {
+        name: Some("b".into()),
+        node: vec![node("Constant", &[], &["k"]), add, node("Identity", &["k"], &["u"])],
+        output: vec![value("t"), value("u")],
+        ..GraphProto::default()
+    };
+    let mut choice = node("If", &["c"], &["y", "z"]);
+    choice.attribute = vec![graph_attribute("then_branch", branch)];
+    let graph = GraphProto {
+        name: Some("g".into()),
+        node: vec![choice],
+        input: vec![value("x"), value("c"), value("w")],
+        output: vec![value("y"), value("z")],
+        ..GraphProto::default()
+    };
+    check_same(&model(graph));
+}
+
+#[test]
 fn graphs_that_break_a_rule_are_refused() {
     let mut twice = product();
     twice.node.push(node("Relu", &["x"], &["h"]));
