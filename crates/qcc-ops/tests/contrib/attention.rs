@@ -115,7 +115,11 @@ fn mask(random: &mut Random, dims: &[usize]) -> Option<Tensor> {
     }
     let values = (0..dims.iter().product::<usize>()).map(|i| {
         let is_count = dims.len() == 1;
-        if is_count { [3, 4, 1, 0][i % 4] } else { i32::from(i == 0 || !random.next().is_multiple_of(3)) }
+        if is_count {
+            [3, 4, 1, 0][i % 4]
+        } else {
+            i32::from(i == 0 || !random.next().is_multiple_of(3))
+        }
     });
     Some(tensor(dims, &values.collect::<Vec<_>>()))
 }
