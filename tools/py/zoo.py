@@ -5,7 +5,7 @@
 
 DIR/index.json names the models; each has model.onnx and feeds.npz. For every model:
   none   -O none writes the input byte for byte, external files included
-  valid  -O rtn -b4 passes the ONNX checker if the input does
+  valid  -O RECIPE -b4 passes the ONNX checker if the input does
   runs   the result runs wherever the float model runs, and stays near the float outputs
   fake   computing in float, it agrees with --format fake
 Distances are |got - want| / |want| over all floating-point outputs. Prints a Markdown table and fails if any check fails.
@@ -53,8 +53,8 @@ def packed(path):
 class Case:
     """One model of the zoo and what was found out about it."""
 
-    def __init__(self, qcc, zoo, out, name):
-        self.qcc, self.name = qcc, name
+    def __init__(self, qcc, recipe, zoo, out, name):
+        self.qcc, self.recipe, self.name = qcc, recipe, name
         self.model = os.path.join(zoo, name, "model.onnx")
         self.out = os.path.join(out, name)
         with np.load(os.path.join(zoo, name, "feeds.npz")) as f:
@@ -73,26 +73,26 @@ class Case:
         self.row["none"] = "equal"
 
     def valid(self):
-        self.rtn = self.quantize("rtn", "-O", "rtn", "-b4")
+        self.packed_model = self.quantize(self.recipe, "-O", self.recipe, "-b4")
         if complaint(self.model):  # operators that only ONNX Runtime knows, in ONNX's own domain
             self.row["valid"] = "as input"
         else:
-            found = complaint(self.rtn)
+            found = complaint(self.packed_model)
             expect(not found, f"ONNX checker: {found}")
             self.row["valid"] = "yes"
-        self.row["packed"] = str(packed(self.rtn) - packed(self.model))
-        self.row["bytes"] = f"{oracle.model_bytes(self.model):,} -> {oracle.model_bytes(self.rtn):,}"
+        self.row["packed"] = str(packed(self.packed_model) - packed(self.model))
+        self.row["bytes"] = f"{oracle.model_bytes(self.model):,} -> {oracle.model_bytes(self.packed_model):,}"
 
     def runs(self, want):
-        got = outputs(self.rtn, self.feeds)
+        got = outputs(self.packed_model, self.feeds)
         distance = oracle.relative(got, want)
         expect(distance < 0.5, f"distance to float {distance:.3g}")
         self.row["runs"] = f"{distance:.4f}"
 
     def fake(self):
-        want = self.quantize("fake", "-O", "rtn", "-b4", "--format", "fake")
+        want = self.quantize("fake", "-O", self.recipe, "-b4", "--format", "fake")
         want = outputs(checks.in_float(want), self.feeds)
-        distance = oracle.relative(outputs(checks.in_float(self.rtn), self.feeds), want)
+        distance = oracle.relative(outputs(checks.in_float(self.packed_model), self.feeds), want)
         limit = 3e-2 if is_half(self.model) else 1e-4
         expect(distance < limit, f"distance to fake {distance:.3g}, limit {limit}")
         self.row["fake"] = f"{distance:.1e}"
@@ -117,6 +117,7 @@ def main():
     p.add_argument("--qcc", required=True)
     p.add_argument("--zoo", default=os.path.join(os.path.dirname(ROOT), "shared", "models", "zoo"))
     p.add_argument("--out", default=os.path.join(ROOT, "target", "zoo"))
+    p.add_argument("--recipe", default="rtn", help="recipe that is checked, rtn by default")
     p.add_argument("--only", action="append", metavar="NAME")
     a = p.parse_args()
     with open(os.path.join(a.zoo, "index.json")) as f:
@@ -124,7 +125,7 @@ def main():
     shutil.rmtree(a.out, ignore_errors=True)
     tally, cases = checks.Tally(quiet=True), []
     for name in names:
-        cases.append(Case(a.qcc, a.zoo, a.out, name))
+        cases.append(Case(a.qcc, a.recipe, a.zoo, a.out, name))
         cases[-1].check(tally)
     columns = ("none", "valid", "packed", "runs", "fake", "bytes")
     print("\n| model | -O none | valid | packed weights | distance to float | distance to fake | bytes |\n|---|---|---|---|---|---|---|")

@@ -63,6 +63,21 @@ impl Model {
         samples.map_err(|it| Error::from(it.0))
     }
 
+    /// Positions that the model knows: rows of the table of rotations. `None` when it has none.
+    fn context(&self) -> Option<usize> {
+        let graph = self.graph();
+        let rows = graph.nodes().filter_map(|(_, node)| {
+            let op = node.op()?;
+            let table = match (op.domain(), op.name()) {
+                ("com.microsoft", "GroupQueryAttention") => node.inputs.get(7),
+                ("com.microsoft", "RotaryEmbedding") => node.inputs.get(2),
+                _ => None,
+            };
+            graph.constant((*table?)?)?.dims().first().copied()
+        });
+        rows.min()
+    }
+
     /// Heads and head size of the cache, from the `genai_config.json` beside the model.
     fn cache_shape(&self) -> Option<CacheShape> {
         let config = self.source().path().with_file_name("genai_config.json");
@@ -73,7 +88,7 @@ impl Model {
     pub(crate) fn pseudo_samples(&self, session: &Session) -> Option<Arc<dyn SampleSource>> {
         let inputs = self.inputs();
         let mut rng = session.rng("pseudo samples");
-        let (vocab, shape) = (self.vocabulary()?, pseudo_shape(&inputs, None)?);
+        let (vocab, shape) = (self.vocabulary()?, pseudo_shape(&inputs, self.context())?);
         let made =
             pseudo_tokens(&inputs, vocab, shape, self.cache_shape(), &mut rng).ok().flatten();
         made.map(|it| Arc::new(it) as Arc<dyn SampleSource>)

@@ -251,3 +251,26 @@ pub(crate) fn note_pseudo(ctx: &mut Ctx<'_>, pass: &str, samples: Option<&dyn Sa
     };
     ctx.note(Diagnostic::note(codes::QCC0605, text).with_help("--calib FILE gives samples"));
 }
+
+/// Pseudo samples are a help, not what the user asked for: when the model cannot be run on them, the
+/// pass goes on with the weights alone and says so.
+///
+/// # Errors
+/// The error itself when the samples are the user's, or the run was stopped.
+pub(crate) fn do_without(
+    ctx: &mut Ctx<'_>,
+    pass: &str,
+    origin: Origin,
+    error: PassError,
+) -> Result<(), PassError> {
+    match error {
+        PassError::Diagnostic(error) if origin == Origin::Pseudo => {
+            let text = format!("{pass} cannot run the model and uses the weights alone");
+            let mut warning = Diagnostic::warning(codes::QCC0605, text).with_note(error.message);
+            warning.place = error.place;
+            ctx.note(warning.with_help("--calib FILE gives samples that the model takes"));
+            Ok(())
+        }
+        error => Err(error),
+    }
+}

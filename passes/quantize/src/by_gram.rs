@@ -33,7 +33,7 @@ pub(crate) fn for_each(
     let weights = choose::weights(graph);
     let mut patches = Vec::new();
     let mut current = 0;
-    activations::for_each(
+    let solved = activations::for_each(
         graph,
         ctx,
         &weights,
@@ -63,7 +63,11 @@ pub(crate) fn for_each(
             ctx.session.progress.step(1, &weight.name);
             Ok(())
         },
-    )?;
+    );
     ctx.session.progress.finish();
+    if let Err(error) = solved {
+        activations::do_without(ctx, pass, origin, error)?;
+        return choose::for_each(graph, ctx, pass, |weight, rows, _| Ok(searched(weight, rows)));
+    }
     Ok(patches)
 }

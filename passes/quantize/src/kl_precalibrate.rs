@@ -73,7 +73,7 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
             if *origin == Origin::Pseudo {
                 activations::note_pseudo(ctx, INFO.name, Some(samples.as_ref()));
             }
-            activations::for_each(
+            let collected = activations::for_each(
                 graph,
                 ctx,
                 &weights,
@@ -82,7 +82,11 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
                     d[idx] = sums.and_then(Squares::mean);
                     Ok(())
                 },
-            )?;
+            );
+            if let Err(error) = collected {
+                activations::do_without(ctx, INFO.name, *origin, error)?;
+                d.fill(None);
+            }
         }
         None => activations::note_pseudo(ctx, INFO.name, None),
     }
