@@ -1,7 +1,7 @@
 //! ONNX files to the IR and back, byte for byte where nothing changed.
 //!
 //! [`read`] maps a file and makes a [`Model`]: the graph, and a [`Source`] that knows which bytes
-//! of the file each node and tensor came from. [`write`] copies those bytes for everything that no
+//! of the file each node and tensor came from. [`write()`] copies those bytes for everything that no
 //! pass has changed, so unknown fields, metadata and order survive, and encodes only what is new.
 
 #![warn(clippy::indexing_slicing, clippy::panic)]

@@ -2,7 +2,7 @@
 //!
 //! Products become `MatMul` with the weight on the right, norms and activations that are spelled
 //! out become one operator, and what does nothing goes. Rules are applied by equality saturation
-//! (egg) to one region at a time, [`region`] says what that is; the cheapest equal term replaces
+//! (egg) to one region at a time, `region` says what that is; the cheapest equal term replaces
 //! the region if it is cheaper than what is there, each operator counted once.
 //!
 //! Needs: types, for most rules. Keeps: names and types of what is replaced. Leaves alone, with a
