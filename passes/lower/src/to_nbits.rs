@@ -56,13 +56,13 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
 
 fn product(root: &Graph, reader: &Reader<'_>, level: i64) -> Result<Patch, PassError> {
     let mut product = Product::of(root, reader, FORMAT)?;
-    if !reader.has_scales_of_its_type() {
-        let why = "its scales have another type than its input; --scale-type auto fits";
-        return Err(no_form(reader, FORMAT, why).into());
-    }
     let packed = reader.packed;
     if reader.weight.dtype == DType::BF16 {
         return Err(no_form(reader, FORMAT, "the operator has no bfloat16 form").into());
+    }
+    if !reader.has_scales_of_its_type() {
+        let why = "its scales have another type than its input; --scale-type auto fits";
+        return Err(no_form(reader, FORMAT, why).into());
     }
     let mut patch = product.patch(INFO.name);
     // The runtime has a fast path with 2 and 8 bits at level 4 only.
