@@ -5,12 +5,10 @@
 //! that a format does not know is stored in the next wider field it knows.
 
 pub mod dense;
-pub mod gather;
 pub mod nbits;
 pub mod qdq;
 
 pub use dense::Dense;
-pub use gather::GatherRows;
 pub use nbits::NBits;
 pub use qdq::{Qdq, Sign};
 
@@ -26,15 +24,10 @@ pub struct LayoutInfo {
 }
 
 /// All layouts, in the order they are documented.
-pub const LAYOUTS: [LayoutInfo; 4] = [
+pub const LAYOUTS: [LayoutInfo; 3] = [
     LayoutInfo {
         name: "nbits",
-        doc: "com.microsoft.MatMulNBits: u8[N][blocks][block * field / 8], fields of 2, 4, 8 bits",
-        field: field_bits,
-    },
-    LayoutInfo {
-        name: "gather",
-        doc: "com.microsoft.GatherBlockQuantized: u8[V][D * field / 8], fields of 2, 4, 8 bits",
+        doc: "com.microsoft.MatMulNBits and, where rows are whole blocks, GatherBlockQuantized",
         field: field_bits,
     },
     LayoutInfo {
@@ -217,6 +210,6 @@ mod tests {
         let mut names: Vec<_> = LAYOUTS.iter().map(|l| l.name).collect();
         names.dedup();
         assert_eq!(names.len(), LAYOUTS.len());
-        assert_eq!(LAYOUTS.map(|l| (l.field)(7)), [8, 8, 8, 8]);
+        assert_eq!(LAYOUTS.map(|l| (l.field)(7)), [8, 8, 8]);
     }
 }
