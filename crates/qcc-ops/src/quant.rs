@@ -9,15 +9,16 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
-use qcc_quant::codes::Codes;
 use qcc_quant::rows::{FloatKind, Order, WeightRows};
 use qcc_quant::spec::{Bits, Grid, GroupSize, ScaleType, WeightSpec};
-use qcc_tensor::{DType, Tensor, TensorError};
+use qcc_tensor::{DType, Tensor};
 
 use crate::{AttrError, AttrReader, OpDef};
 
+mod numbers;
 mod packed;
 
+pub use numbers::{Numbers, NumbersBuffer};
 pub use packed::{Layout, Packed};
 
 /// Domain of the operators of this file.
@@ -75,47 +76,6 @@ impl Form {
     }
 }
 
-/// The numbers of a quantized weight before they are packed. Their bytes may lie in a file.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Numbers {
-    /// `u8[n, k]`, each below `2^bits`.
-    pub codes: Tensor,
-    /// `f32[n, groups]`, rounded to the stored type.
-    pub scales: Tensor,
-    /// `u8[n, groups]`.
-    pub zeros: Tensor,
-}
-
-impl Numbers {
-    /// Takes over codes without a copy.
-    ///
-    /// # Errors
-    /// When their lengths do not fit each other.
-    pub fn from_codes(codes: Codes) -> Result<Self, TensorError> {
-        let (n, k, groups) = (codes.n, codes.k, codes.groups());
-        Ok(Self {
-            codes: Tensor::from_vec(vec![n, k], codes.codes)?,
-            scales: Tensor::from_vec(vec![n, groups], codes.scales)?,
-            zeros: Tensor::from_vec(vec![n, groups], codes.zeros)?,
-        })
-    }
-
-    /// A copy as plain vectors.
-    ///
-    /// # Errors
-    /// When an element type is another one.
-    pub fn to_codes(&self, spec: WeightSpec, form: Form) -> Result<Codes, TensorError> {
-        Ok(Codes {
-            n: form.n,
-            k: form.k,
-            spec,
-            codes: self.codes.as_slice::<u8>()?.into_owned(),
-            scales: self.scales.as_slice::<f32>()?.into_owned(),
-            zeros: self.zeros.as_slice::<u8>()?.into_owned(),
-        })
-    }
-}
-
 /// A weight that was chosen for quantization.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quant {
@@ -132,7 +92,7 @@ pub struct Quant {
 impl Quant {
     fn parse(reader: &mut AttrReader<'_>) -> Result<OpRef, AttrError> {
         let (spec, form) = (parse_spec(reader)?, Form::parse(reader)?);
-        let numbers = parse_numbers(reader, spec, form)?;
+        let numbers = Numbers::parse(reader, spec, form)?;
         let by = reader.str("by", "")?.to_owned();
         Ok(Arc::new(Self { spec, form, numbers, by }))
     }
@@ -151,9 +111,7 @@ impl Op for Quant {
         let mut attrs = spec_attrs(&self.spec);
         self.form.attrs(&mut attrs);
         if let Some(numbers) = &self.numbers {
-            attrs.push(("codes".into(), Attr::Tensor(numbers.codes.clone())));
-            attrs.push(("scales".into(), Attr::Tensor(numbers.scales.clone())));
-            attrs.push(("zeros".into(), Attr::Tensor(numbers.zeros.clone())));
+            attrs.extend(numbers.attrs());
         }
         if !self.by.is_empty() {
             attrs.push(("by".into(), self.by.as_str().into()));
@@ -186,23 +144,24 @@ impl Op for Quant {
             return Err(TypeError::Absent { op: "Quant".into(), index: 0 }.into());
         };
         let Some(numbers) = &self.numbers else { return Ok(vec![(*weight).clone()]) };
-        let codes = numbers.to_codes(self.spec, self.form)?;
-        Ok(vec![decoded(&codes, self.form.order, weight.dtype(), weight.dims().to_vec())?])
+        Ok(vec![decoded(numbers, self.form.order, weight.dtype(), weight.dims().to_vec())?])
     }
 }
 
-/// The floats that codes stand for, as a tensor in the order and element type of the weight.
+/// The floats that numbers stand for, as a tensor in the order and element type of the weight.
 ///
 /// # Errors
 /// When `dims` has another number of elements, or `dtype` is no float of 16 or 32 bits.
 pub fn decoded(
-    codes: &Codes,
+    numbers: &Numbers,
     order: Order,
     dtype: DType,
     dims: Vec<usize>,
 ) -> Result<Tensor, EvalError> {
-    let form = Form { n: codes.n, k: codes.k, order };
-    floats(form, dtype, dims, &|row, out| codes.dequantize(row, out))
+    let numbers = numbers.view();
+    let form = Form { n: numbers.shape.n, k: numbers.shape.k, order };
+    let mut codes = vec![0; form.k];
+    floats(form, dtype, dims, &mut |row, out| numbers.dequantize(row, &mut codes, out))
 }
 
 /// A weight of which `fill` gives each row, as a tensor in its own order and element type.
@@ -213,7 +172,7 @@ pub fn floats(
     form: Form,
     dtype: DType,
     dims: Vec<usize>,
-    fill: &dyn Fn(usize, &mut [f32]),
+    fill: &mut dyn FnMut(usize, &mut [f32]),
 ) -> Result<Tensor, EvalError> {
     let (n, k) = (form.n, form.k);
     let mut out = vec![0f32; n * k];
@@ -294,36 +253,10 @@ fn spec_attrs(spec: &WeightSpec) -> Attrs {
     ]
 }
 
-fn parse_numbers(
-    reader: &AttrReader<'_>,
-    spec: WeightSpec,
-    form: Form,
-) -> Result<Option<Numbers>, AttrError> {
-    let Some(codes) = reader.opt_tensor("codes")? else { return Ok(None) };
-    let Form { n, k, .. } = form;
-    let groups = spec.group.count(k);
-    let need = |name: &str| reader.opt_tensor(name)?.ok_or_else(|| reader.missing(name));
-    let (scales, zeros) = (need("scales")?, need("zeros")?);
-    for (name, tensor, dims, dtype) in [
-        ("codes", codes, [n, k], DType::U8),
-        ("scales", scales, [n, groups], DType::F32),
-        ("zeros", zeros, [n, groups], DType::U8),
-    ] {
-        if tensor.dims() != dims || tensor.dtype() != dtype {
-            let (got, is) = (tensor.dtype(), tensor.dims());
-            return Err(reader.error(name, format!("is {got}{is:?}, not {dtype}{dims:?}")));
-        }
-    }
-    let max = spec.bits.max_code();
-    if codes.bytes().iter().chain(zeros.bytes()).any(|&it| it > max) {
-        return Err(reader.error("codes", "hold a value that does not fit the bits"));
-    }
-    Ok(Some(Numbers { codes: codes.clone(), scales: scales.clone(), zeros: zeros.clone() }))
-}
-
 #[cfg(test)]
 mod tests {
     use qcc_quant::rtn::rtn;
+    use qcc_tensor::Store;
 
     use super::*;
     use crate::parse;
@@ -343,7 +276,7 @@ mod tests {
         let form = Form { n: 4, k: 6, order: Order::Kn };
         let weight = weight();
         let codes = codes.then(|| rtn(&form.rows(&weight).unwrap(), &spec));
-        let numbers = codes.map(|it| Numbers::from_codes(it).unwrap());
+        let numbers = codes.map(|it| Numbers::from_codes(&it, &Store::default()).unwrap());
         Quant { spec, form, numbers, by: "rtn".into() }
     }
 

@@ -4,7 +4,8 @@
 
 use qcc_quant::{
     rows::{FloatKind, Order, WeightRows},
-    rtn::rtn,
+    numbers::{NumbersMut, NumbersShape},
+    rtn::rtn_into,
     search::{SearchKind, search},
     spec::{Bits, Grid, GroupSize, ScaleType, WeightSpec},
 };
@@ -33,8 +34,13 @@ fn main() {
         for group in [32, 128] {
             for grid in [Grid::Asym, Grid::Sym] {
                 let Some(spec) = spec(4, group, grid) else { return };
+                let shape = NumbersShape { n, k: K, spec };
+                let (mut codes, groups) = (vec![0; n * shape.row_bytes()], n * shape.groups());
+                let (mut scales, mut zeros) = (vec![0.0; groups], vec![0; groups]);
                 time(&format!("{order:?} rtn {grid:?} b4 g{group}"), n, || {
-                    rtn(&rows, &spec);
+                    let field = shape.field();
+                    let (codes, scales, zeros) = (&mut codes[..], &mut scales[..], &mut zeros[..]);
+                    rtn_into(&rows, &spec, NumbersMut { field, codes, scales, zeros });
                 });
             }
         }

@@ -3,8 +3,111 @@
 //! Sums are f64, over blocks of rows of fixed size added in order, so that they do not depend on
 //! the number of threads.
 
-use crate::{codes::Codes, rows::WeightRows};
+use std::ops::Add;
+
+use crate::{
+    codes::{Codes, decode},
+    rows::WeightRows,
+    simd::{Kernel, LANES, dispatch},
+};
 use rayon::prelude::*;
+
+/// What rounding cost, summed as the weights were rounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SquaredError {
+    /// `sum w^2`.
+    pub energy: f64,
+    /// `sum (w - v)^2`.
+    pub squared: f64,
+}
+
+impl SquaredError {
+    /// Relative weight error, `sum (w - v)^2 / sum w^2`; 0 for exact zeros.
+    pub fn relative(&self) -> f64 {
+        ratio(self.squared, self.energy)
+    }
+
+    /// Signal to noise ratio in dB, `10 log10(sum w^2 / sum (w - v)^2)`; infinite without error.
+    pub fn snr_db(&self) -> f64 {
+        -10.0 * libm::log10(self.relative())
+    }
+
+    /// Sums over a run of groups of `size` weights of a row.
+    pub(crate) fn of(
+        weights: &[f32],
+        size: usize,
+        codes: &[u8],
+        scales: &[f32],
+        zeros: &[u8],
+    ) -> Self {
+        dispatch(Sums { weights, size, codes, scales, zeros })
+    }
+}
+
+impl Add for SquaredError {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { energy: self.energy + other.energy, squared: self.squared + other.squared }
+    }
+}
+
+struct Sums<'a> {
+    weights: &'a [f32],
+    size: usize,
+    codes: &'a [u8],
+    scales: &'a [f32],
+    zeros: &'a [u8],
+}
+
+/// Vectors whose squares are added as f32 before the sum becomes f64.
+const RUN: usize = 16;
+
+impl Kernel for Sums<'_> {
+    type Output = SquaredError;
+    #[inline(always)]
+    fn run(self) -> SquaredError {
+        let Self { weights, size, codes, scales, zeros } = self;
+        let mut sums = SquaredError::default();
+        let groups = weights.chunks(size).zip(codes.chunks(size)).zip(scales.iter().zip(zeros));
+        for ((weights, codes), (&scale, &zero)) in groups {
+            let runs = weights.chunks(RUN * LANES).zip(codes.chunks(RUN * LANES));
+            for (weights, codes) in runs {
+                let (mut energy, mut squared) = ([0.0f32; LANES], [0.0f32; LANES]);
+                let mut add = |i: usize, w: f32, code: u8| {
+                    let error = w - decode(code, scale, zero);
+                    energy[i] += w * w;
+                    squared[i] += error * error;
+                };
+                let (vectors, rest) = weights.as_chunks::<LANES>();
+                let (code_vectors, code_rest) = codes.as_chunks::<LANES>();
+                for (w, codes) in vectors.iter().zip(code_vectors) {
+                    for i in 0..LANES {
+                        add(i, w[i], codes[i]);
+                    }
+                }
+                for (i, (&w, &code)) in rest.iter().zip(code_rest).enumerate() {
+                    add(i, w, code);
+                }
+                sums.energy += sum(energy);
+                sums.squared += sum(squared);
+            }
+        }
+        sums
+    }
+}
+
+/// The sum of all lanes, as f64.
+#[inline(always)]
+pub(crate) fn sum(lanes: [f32; LANES]) -> f64 {
+    let mut lanes = lanes.map(f64::from);
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    lanes[0]
+}
 
 /// Sums over the weights w, their quantized values v and what an error at each input counts, d.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -28,7 +131,7 @@ pub struct WeightError {
 impl WeightError {
     /// Relative weight error, `sum (w - v)^2 / sum w^2`; 0 for exact zeros.
     pub fn relative(&self) -> f64 {
-        ratio(self.squared, self.energy)
+        self.plain().relative()
     }
 
     /// Relative weighted error, `sum d (w - v)^2 / sum d w^2`: with d = E[x^2] the relative error
@@ -44,7 +147,12 @@ impl WeightError {
 
     /// Signal to noise ratio in dB, `10 log10(sum w^2 / sum (w - v)^2)`; infinite without error.
     pub fn snr_db(&self) -> f64 {
-        -10.0 * libm::log10(self.relative())
+        self.plain().snr_db()
+    }
+
+    /// The unweighted sums alone.
+    pub fn plain(&self) -> SquaredError {
+        SquaredError { energy: self.energy, squared: self.squared }
     }
 
     /// `sum v^2 / sum w^2`: below 1 where rounding shrinks the weights.
@@ -52,7 +160,7 @@ impl WeightError {
         ratio(self.value_energy, self.energy)
     }
 
-    fn add(self, other: Self) -> Self {
+    fn plus(self, other: Self) -> Self {
         Self {
             count: self.count + other.count,
             energy: self.energy + other.energy,
@@ -100,7 +208,7 @@ pub fn measure(
         sums
     })
     .into_iter()
-    .fold(WeightError::default(), WeightError::add)
+    .fold(WeightError::default(), WeightError::plus)
 }
 
 /// [`measure`] of codes.

@@ -327,7 +327,8 @@ impl<const N: usize> Kernel for Trial<'_, N> {
 mod tests {
     use super::*;
     use crate::{
-        chunks::split_rows, codes::Codes, gram::tests::Problem, quantize::RowOut, rtn::rtn_groups,
+        chunks::split_rows, codes::Codes, gram::tests::Problem, quantize::RowOut,
+        testing::rtn_groups,
     };
 
     /// The paper's algorithm in f64 with an explicit inverse: codes and scales of one row.

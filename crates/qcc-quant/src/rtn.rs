@@ -8,74 +8,35 @@
 
 use crate::{
     codes::Codes,
-    quantize::{RowOut, quantize_groups},
+    error::SquaredError,
+    numbers::NumbersMut,
+    quantize::codes_by,
     rows::WeightRows,
+    rtn_lanes::rtn_lanes,
     simd::{LANES, ROUNDER, Vector, VectorKernel, dispatch_vectors},
     spec::{Grid, WeightSpec},
 };
 
 /// Groups whose scales are computed together.
-const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 
 /// Rounds to nearest on the grid that spans each group.
 pub fn rtn(rows: &WeightRows<'_>, spec: &WeightSpec) -> Codes {
-    let group = spec.group.len(rows.k());
-    quantize_groups(rows, spec, &|_, weights, out| rtn_groups(weights, group, spec, out))
+    codes_by(rows, spec, |out| rtn_into(rows, spec, out)).0
 }
 
-/// [`rtn`] of one run of whole groups, the last of which may be shorter than `group`.
-pub fn rtn_groups(weights: &[f32], group: usize, spec: &WeightSpec, out: RowOut<'_>) {
-    dispatch_vectors(Rtn { weights, group, spec, out });
+/// [`rtn`] into `out`. Gives the error.
+///
+/// # Panics
+/// If `out` is not of the size of `rows`.
+pub fn rtn_into(rows: &WeightRows<'_>, spec: &WeightSpec, out: NumbersMut<'_>) -> SquaredError {
+    rtn_lanes(rows, spec, out)
 }
 
 /// Codes of `weights` on a given grid: `clamp(round(w / scale) + zero)`, half to even.
 /// `scale` is one that [`ScaleType::round`](crate::spec::ScaleType::round) returned.
 pub fn encode(weights: &[f32], scale: f32, zero: u8, max_code: u8, codes: &mut [u8]) {
     dispatch_vectors(Encode { weights, inverse: 1.0 / scale, zero, max_code, codes });
-}
-
-struct Rtn<'a> {
-    weights: &'a [f32],
-    group: usize,
-    spec: &'a WeightSpec,
-    out: RowOut<'a>,
-}
-
-impl VectorKernel for Rtn<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<V: Vector>(self) {
-        let Self { weights, group, spec, out } = self;
-        let mut low = [0.0f32; BATCH];
-        let mut high = [0.0f32; BATCH];
-        let mut inverse = [0.0f32; BATCH];
-        let batches = weights
-            .chunks(group * BATCH)
-            .zip(out.codes.chunks_mut(group * BATCH))
-            .zip(out.scales.chunks_mut(BATCH).zip(out.zeros.chunks_mut(BATCH)));
-        for ((weights, codes), (scales, zeros)) in batches {
-            for ((weights, low), high) in weights.chunks(group).zip(&mut low).zip(&mut high) {
-                (*low, *high) = range::<V>(weights);
-            }
-            match spec.grid {
-                Grid::Asym => asym_grids(&low, &high, spec, &mut inverse, scales, zeros),
-                Grid::Sym => {
-                    for ((low, &high), weights) in
-                        low.iter_mut().zip(&high).zip(weights.chunks(group))
-                    {
-                        if *low == -high && *low != 0.0 {
-                            *low = first_extreme(weights, high);
-                        }
-                    }
-                    sym_grids(&low, &high, spec, &mut inverse, scales, zeros);
-                }
-            }
-            let groups = weights.chunks(group).zip(codes.chunks_mut(group));
-            for (((weights, codes), &inverse), &zero) in groups.zip(&inverse).zip(&*zeros) {
-                Encode { weights, inverse, zero, max_code: spec.bits.max_code(), codes }.run::<V>();
-            }
-        }
-    }
 }
 
 /// Least and largest of the weights and 0.
@@ -94,12 +55,58 @@ pub(crate) fn range<V: Vector>(weights: &[f32]) -> (f32, f32) {
     (low.least(), high.greatest())
 }
 
+/// Grids of groups that are chosen together.
+pub(crate) struct Grids {
+    /// Least of the weights and 0.
+    pub(crate) low: [f32; BATCH],
+    /// Largest of the weights and 0.
+    pub(crate) high: [f32; BATCH],
+    /// `1 / scale`.
+    pub(crate) inverse: [f32; BATCH],
+    pub(crate) scale: [f32; BATCH],
+    pub(crate) zero: [u8; BATCH],
+}
+
+impl Default for Grids {
+    fn default() -> Self {
+        let none = [0.0; BATCH];
+        Self { low: none, high: none, inverse: none, scale: none, zero: [0; BATCH] }
+    }
+}
+
+impl Grids {
+    /// Chooses the grids of the first `count` groups by their ranges; `weights(i)` are those of
+    /// group `i`.
+    #[inline(always)]
+    pub(crate) fn choose<I: Iterator<Item = f32>>(
+        &mut self,
+        spec: &WeightSpec,
+        count: usize,
+        weights: &impl Fn(usize) -> I,
+    ) {
+        let Self { low, high, inverse, scale, zero } = self;
+        match spec.grid {
+            Grid::Asym => {
+                asym_grids(low, high, spec, inverse, &mut scale[..count], &mut zero[..count]);
+            }
+            Grid::Sym => {
+                for i in 0..count {
+                    if low[i] == -high[i] && low[i] != 0.0 {
+                        low[i] = first_extreme(weights(i), high[i]);
+                    }
+                }
+                sym_grids(low, high, spec, inverse, &mut scale[..count], &mut zero[..count]);
+            }
+        }
+    }
+}
+
 /// The lower end of the range that makes `-high` or `high` the weight of largest magnitude,
 /// whichever of the two comes first.
 #[cold]
-fn first_extreme(weights: &[f32], high: f32) -> f32 {
-    match weights.iter().find(|w| w.abs() == high) {
-        Some(&w) if w > 0.0 => 0.0,
+fn first_extreme(mut weights: impl Iterator<Item = f32>, high: f32) -> f32 {
+    match weights.find(|w| w.abs() == high) {
+        Some(w) if w > 0.0 => 0.0,
         _ => -high,
     }
 }
@@ -201,9 +208,12 @@ mod tests {
     use super::*;
     use crate::{
         codes::decode,
+        error::measure_codes,
+        numbers::{NumbersRef, NumbersShape},
+        quantize::RowOut,
         rows::{FloatKind, Order},
         spec::{Bits, GroupSize, ScaleType},
-        testing::{bytes_of, gaussian, quantize_slice, specs},
+        testing::{bytes_of, gaussian, quantize_slice, rtn_groups, specs},
     };
     use proptest::prelude::*;
 
@@ -261,6 +271,40 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn lanes_and_rows_give_the_same(
+            spec in specs(), n in 1usize..300, k in 1usize..300, seed in any::<u64>(),
+        ) {
+            let weights = gaussian(n * k, seed);
+            let bytes = bytes_of(&weights);
+            let rows = WeightRows::new(&bytes, FloatKind::F32, n, k, Order::Nk).unwrap();
+            let codes = rtn(&rows, &spec);
+            let (size, groups) = (spec.group.len(k), codes.groups());
+            let mut want = Codes::zeroed(n, k, spec);
+            for row in 0..n {
+                let out = RowOut {
+                    codes: &mut want.codes[row * k..][..k],
+                    scales: &mut want.scales[row * groups..][..groups],
+                    zeros: &mut want.zeros[row * groups..][..groups],
+                };
+                rtn_groups(&weights[row * k..][..k], size, &spec, out);
+            }
+            prop_assert_eq!(&codes, &want);
+            let shape = NumbersShape { n, k, spec };
+            let mut fields = vec![0xff; n * shape.row_bytes()];
+            let (mut scales, mut zeros) = (want.scales.clone(), want.zeros.clone());
+            let out = NumbersMut {
+                field: shape.field(), codes: &mut fields, scales: &mut scales, zeros: &mut zeros,
+            };
+            let error = rtn_into(&rows, &spec, out);
+            let numbers = NumbersRef { shape, codes: &fields, scales: &scales, zeros: &zeros };
+            prop_assert_eq!(numbers.unpacked(), want.codes.clone());
+            prop_assert_eq!((&scales, &zeros), (&want.scales, &want.zeros));
+            let exact = measure_codes(&rows, None, &want);
+            prop_assert!((error.energy / exact.energy - 1.0).abs() < 1e-4);
+            prop_assert!((error.squared - exact.squared).abs() <= 1e-4 * exact.squared + 1e-12);
+        }
+
         #[test]
         fn the_error_is_at_most_half_a_step(
             spec in specs(), n in 1usize..5, k in 1usize..150, seed in any::<u64>(),

@@ -11,9 +11,11 @@
 use crate::{
     candidates::{Candidate, Group},
     codes::Codes,
+    error::SquaredError,
     exact::{Events, exact},
     kl::{self, Estimator},
-    quantize::{RowOut, quantize_groups},
+    numbers::NumbersMut,
+    quantize::{RowOut, codes_by, quantize_groups},
     rows::WeightRows,
     rtn::Encode,
     simd::{Vector, VectorKernel, dispatch_vectors},
@@ -55,21 +57,36 @@ pub fn search(
     kind: SearchKind,
     d: Option<&[f32]>,
 ) -> Codes {
-    run(rows, spec, Choice::Search(kind), d)
+    codes_by(rows, spec, |out| search_into(rows, spec, kind, d, out)).0
 }
 
-/// Quantizes with the candidates of [`SearchKind::Grid`], choosing by distribution within the
-/// band. With `tau` 0 the error alone decides.
+/// [`search`] into `out`. Gives the unweighted error.
 ///
 /// # Panics
-/// If `d` is not of length `k`.
+/// If `d` is not of length `k`, or `out` not of the size of `rows`.
+pub fn search_into(
+    rows: &WeightRows<'_>,
+    spec: &WeightSpec,
+    kind: SearchKind,
+    d: Option<&[f32]>,
+    out: NumbersMut<'_>,
+) -> SquaredError {
+    run(rows, spec, Choice::Search(kind), d, out)
+}
+
+/// Quantizes into `out` with the candidates of [`SearchKind::Grid`], choosing by distribution
+/// within the band. With `tau` 0 the error alone decides. Gives the unweighted error.
+///
+/// # Panics
+/// If `d` is not of length `k`, or `out` not of the size of `rows`.
 pub fn kl_precalibrate(
     rows: &WeightRows<'_>,
     spec: &WeightSpec,
     band: KlBand,
     d: Option<&[f32]>,
-) -> Codes {
-    run(rows, spec, Choice::Band(band), d)
+    out: NumbersMut<'_>,
+) -> SquaredError {
+    run(rows, spec, Choice::Band(band), d, out)
 }
 
 #[derive(Clone, Copy)]
@@ -78,10 +95,16 @@ enum Choice {
     Band(KlBand),
 }
 
-fn run(rows: &WeightRows<'_>, spec: &WeightSpec, choice: Choice, d: Option<&[f32]>) -> Codes {
+fn run(
+    rows: &WeightRows<'_>,
+    spec: &WeightSpec,
+    choice: Choice,
+    d: Option<&[f32]>,
+    out: NumbersMut<'_>,
+) -> SquaredError {
     let group = spec.group.len(rows.k());
     let d = importance(rows.k(), group, d);
-    quantize_groups(rows, spec, &|column, weights, out| {
+    quantize_groups(rows, spec, out, &|column, weights, out| {
         let d = &d[column..][..weights.len()];
         dispatch_vectors(SearchGroups { weights, d, group, spec, choice, out });
     })
@@ -343,7 +366,9 @@ mod tests {
             let weights = gaussian(64, seed);
             let run = |tau| {
                 let band = KlBand { tau, estimator };
-                let codes = quantize_slice(&weights, |rows| kl_precalibrate(rows, &spec, band, None));
+                let codes = quantize_slice(&weights, |rows| {
+                    codes_by(rows, &spec, |out| kl_precalibrate(rows, &spec, band, None, out)).0
+                });
                 let mut masses = vec![0.0; spec.bits.levels()];
                 codes.codes.iter().for_each(|&code| masses[usize::from(code)] += 1.0);
                 let scale = f64::from(codes.scales[0]);

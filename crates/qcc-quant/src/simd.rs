@@ -185,6 +185,15 @@ impl<K: Kernel> VectorKernel for Loop<K> {
     }
 }
 
+/// Byte `j` of `out[i]` is byte `i` of `tile[j]`.
+#[inline(always)]
+pub(crate) fn transpose_bytes(tile: [[u8; LANES]; LANES]) -> [[u8; LANES]; LANES] {
+    #[cfg(target_arch = "x86_64")]
+    return x86::transpose_bytes(tile);
+    #[cfg(not(target_arch = "x86_64"))]
+    std::array::from_fn(|i| std::array::from_fn(|j| tile[j][i]))
+}
+
 /// Asks for the cache line of `bytes[at]`, if there is one.
 #[inline(always)]
 pub(crate) fn prefetch(bytes: &[u8], at: usize) {
@@ -241,6 +250,15 @@ mod tests {
             a.add(V::splat(ROUNDER)).store_low_bytes(&mut bytes);
             let ends = [a.least(), b.greatest()].map(f32::to_bits);
             (bits.to_vec(), bytes, ends)
+        }
+    }
+
+    #[test]
+    fn bytes_are_transposed() {
+        let tile = std::array::from_fn(|i| std::array::from_fn(|j| (i * LANES + j) as u8));
+        let turned = transpose_bytes(tile);
+        for (i, line) in turned.iter().enumerate() {
+            assert_eq!(*line, std::array::from_fn(|j| (j * LANES + i) as u8));
         }
     }
 

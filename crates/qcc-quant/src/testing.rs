@@ -2,7 +2,9 @@
 
 use crate::{
     codes::Codes,
+    quantize::RowOut,
     rows::{FloatKind, Order, WeightRows},
+    rtn::{Grids, encode},
     spec::{Bits, Grid, GroupSize, ScaleType, WeightSpec},
 };
 use proptest::prelude::*;
@@ -39,6 +41,19 @@ pub(crate) fn quantize_slice(
     let bytes = bytes_of(weights);
     let (n, k) = (1, weights.len());
     quantize(&WeightRows::new(&bytes, FloatKind::F32, n, k, Order::Nk).unwrap())
+}
+
+/// Round to nearest of a run of whole groups of one row, group by group.
+pub(crate) fn rtn_groups(weights: &[f32], size: usize, spec: &WeightSpec, out: RowOut<'_>) {
+    let groups = weights.chunks(size).zip(out.codes.chunks_mut(size));
+    for ((weights, codes), (scale, zero)) in groups.zip(out.scales.iter_mut().zip(out.zeros)) {
+        let mut grids = Grids::default();
+        grids.low[0] = weights.iter().copied().fold(0.0, f32::min);
+        grids.high[0] = weights.iter().copied().fold(0.0, f32::max);
+        grids.choose(spec, 1, &|_| weights.iter().copied());
+        (*scale, *zero) = (grids.scale[0], grids.zero[0]);
+        encode(weights, *scale, *zero, spec.bits.max_code(), codes);
+    }
 }
 
 /// Every kind of spec.

@@ -8,6 +8,7 @@ mod element;
 mod mapped;
 mod pool;
 mod shape;
+mod store;
 mod tensor;
 
 pub use dtype::DType;
@@ -15,4 +16,5 @@ pub use element::Element;
 pub use mapped::{MappedFile, Origin};
 pub use pool::Pool;
 pub use shape::{Dim, checked_len};
+pub use store::{Buffer, Store};
 pub use tensor::{Tensor, TensorError};

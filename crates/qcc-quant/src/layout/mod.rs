@@ -8,6 +8,7 @@ pub mod dense;
 pub mod nbits;
 pub mod qdq;
 
+pub use crate::fields::field_bits;
 pub use dense::Dense;
 pub use nbits::NBits;
 pub use qdq::{Qdq, Sign};
@@ -75,16 +76,6 @@ pub enum LayoutError {
     },
 }
 
-/// Width of the field of 2, 4 or 8 bits that stores a code of `bits`.
-#[must_use]
-pub const fn field_bits(bits: u8) -> u8 {
-    match bits {
-        0..=2 => 2,
-        3..=4 => 4,
-        _ => 8,
-    }
-}
-
 /// What to add to the codes and zero points of a symmetric weight of `bits` so that its zero
 /// point `2^(bits - 1)` becomes the default `2^(field - 1)` of the field it is stored in: then
 /// the zero points need not be stored. 0 for widths that have their own field.
@@ -112,46 +103,6 @@ pub fn expand<T: Copy>(per_group: &[T], k: usize, group_len: usize, block: usize
 pub fn transpose<T: Copy>(rows: &[T], cols: usize) -> Vec<T> {
     let n = rows.len().checked_div(cols).unwrap_or(0);
     (0..cols).flat_map(|c| (0..n).map(move |r| rows[r * cols + c])).collect()
-}
-
-/// Packs codes into fields of 2, 4 or 8 bits, lowest bits first; the rest of the last byte is 0.
-fn pack_fields(codes: &[u8], field: u8, out: &mut [u8]) {
-    debug_assert_eq!(out.len(), (codes.len() * usize::from(field)).div_ceil(8));
-    match field {
-        2 => {
-            let quads = codes.chunks_exact(4);
-            let rest = quads.remainder();
-            for (byte, c) in out.iter_mut().zip(quads) {
-                *byte = c[0] | c[1] << 2 | c[2] << 4 | c[3] << 6;
-            }
-            if let (false, Some(last)) = (rest.is_empty(), out.last_mut()) {
-                *last = rest.iter().rev().fold(0, |byte, &c| byte << 2 | c);
-            }
-        }
-        4 => {
-            let pairs = codes.chunks_exact(2);
-            let rest = pairs.remainder();
-            for (byte, c) in out.iter_mut().zip(pairs) {
-                *byte = c[0] | c[1] << 4;
-            }
-            if let (&[c], Some(last)) = (rest, out.last_mut()) {
-                *last = c;
-            }
-        }
-        _ => out.copy_from_slice(codes),
-    }
-}
-
-/// The `i`-th field of `bytes`, counted from the lowest bits of the first byte.
-fn field_at(bytes: &[u8], field: u8, i: usize) -> u8 {
-    let per_byte = usize::from(8 / field);
-    let mask = u8::MAX >> (8 - field);
-    (bytes[i / per_byte] >> ((i % per_byte) * usize::from(field))) & mask
-}
-
-/// Bytes of `count` fields.
-fn field_bytes(count: usize, field: u8) -> Option<usize> {
-    Some(count.checked_mul(usize::from(field))?.div_ceil(8))
 }
 
 fn check_bits(bits: u8) -> Result<(), LayoutError> {
@@ -183,9 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_the_narrowest_known() {
-        let fields: Vec<u8> = (2..=8).map(field_bits).collect();
-        assert_eq!(fields, [2, 4, 4, 8, 8, 8, 8]);
+    fn symmetric_codes_are_moved_to_the_middle_of_the_field() {
         let shifts: Vec<u8> = (2..=8).map(centering).collect();
         assert_eq!(shifts, [0, 4, 0, 112, 96, 64, 0]);
     }

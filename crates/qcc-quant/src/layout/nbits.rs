@@ -8,9 +8,8 @@
 
 use rayon::prelude::*;
 
-use super::{
-    LayoutError, check_bits, field_at, field_bits, field_bytes, pack_fields, rows_per_task,
-};
+use super::{LayoutError, check_bits, rows_per_task};
+use crate::fields::{field_at, field_bits, field_bytes, pack_fields};
 
 /// Block sizes that the operator accepts.
 pub const BLOCKS: [usize; 5] = [16, 32, 64, 128, 256];

@@ -10,7 +10,8 @@
 
 use rayon::prelude::*;
 
-use super::{LayoutError, check_bits, field_at, field_bits, field_bytes, pack_fields};
+use super::{LayoutError, check_bits};
+use crate::fields::{field_at, field_bits, field_bytes, pack_fields};
 
 /// Whether the stored element type is signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

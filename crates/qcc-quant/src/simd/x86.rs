@@ -327,6 +327,27 @@ unsafe fn transpose_8(tile: [__m256; 8]) -> [__m256; 8] {
     out
 }
 
+/// A transposed square of 16 bytes.
+#[inline(always)]
+pub(super) fn transpose_bytes(tile: [[u8; LANES]; LANES]) -> [[u8; LANES]; LANES] {
+    // SAFETY: SSE2 is part of the target; arrays of 16 bytes are loaded and stored whole.
+    unsafe {
+        let mut lines = tile.map(|line| _mm_loadu_si128(line.as_ptr().cast()));
+        for _ in 0..4 {
+            let old = lines;
+            for i in 0..8 {
+                lines[2 * i] = _mm_unpacklo_epi8(old[i], old[i + 8]);
+                lines[2 * i + 1] = _mm_unpackhi_epi8(old[i], old[i + 8]);
+            }
+        }
+        lines.map(|line| {
+            let mut bytes = [0; LANES];
+            _mm_storeu_si128(bytes.as_mut_ptr().cast(), line);
+            bytes
+        })
+    }
+}
+
 /// Asks for the cache line of `byte`.
 #[inline(always)]
 pub(super) fn prefetch(byte: &u8) {
