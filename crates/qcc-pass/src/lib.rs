@@ -33,6 +33,7 @@ pub use instruments::reproducer::Reproducer;
 pub use instruments::stop::StopAfter;
 pub use instruments::tables::{Statistics, Timing};
 pub use instruments::verify::VerifyEach;
+pub use names::nearest;
 pub use options::{OptionError, OptionInfo, OptionKind, Options};
 pub use pass::{Ctx, PassInfo};
 pub use pipeline::{Pipeline, Recipe, Step};
