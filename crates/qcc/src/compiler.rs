@@ -295,7 +295,7 @@ impl Compiler {
 /// Adds the name that is most like `name`, where one is.
 fn meant(error: Diagnostic, name: &str, names: &[&str]) -> Diagnostic {
     match qcc_pass::nearest(name.trim(), names.iter().copied()) {
-        Some(it) => error.with_help(format!("did you mean '{it}'?")),
+        Some(it) => error.with_help(format!("write '{it}'")),
         None => error,
     }
 }

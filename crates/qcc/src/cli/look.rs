@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use qcc_ir::text::print;
-use qcc_pass::{Dump, Instrument, Passes, Print, Reproducer, StopAfter, Timing, VerifyEach, When};
+use qcc_pass::{
+    BisectLimit, Dump, Instrument, Passes, Print, Reproducer, Statistics, StopAfter, Timing,
+    VerifyEach, When,
+};
 
 /// Options that look into a run.
 #[derive(Args, Debug)]
@@ -15,6 +18,10 @@ pub(super) struct LookArgs {
     /// Print the graph before a pass; repeatable
     #[arg(long, value_name = "PASS")]
     print_before: Vec<String>,
+
+    /// Print the graph before each pass
+    #[arg(long)]
+    print_before_all: bool,
 
     /// Print the graph after a pass; repeatable
     #[arg(long, value_name = "PASS")]
@@ -43,6 +50,14 @@ pub(super) struct LookArgs {
     /// Print how long each pass took
     #[arg(long)]
     time_passes: bool,
+
+    /// Print what passes counted
+    #[arg(long)]
+    statistics: bool,
+
+    /// Apply only the first N changes, to find the one that does harm
+    #[arg(long, value_name = "N")]
+    pub(super) bisect_limit: Option<u64>,
 }
 
 impl LookArgs {
@@ -52,8 +67,10 @@ impl LookArgs {
         let mut add_print = |passes: Passes, when: When| {
             list.push(Box::new(Print::new(passes, when, print, io::stderr())));
         };
-        if !self.print_before.is_empty() {
-            add_print(Passes::named(&self.print_before), When::Before);
+        match (self.print_before_all, self.print_before.as_slice()) {
+            (true, _) => add_print(Passes::All, When::Before),
+            (false, []) => {}
+            (false, names) => add_print(Passes::named(names), When::Before),
         }
         match (self.print_after_all, self.print_after.as_slice()) {
             (true, _) => add_print(Passes::All, When::After),
@@ -63,6 +80,9 @@ impl LookArgs {
         if self.print_changed && !self.print_after_all {
             add_print(Passes::All, When::Changed);
         }
+        if let Some(limit) = self.bisect_limit {
+            list.push(Box::new(BisectLimit::new(limit, io::stderr())));
+        }
         if let Some(dir) = &self.dump_ir {
             list.push(Box::new(Dump::new(dir, print)));
         }
@@ -71,6 +91,9 @@ impl LookArgs {
         }
         if self.time_passes {
             list.push(Box::new(Timing::new(io::stderr())));
+        }
+        if self.statistics {
+            list.push(Box::new(Statistics::new(io::stderr())));
         }
         if let Some(pass) = &self.stop_after {
             list.push(Box::new(StopAfter::new(pass)));
