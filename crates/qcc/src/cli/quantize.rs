@@ -186,6 +186,11 @@ fn compiler(args: &QuantizeArgs, settings: &Settings) -> Result<Compiler, Error>
         if let Some(recipe) = &args.recipe {
             compiler = compiler.recipe(recipe)?;
         }
+        if args.requantize {
+            compiler = compiler.prepare("dequantize-weights,dce")?;
+            let has_tables = args.embeddings.is_some() || !args.set.is_empty();
+            compiler = compiler.setting("dequantize-weights", "tables", &has_tables.to_string())?;
+        }
         if args.merge_equal {
             compiler = compiler.prepare("cse{merge-equal=true},dce")?;
         }
