@@ -42,8 +42,9 @@ fn same_function(left: &Function, right: &Function) -> Result<(), String> {
     same("domain", &left.domain, &right.domain)?;
     same("name", &left.name, &right.name)?;
     same("imports", &left.imports, &right.imports)?;
-    let names =
-        |it: &Function| it.attrs.iter().map(|it| (it.0.clone(), it.1.is_some())).collect::<Vec<_>>();
+    let names = |it: &Function| {
+        it.attrs.iter().map(|it| (it.0.clone(), it.1.is_some())).collect::<Vec<_>>()
+    };
     same("attributes", &names(left), &names(right))?;
     for ((name, x), (_, y)) in left.attrs.iter().zip(&right.attrs) {
         if !x.iter().zip(y).all(|(x, y)| same_attr(x, y)) {

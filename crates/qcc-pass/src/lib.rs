@@ -24,6 +24,7 @@ mod session;
 #[cfg(test)]
 mod testing;
 mod text;
+mod working_copy;
 
 pub use error::PassError;
 pub use instrument::{After, Before, Failed, Flow, Instrument};
@@ -43,3 +44,4 @@ pub use rng::Rng;
 pub use run::{Outcome, run};
 pub use samples::{SampleError, SampleSource};
 pub use session::{Cancel, Session};
+pub use working_copy::{Tap, WorkingCopy};
