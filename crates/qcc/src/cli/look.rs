@@ -5,10 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use qcc_diag::Diagnostic;
+use qcc_ir::Patch;
 use qcc_ir::text::print;
 use qcc_pass::{
-    BisectLimit, Dump, Instrument, Passes, Print, Reproducer, Statistics, StopAfter, Timing,
-    VerifyEach, When,
+    Before, BisectLimit, Dump, Instrument, Passes, Print, Record, Reproducer, Statistics,
+    StopAfter, Timing, VerifyEach, When,
 };
 
 /// Options that look into a run.
@@ -55,7 +57,8 @@ pub(super) struct LookArgs {
     #[arg(long)]
     statistics: bool,
 
-    /// Apply only the first N changes, to find the one that does harm
+    /// Make only the first N changes up to the choice of weights, and with them quantize only the
+    /// first weights, to find the one that does harm
     #[arg(long, value_name = "N")]
     pub(super) bisect_limit: Option<u64>,
 }
@@ -81,7 +84,8 @@ impl LookArgs {
             add_print(Passes::All, When::Changed);
         }
         if let Some(limit) = self.bisect_limit {
-            list.push(Box::new(BisectLimit::new(limit, io::stderr())));
+            let limit = BisectLimit::new(limit, io::stderr());
+            list.push(Box::new(Bisect { limit, is_chosen: false }));
         }
         if let Some(dir) = &self.dump_ir {
             list.push(Box::new(Dump::new(dir, print)));
@@ -102,5 +106,25 @@ impl LookArgs {
         path.push(".qcc-repro.qir");
         list.push(Box::new(Reproducer::new(path, print)));
         list
+    }
+}
+
+/// A limit on the changes up to the choice of weights. What was chosen has to go all the way: half a
+/// quantized weight has no form in a model.
+struct Bisect {
+    limit: BisectLimit<'static>,
+    is_chosen: bool,
+}
+
+impl Instrument for Bisect {
+    fn select(&mut self, at: &Before<'_>, patches: &mut Vec<Patch>) {
+        if !self.is_chosen {
+            self.limit.select(at, patches);
+        }
+        self.is_chosen |= at.step.pass.name == "select";
+    }
+
+    fn end(&mut self, record: &Record) -> Result<(), Box<Diagnostic>> {
+        self.limit.end(record)
     }
 }

@@ -71,6 +71,9 @@ pub(super) fn run(
     record.input = args.input.display().to_string();
     record.options = settings.resolve(options);
     record.bytes_before = before;
+    if args.look.bisect_limit.is_some() && compiled.is_finished() {
+        leave_rest(&mut record);
+    }
     if let Some(pass) = args.look.stop_after.as_ref().filter(|_| !compiled.is_finished()) {
         tell("stop", &format!("after {pass}, no model written"));
         record.notes = notes.rows();
@@ -108,7 +111,8 @@ pub(super) fn run(
             When::Never => External::Never,
         },
         overwrite: args.force,
-        no_provenance: args.no_provenance || is_whole,
+        // Nor does the pipeline alone make a part of a model again.
+        no_provenance: args.no_provenance || is_whole || args.look.bisect_limit.is_some(),
     };
     let written = compiled.save(&output, &save)?;
     if let Some((from, to)) = written.raised {
@@ -130,6 +134,16 @@ pub(super) fn run(
     };
     let seconds = start.elapsed().as_secs_f64();
     show(&format!("{table}  {} written in {seconds:.1} s\n", output.display()))
+}
+
+/// Weights that were chosen, but are beyond the limit of a bisection, are in float.
+fn leave_rest(record: &mut RunRecord) {
+    for row in record.weights.iter_mut().filter(|it| it.bits.is_some() && it.layout.is_empty()) {
+        row.bits = None;
+        row.bytes_after = row.bytes_before;
+        row.bpw = 8.0 * row.bytes_before as f64 / (row.n as f64 * row.k as f64).max(1.0);
+        row.reason_left_float = Some("it is beyond --bisect-limit".to_owned());
+    }
 }
 
 /// A flag that the first interrupt sets. The second one ends the process at once.
