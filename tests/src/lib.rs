@@ -1,5 +1,7 @@
 //! Whole runs: an ONNX file in, another one out. What they share is here.
 
+pub mod targets;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -94,8 +94,9 @@ fn apply(
     let Some(graph) = root.at_mut(&steps) else { return Err(patch.missing("its graph")) };
     for &id in &added_nodes {
         if let Some(node) = graph.node_mut(id) {
-            for input in node.inputs.iter_mut().flatten() {
-                *input = resolve(*input);
+            let captured = node.regions.iter_mut().flat_map(|it| it.captures.iter_mut());
+            for value in node.inputs.iter_mut().flatten().chain(captured) {
+                *value = resolve(*value);
             }
         }
         graph.reconnect(id);
@@ -125,6 +126,9 @@ fn apply(
             && !node.name.is_empty()
         {
             node.name = names.unique_node(&node.name);
+        }
+        for region in graph.node_mut(id).into_iter().flat_map(|it| it.regions.iter_mut()) {
+            names.rename_inside(&mut region.graph);
         }
     }
 

@@ -22,8 +22,9 @@ pub enum Attr {
     Strs(Vec<Bytes>),
     /// Tensors.
     Tensors(Vec<Tensor>),
-    /// Anything else (types, sparse tensors, references to attributes of a function): the bytes
-    /// of the whole ONNX message.
+    /// In the body of a function: what a call gives for the attribute of this name.
+    Ref(String),
+    /// Anything else (types, sparse tensors): the bytes of the whole ONNX message.
     Raw(Bytes),
 }
 

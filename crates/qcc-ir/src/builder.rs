@@ -1,8 +1,10 @@
 //! Building a graph from nothing: for the importer, the parser and tests.
 
+use std::sync::Arc;
+
 use qcc_tensor::Tensor;
 
-use crate::{Graph, Kind, Node, NodeId, OpRef, Output, Place, Region, Type, Value};
+use crate::{Functions, Graph, Kind, Node, NodeId, OpRef, Output, Place, Region, Type, Value};
 
 /// A graph under construction. Nodes may name operands that are added later with
 /// [`GraphBuilder::set_inputs`]; [`GraphBuilder::finish`] checks that there is no cycle.
@@ -67,6 +69,11 @@ impl GraphBuilder {
     /// Sets the outputs of the graph.
     pub fn set_outputs(&mut self, outputs: Vec<Value>) {
         self.graph.set_outputs(outputs);
+    }
+
+    /// Sets the functions that nodes may call.
+    pub fn set_functions(&mut self, functions: Arc<Functions>) {
+        self.graph.set_functions(functions);
     }
 
     /// Sets the type of a value.

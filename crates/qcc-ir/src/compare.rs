@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use crate::{Attr, Graph, Kind, Node, NodeId, Op, Region, Value};
+use crate::{Attr, Function, Graph, Kind, Node, NodeId, Op, Region, Value};
 
 impl Graph {
     /// Whether two graphs are the same: names, inputs, outputs, nodes in topological order with
@@ -30,8 +30,28 @@ impl Graph {
             return same("outputs", &names(self), &names(other))
                 .and(Err("the outputs differ".into()));
         }
+        same("number of functions", &self.functions().len(), &other.functions().len())?;
+        for (left, right) in self.functions().iter().zip(other.functions().iter()) {
+            same_function(left, right).map_err(|it| format!("function '{}': {it}", left.name))?;
+        }
         Ok(())
     }
+}
+
+fn same_function(left: &Function, right: &Function) -> Result<(), String> {
+    same("domain", &left.domain, &right.domain)?;
+    same("name", &left.name, &right.name)?;
+    same("imports", &left.imports, &right.imports)?;
+    let names = |it: &Function| {
+        it.attrs.iter().map(|it| (it.0.clone(), it.1.is_some())).collect::<Vec<_>>()
+    };
+    same("attributes", &names(left), &names(right))?;
+    for ((name, x), (_, y)) in left.attrs.iter().zip(&right.attrs) {
+        if !x.iter().zip(y).all(|(x, y)| same_attr(x, y)) {
+            return Err(format!("the attribute '{name}' differs"));
+        }
+    }
+    left.body.same_as(&right.body)
 }
 
 /// The nodes of a graph in the order in which they are compared.

@@ -4,12 +4,13 @@
 //! The edges of the petgraph repeat them for its algorithms and for finding users.
 
 use std::ops::Index;
+use std::sync::Arc;
 
 use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use qcc_tensor::Tensor;
 
-use crate::{Kind, Node, NodeId, Place, Type, Value};
+use crate::{Functions, Kind, Node, NodeId, Place, Type, Value};
 
 /// A graph of operators, constants and inputs.
 ///
@@ -24,6 +25,7 @@ pub struct Graph {
     inputs: Vec<NodeId>,
     captures: Vec<NodeId>,
     outputs: Vec<Value>,
+    functions: Arc<Functions>,
     created: u32,
 }
 
@@ -58,6 +60,19 @@ impl Graph {
     /// Outputs in order; one value may be listed twice.
     pub fn outputs(&self) -> &[Value] {
         &self.outputs
+    }
+
+    /// Functions that nodes of this graph, of its regions and of the functions themselves may call.
+    /// The outermost graph has them.
+    pub fn functions(&self) -> &Functions {
+        &self.functions
+    }
+
+    /// The same graph with other outputs; `None` when one of them does not exist. For taking out
+    /// values that no output shows, and to leave the graph itself as it is.
+    pub fn with_outputs(&self, outputs: Vec<Value>) -> Option<Self> {
+        let is_there = |it: &Value| self.output(*it).is_some_and(|it| !it.name.is_empty());
+        outputs.iter().all(is_there).then(|| Self { outputs, ..self.clone() })
     }
 
     /// A node, or `None` if it was removed.
@@ -195,6 +210,10 @@ impl Graph {
 
     pub(crate) fn set_outputs(&mut self, outputs: Vec<Value>) {
         self.outputs = outputs;
+    }
+
+    pub(crate) fn set_functions(&mut self, functions: Arc<Functions>) {
+        self.functions = functions;
     }
 
     pub(crate) fn next_place(&mut self, anchor: Place) -> Place {

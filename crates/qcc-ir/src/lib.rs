@@ -9,6 +9,7 @@ mod apply;
 mod attr;
 mod builder;
 mod compare;
+mod function;
 mod graph;
 mod names;
 mod node;
@@ -22,6 +23,7 @@ mod verify;
 
 pub use attr::{Attr, Attrs};
 pub use builder::GraphBuilder;
+pub use function::{Function, Functions};
 pub use graph::Graph;
 pub use node::{Kind, Node, NodeId, Output, Place, Region, Value};
 pub use op::{EvalCx, EvalError, Input, Op, OpRef, Opaque, TypeError};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{Graph, Node};
+use crate::{Graph, Node, NodeId};
 
 /// Names of nodes and values in every scope, so that no new name hides an old one.
 pub(crate) struct Names {
@@ -32,6 +32,23 @@ impl Names {
 
     pub(crate) fn unique_node(&mut self, name: &str) -> String {
         unique(&mut self.nodes, name)
+    }
+
+    /// Makes every name of a new graph unique, inside of its nodes as well.
+    pub(crate) fn rename_inside(&mut self, graph: &mut Graph) {
+        let ids: Vec<NodeId> = graph.nodes().map(|it| it.0).collect();
+        for id in ids {
+            let Some(node) = graph.node_mut(id) else { continue };
+            if !node.name.is_empty() {
+                node.name = self.unique_node(&node.name);
+            }
+            for output in node.outputs.iter_mut().filter(|it| !it.name.is_empty()) {
+                output.name = self.unique_value(&output.name);
+            }
+            for region in &mut node.regions {
+                self.rename_inside(&mut region.graph);
+            }
+        }
     }
 
     /// A removed node frees its own name; names of values stay taken, since a value that replaced

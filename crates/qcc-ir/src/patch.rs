@@ -6,7 +6,7 @@
 
 use qcc_tensor::Tensor;
 
-use crate::{Kind, Node, NodeId, OpRef, Output, Place, Scope, Type, Value};
+use crate::{Kind, Node, NodeId, OpRef, Output, Place, Region, Scope, Type, Value};
 
 /// Why a patch cannot be applied. Each is a mistake of the pass that made it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -130,6 +130,23 @@ impl Patch {
         Value { node, slot: 0 }
     }
 
+    /// Adds an operator with graphs inside, whose captures are values of the patch or of the
+    /// graph. Names inside are made unique as well.
+    pub fn op_with_regions(
+        &mut self,
+        name: &str,
+        op: OpRef,
+        inputs: Vec<Option<Value>>,
+        outputs: Vec<Output>,
+        regions: Vec<Region>,
+    ) -> NodeId {
+        let id = self.add(name, Kind::Op(op), inputs, outputs);
+        if let Some(Added::Node { node, .. }) = self.added.last_mut() {
+            node.regions = regions;
+        }
+        id
+    }
+
     /// Makes a value of an enclosing graph visible in the graph that is changed.
     pub fn capture(&mut self, scope: &Scope, value: Value) -> Value {
         if *scope == self.scope {
@@ -197,4 +214,55 @@ fn new_id(position: usize) -> NodeId {
 pub(crate) fn added_position(id: NodeId, n_added: usize) -> Option<usize> {
     let position = FIRST_NEW.checked_sub(id.0)? as usize;
     (position < n_added).then_some(position)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{Graph, GraphBuilder, Opaque, verify};
+
+    fn op(name: &str) -> OpRef {
+        Arc::new(Opaque { domain: String::new(), name: name.into(), attrs: Vec::new() })
+    }
+
+    fn out(name: &str) -> Vec<Output> {
+        vec![Output::new(name, Type::Unknown)]
+    }
+
+    /// A branch with a value of a name that is taken outside.
+    fn branch() -> Graph {
+        let mut inner = GraphBuilder::new("then");
+        let x = inner.capture("x", Type::Unknown);
+        let node = inner.op("n", op("M"), vec![Some(x)], out("y"));
+        inner.set_outputs(vec![Value { node, slot: 0 }]);
+        inner.finish().unwrap()
+    }
+
+    #[test]
+    fn graphs_inside_new_nodes_get_names_of_their_own() {
+        let mut b = GraphBuilder::new("g");
+        let x = b.input("x", Type::Unknown, None);
+        let y = Value { node: b.op("n", op("A"), vec![Some(x)], out("y")), slot: 0 };
+        b.set_outputs(vec![y]);
+        let mut graph = b.finish().unwrap();
+
+        let mut patch = Patch::new("test");
+        patch.at(y.node);
+        let a = patch.op1("a", op("B"), vec![Some(x)], Type::Unknown);
+        let region = Region { attr: "then_branch".into(), graph: branch(), captures: vec![a] };
+        let node = patch.op_with_regions("if", op("If"), vec![Some(x)], out("z"), vec![region]);
+        patch.replace(y, Value { node, slot: 0 });
+        graph.apply(vec![patch]).unwrap();
+
+        assert_eq!(verify(&graph), []);
+        let node = &graph[graph.outputs()[0].node];
+        let region = &node.regions[0];
+        assert_eq!(graph.value_name(region.captures[0]), "a");
+        let names = |it: &Graph| -> Vec<String> {
+            it.nodes().map(|it| it.1.outputs[0].name.clone()).collect()
+        };
+        assert_eq!(names(&region.graph), ["x_2", "y_2"]);
+    }
 }

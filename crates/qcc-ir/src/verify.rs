@@ -40,6 +40,12 @@ pub fn verify(graph: &Graph) -> Vec<Violation> {
         report(&mut found, 9, "the outermost graph captures values".to_owned());
     }
     verify_graph(graph, &mut found);
+    for function in graph.functions().iter() {
+        if !function.body.captures().is_empty() {
+            report(&mut found, 9, format!("function '{}' captures values", function.name));
+        }
+        verify_graph(&function.body, &mut found);
+    }
     found
 }
 

@@ -78,9 +78,13 @@ impl From<ReadError> for Diagnostic {
                     "correct the exporter; python -m onnx.checker MODEL says more about the place",
                 )
             }
-            ReadError::External { location, .. } => Diagnostic::error(codes::QCC0104, message)
-                .at(location)
-                .with_help("put the data file beside the model, under the name in the model"),
+            ReadError::External { location, tensor, .. } => {
+                let place =
+                    if location.is_empty() { format!("tensor '{tensor}'") } else { location };
+                Diagnostic::error(codes::QCC0104, message)
+                    .at(place)
+                    .with_help("put the data file beside the model, under the name in the model")
+            }
             ReadError::Unknown { path, .. } => Diagnostic::error(codes::QCC0108, message)
                 .at(path.display().to_string())
                 .with_help("without --strict they are kept wherever no pass changes the message"),

@@ -1,6 +1,6 @@
 //! Where everything in a graph came from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,6 +35,8 @@ pub(crate) struct SourceData {
     pub(crate) metadata: Vec<(String, String)>,
     /// Domain, name and overload of local functions.
     pub(crate) functions: Vec<(String, String, String)>,
+    /// Those of them that the graph calls, or that one of these does.
+    pub(crate) called: BTreeSet<(String, String)>,
     pub(crate) graph: GraphSource,
     /// The other files that hold tensors, by location, in order of first use.
     pub(crate) data_files: Vec<(String, MappedFile)>,
@@ -84,6 +86,26 @@ pub(crate) struct RegionSource {
     /// Tag, length and payload of the attribute in the file.
     pub(crate) attribute: Range<usize>,
     pub(crate) graph: GraphSource,
+}
+
+/// Domain and name of the functions that a graph calls, or that one of these does.
+pub(crate) fn called(graph: &Graph) -> BTreeSet<(String, String)> {
+    fn walk(root: &Graph, graph: &Graph, found: &mut BTreeSet<(String, String)>) {
+        for (_, node) in graph.nodes() {
+            node.regions.iter().for_each(|it| walk(root, &it.graph, found));
+            let Some(op) = node.op() else { continue };
+            if let Some(function) = root.functions().get(op.domain(), op.name())
+                && found.insert((function.domain.clone(), function.name.clone()))
+            {
+                walk(root, &function.body, found);
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    if !graph.functions().is_empty() {
+        walk(graph, graph, &mut found);
+    }
+    found
 }
 
 impl Source {

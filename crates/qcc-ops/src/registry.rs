@@ -24,7 +24,7 @@ pub fn find(domain: &str, name: &str) -> Option<&'static OpDef> {
 /// When a known operator lacks an attribute, or has one that it does not know or with a value
 /// that it does not allow.
 pub fn parse(domain: &str, name: &str, opset: i64, attrs: Attrs) -> Result<OpRef, AttrError> {
-    let has_raw = attrs.iter().any(|it| matches!(it.1, Attr::Raw(_)));
+    let has_raw = attrs.iter().any(|it| matches!(it.1, Attr::Raw(_) | Attr::Ref(_)));
     if let Some(def) = find(domain, name).filter(|_| !has_raw) {
         let mut reader = AttrReader::new(name, opset, &attrs);
         let op = (def.parse)(&mut reader)?;

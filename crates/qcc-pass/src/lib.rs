@@ -24,6 +24,7 @@ mod session;
 #[cfg(test)]
 mod testing;
 mod text;
+mod working_copy;
 
 pub use error::PassError;
 pub use instrument::{After, Before, Failed, Flow, Instrument};
@@ -33,6 +34,7 @@ pub use instruments::reproducer::Reproducer;
 pub use instruments::stop::StopAfter;
 pub use instruments::tables::{Statistics, Timing};
 pub use instruments::verify::VerifyEach;
+pub use names::nearest;
 pub use options::{OptionError, OptionInfo, OptionKind, Options};
 pub use pass::{Ctx, PassInfo};
 pub use pipeline::{Pipeline, Recipe, Step};
@@ -42,3 +44,4 @@ pub use rng::Rng;
 pub use run::{Outcome, run};
 pub use samples::{SampleError, SampleSource};
 pub use session::{Cancel, Session};
+pub use working_copy::{Tap, WorkingCopy};

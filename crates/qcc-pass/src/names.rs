@@ -5,10 +5,7 @@
 const ALIKE: f64 = 0.75;
 
 /// The candidate most like `name`, if one is alike; the first of equals.
-pub(crate) fn nearest<'a>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let mut best = None;
     for candidate in candidates {
         let score = strsim::jaro_winkler(name, candidate);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use qcc_tensor::Pool;
 
-use crate::{Progress, Rng, SampleSource, Silent};
+use crate::{Pipeline, Progress, Rng, SampleSource, Silent};
 
 /// What a run brings along. Two runs with equal sessions give equal bytes; `threads`, `progress`,
 /// `pool` and `work_dir` never change the result.
@@ -26,6 +26,9 @@ pub struct Session {
     /// Samples made without data, random token ids say, for passes that need activations when there
     /// are no calibration samples. `None` for a model that qcc cannot make them for.
     pub pseudo_samples: Option<Arc<dyn SampleSource>>,
+    /// Passes over the copy of a graph that is made to be run; none leave it as it is. See
+    /// [`WorkingCopy`](crate::WorkingCopy).
+    pub working_copy: Pipeline,
     /// Who is told how far the run is.
     pub progress: Arc<dyn Progress>,
     /// Set when the run is to stop.
@@ -56,6 +59,7 @@ impl Default for Session {
             fold_limit: 64 << 10,
             samples: None,
             pseudo_samples: None,
+            working_copy: Pipeline::default(),
             progress: Arc::new(Silent),
             cancel: Cancel::default(),
             opset: 21,

@@ -7,6 +7,6 @@ mod record;
 mod size;
 mod table;
 
-pub use record::{Note, PassRow, RunRecord, WeightRow};
-pub use size::bytes;
+pub use record::{ErrorRecord, Note, PassRow, RunRecord, WeightRow};
+pub use size::{bytes, parse_bytes};
 pub use table::{columns, left, summary};

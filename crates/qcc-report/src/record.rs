@@ -1,5 +1,7 @@
 //! The record of a run, as JSON reads and writes it.
 
+use std::collections::BTreeMap;
+
 use qcc_diag::Diagnostic;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +14,9 @@ pub struct RunRecord {
     pub input: String,
     /// The output; `None` when nothing was written.
     pub output: Option<String>,
+    /// The options that may change the output, as command line, configuration and defaults gave
+    /// them. One that is repeatable has a line for each value.
+    pub options: BTreeMap<String, String>,
     /// The pipeline with every option.
     pub pipeline: String,
     /// Seed of all random numbers.
@@ -84,6 +89,15 @@ pub struct Note {
     pub help: Vec<String>,
 }
 
+/// Why a run failed, as JSON has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorRecord {
+    /// The message.
+    pub error: Note,
+    /// What the process ends with.
+    pub exit_code: u8,
+}
+
 /// What one pass did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PassRow {
@@ -119,6 +133,7 @@ mod tests {
         let record = RunRecord {
             output: Some("m.q4.onnx".to_owned()),
             bytes_after: Some(7),
+            options: BTreeMap::from([("bits".to_owned(), "4".to_owned())]),
             weights: vec![WeightRow { bits: Some(4), snr_db: Some(21.5), ..Default::default() }],
             notes: vec![Note::from(&message)],
             passes: vec![PassRow { name: "rtn".to_owned(), patches: 3, notes: 1 }],

@@ -1,6 +1,6 @@
 //! Files mapped into memory.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -32,10 +32,11 @@ impl MappedFile {
     /// # Errors
     /// What the system says when the file cannot be opened or mapped.
     pub fn open(path: &Path, name: &str) -> io::Result<Self> {
-        let file = File::open(path)?;
-        if !file.metadata()?.is_file() {
+        // Before it is opened: a pipe would wait for a writer, and a device may do anything.
+        if !fs::metadata(path)?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
         }
+        let file = File::open(path)?;
         Ok(Self { name: name.into(), bytes: map(&file)? })
     }
 

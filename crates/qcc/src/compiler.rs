@@ -15,6 +15,7 @@ pub struct Compiler {
     text: Option<String>,
     recipe: Option<(&'static Recipe, String)>,
     format: String,
+    prepare: Vec<String>,
     settings: Vec<(String, String, String)>,
     session: Session,
     instruments: Vec<Box<dyn Instrument>>,
@@ -35,6 +36,7 @@ impl Compiler {
             text: None,
             recipe: None,
             format: "nbits".to_owned(),
+            prepare: Vec::new(),
             settings: Vec::new(),
             session: Session { seed: 42, threads, ..Session::default() },
             instruments: Vec::new(),
@@ -52,9 +54,8 @@ impl Compiler {
         };
         let Some(recipe) = Recipe::find(name.trim()) else {
             let names: Vec<&str> = RECIPES.iter().map(|it| it.name).collect();
-            let text = format!("there is no recipe '{name}'");
-            return Err(Diagnostic::error(codes::QCC0301, text)
-                .at("option -O")
+            let error = Diagnostic::error(codes::QCC0301, format!("there is no recipe '{name}'"));
+            return Err(meant(error.at("option -O"), name, &names)
                 .with_help(format!("recipes are {}, and levels 0 to 3", names.join(", ")))
                 .into());
         };
@@ -76,9 +77,8 @@ impl Compiler {
     pub fn format(mut self, name: &str) -> Result<Self, Error> {
         if !FORMATS.iter().any(|it| it.name == name) {
             let names: Vec<&str> = FORMATS.iter().map(|it| it.name).collect();
-            let text = format!("there is no format '{name}'");
-            return Err(Diagnostic::error(codes::QCC0304, text)
-                .at("option --format")
+            let error = Diagnostic::error(codes::QCC0304, format!("there is no format '{name}'"));
+            return Err(meant(error.at("option --format"), name, &names)
                 .with_help(format!("formats are {}", names.join(", ")))
                 .into());
         }
@@ -115,8 +115,9 @@ impl Compiler {
 
     fn check_setting(&self, pass: &str, name: &str, value: &str) -> Result<(), Error> {
         let Some(info) = self.passes.iter().find(|it| it.name == pass) else {
-            let text = format!("there is no pass '{pass}'");
-            return Err(Diagnostic::error(codes::QCC0301, text)
+            let names: Vec<&str> = self.passes.iter().map(|it| it.name).collect();
+            let error = Diagnostic::error(codes::QCC0301, format!("there is no pass '{pass}'"));
+            return Err(meant(error, pass, &names)
                 .with_help("qcc passes lists all of them")
                 .into());
         };
@@ -126,6 +127,16 @@ impl Compiler {
                 .with_help(format!("qcc passes {pass} lists its options"))
         })?;
         Ok(())
+    }
+
+    /// Adds passes that run right before weights are chosen. A whole pipeline has its own.
+    ///
+    /// # Errors
+    /// When the text of the passes cannot be read.
+    pub fn prepare(mut self, passes: &str) -> Result<Self, Error> {
+        Pipeline::parse(passes, &self.passes, &[])?;
+        self.prepare.push(passes.to_owned());
+        Ok(self)
     }
 
     /// Adds a pass of another crate, to be named in a pipeline.
@@ -233,6 +244,12 @@ impl Compiler {
                     }
                     steps.extend_from_slice(parse(format.map_or("", |it| it.passes))?.steps());
                 }
+                if steps.is_empty() && !self.prepare.is_empty() {
+                    steps = parse("infer-types")?.steps().to_vec();
+                }
+                let chooses = steps.iter().position(|it| it.pass.name == "select");
+                let at = chooses.unwrap_or(steps.len());
+                steps.splice(at..at, parse(&self.prepare.join(","))?.steps().to_vec());
                 steps
             }
         };
@@ -272,5 +289,13 @@ impl Compiler {
         let source = model.source().clone();
         let (seed, pipeline) = (session.seed, pipeline.to_string());
         Ok(Output { graph, source, record, pipeline, samples, seed, is_finished })
+    }
+}
+
+/// Adds the name that is most like `name`, where one is.
+fn meant(error: Diagnostic, name: &str, names: &[&str]) -> Diagnostic {
+    match qcc_pass::nearest(name.trim(), names.iter().copied()) {
+        Some(it) => error.with_help(format!("write '{it}'")),
+        None => error,
     }
 }

@@ -108,7 +108,10 @@ impl Walk {
             .map(|it| it.map(|it| Input { ty: &it.ty, value: it.tensor.as_ref() }))
             .collect();
         let mut types = op.infer(&inputs, node.outputs.len()).map_err(|error| {
-            Box::new(Diagnostic::error(codes::QCC0202, error.to_string()).at(place(node)))
+            let message = Diagnostic::error(codes::QCC0202, error.to_string()).at(place(node));
+            Box::new(message.with_help(
+                "correct the exporter, or the types of the inputs: qcc inspect MODEL lists them",
+            ))
         })?;
         types.resize(node.outputs.len(), Type::Unknown);
 

@@ -1,5 +1,6 @@
 //! Passes that keep the meaning of a graph.
 //!
+//! [`inline-functions`](inline_functions) puts the bodies of functions where they are called,
 //! [`infer-types`](infer_types) finds out types, [`fold`] evaluates what is constant, [`dce`] and
 //! [`cse`] remove what is not read and what is there twice, [`canonicalize`] brings operators to
 //! the forms that later passes look for.
@@ -9,6 +10,7 @@ pub mod cse;
 pub mod dce;
 pub mod fold;
 pub mod infer_types;
+pub mod inline_functions;
 mod rules;
 #[cfg(test)]
 mod testing;
@@ -16,8 +18,14 @@ mod testing;
 use qcc_pass::PassInfo;
 
 /// The passes of this crate.
-pub const PASSES: &[&PassInfo] =
-    &[&infer_types::INFO, &fold::INFO, &dce::INFO, &cse::INFO, &canonicalize::INFO];
+pub const PASSES: &[&PassInfo] = &[
+    &inline_functions::INFO,
+    &infer_types::INFO,
+    &fold::INFO,
+    &dce::INFO,
+    &cse::INFO,
+    &canonicalize::INFO,
+];
 
 #[cfg(test)]
 mod tests {

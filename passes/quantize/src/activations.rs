@@ -11,7 +11,7 @@ use std::sync::Arc;
 use qcc_diag::{Diagnostic, codes};
 use qcc_exec::{Bound, ExecError, Plan, PlanOptions};
 use qcc_ir::{Graph, Patch, Scope, Value};
-use qcc_pass::{Ctx, PassError, SampleSource};
+use qcc_pass::{Ctx, PassError, SampleSource, WorkingCopy};
 use qcc_quant::gram::Gram;
 use qcc_tensor::Tensor;
 
@@ -113,7 +113,9 @@ pub(crate) fn for_each<S: Sums>(
     mut then: impl FnMut(usize, Option<&S>, &mut Ctx<'_>) -> Result<(), PassError>,
 ) -> Result<(), PassError> {
     let inputs = inputs_of(root, weights);
-    let graph = in_float(root)?;
+    let taps: BTreeSet<Place> = inputs.iter().flatten().cloned().collect();
+    let taps: Vec<Place> = taps.into_iter().collect();
+    let copy = WorkingCopy::of(&in_float(root)?, &taps, ctx.session)?;
     let cap = ctx.session.max_mem.map_or(MAX_SUMS_BYTES, |it| (it / 2).min(MAX_SUMS_BYTES));
     let mut first = 0;
     while first < weights.len() {
@@ -134,7 +136,7 @@ pub(crate) fn for_each<S: Sums>(
             last += 1;
         }
         if !sums.is_empty() {
-            run(&graph, ctx, samples, &mut sums)?;
+            run(&copy, ctx, samples, &mut sums)?;
         }
         for (idx, places) in inputs.iter().enumerate().take(last).skip(first) {
             then(idx, sums.get(places.as_slice()), ctx)?;
@@ -181,12 +183,19 @@ fn in_float(root: &Graph) -> Result<Graph, PassError> {
 }
 
 fn run<S: Sums>(
-    graph: &Graph,
+    copy: &WorkingCopy,
     ctx: &Ctx<'_>,
     samples: &dyn SampleSource,
     sums: &mut BTreeMap<&[Place], S>,
 ) -> Result<(), PassError> {
-    let taps: BTreeSet<Place> = sums.keys().flat_map(|it| it.iter().cloned()).collect();
+    // What each value of the copy stands for in the graph; several values may have become one.
+    let stands_for = copy.by_value();
+    let moved = |it: &Place| {
+        let lost = || PassError::internal("an input of a product is not in the working copy");
+        copy.tap(it).cloned().ok_or_else(lost)
+    };
+    let taps = sums.keys().flat_map(|it| it.iter()).map(moved);
+    let taps = taps.collect::<Result<BTreeSet<Place>, PassError>>()?;
     // A value inside a branch is seen when the node that holds the branch runs.
     let tapped = taps
         .iter()
@@ -212,18 +221,20 @@ fn run<S: Sums>(
         let plan = match &mut plan {
             Some((shapes, plan)) if *shapes == bound => &*plan,
             plan => {
-                let new = Plan::new(graph, &bound, &options).map_err(error)?;
+                let new = Plan::new(&copy.graph, &bound, &options).map_err(error)?;
                 &plan.insert((bound, new)).1
             }
         };
         let mut failed = None;
         let mut sink = |scope: &Scope, value: Value, tensor: &Tensor| {
-            let place = (scope.clone(), value);
-            for (places, sum) in sums.iter_mut().filter(|it| it.0.contains(&place)) {
-                debug_assert!(!places.is_empty());
-                let added = tensor.to_f32().map_err(PassError::from).and_then(|it| sum.add(&it));
-                if let Err(error) = added {
-                    failed.get_or_insert(error);
+            let originals = stands_for.get(&(scope.clone(), value)).into_iter().flatten();
+            for place in originals {
+                for (_, sum) in sums.iter_mut().filter(|it| it.0.contains(place)) {
+                    let added =
+                        tensor.to_f32().map_err(PassError::from).and_then(|it| sum.add(&it));
+                    if let Err(error) = added {
+                        failed.get_or_insert(error);
+                    }
                 }
             }
         };

@@ -7,6 +7,7 @@ mod activations;
 pub mod adpq;
 mod by_gram;
 mod choose;
+pub mod dequantize_weights;
 pub mod gptq;
 mod head;
 pub mod kl_precalibrate;
@@ -22,6 +23,7 @@ pub use sites::{Role, Site, Skip, find_sites};
 
 /// The passes of this crate.
 pub const PASSES: &[&PassInfo] = &[
+    &dequantize_weights::INFO,
     &select::INFO,
     &rtn::INFO,
     &kl_precalibrate::INFO,

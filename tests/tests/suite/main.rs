@@ -5,6 +5,8 @@ mod determinism;
 #[cfg(test)]
 mod foreign_pass;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod identity;
 #[cfg(test)]
 mod options;

@@ -5,15 +5,18 @@
 //! whoever loads them.
 
 mod attr;
+mod function;
 mod graph;
 mod tensor;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use qcc_tensor::Origin;
 
 use super::error::{Fault, ParseError};
 use super::lex::{Lexer, Token};
-use crate::{Attrs, Graph, OpRef};
+use crate::{Attrs, Functions, Graph, OpRef};
 
 /// Makes an operator from its domain, name, opset and attributes, or says why not. The opset is
 /// the one in the head of the graph, whatever the domain.
@@ -82,7 +85,14 @@ impl<'a> Parser<'a> {
     fn module(&mut self) -> Result<Vec<Graph>, Fault> {
         let mut graphs = Vec::new();
         while self.token != Token::End {
-            graphs.push(self.graph(None)?.0);
+            let mut functions = Functions::default();
+            while self.accept_word("function")? {
+                self.function(&mut functions)?;
+            }
+            let functions = Arc::new(functions);
+            let mut graph = self.graph(None)?.0;
+            graph.set_functions(functions);
+            graphs.push(graph);
         }
         Ok(graphs)
     }
@@ -330,7 +340,7 @@ mod tests {
         1:37: what the list holds is open (write ints [], floats [] or strs [])
         1:40: a list of integers cannot hold '1.5' (begin it with floats [ for a list of floats)
         1:39: the attribute 'x' is given twice
-        1:36: the value of an attribute is expected, not 'one' (it is a number, a string, a list of one of them, or begins with ints, floats, strs, tensor, tensors, raw or graph)
+        1:36: the value of an attribute is expected, not 'one' (it is a number, a string, a list of one of them, or begins with ints, floats, strs, tensor, tensors, ref, raw or graph)
         1:36: '9223372036854775808' does not fit into i64, which ends at -9223372036854775808 and 9223372036854775807
         1:65: '%b' is not defined above (a value is defined before it is read, in the same graph)
         1:65: '%w' is not defined above (a region reads values from outside as captures: list %w in captures(..))

@@ -31,7 +31,7 @@ pub fn print(graph: &Graph) -> String {
 
 /// The text of a graph, with options.
 pub fn print_with(graph: &Graph, options: &PrintOptions) -> String {
-    GraphText { graph, options, outer: None, indent: 0 }.to_string() + "\n"
+    ModuleText { graph, options }.to_string() + "\n"
 }
 
 /// Writes the text of a graph, with a line end behind it.
@@ -39,14 +39,46 @@ pub fn print_with(graph: &Graph, options: &PrintOptions) -> String {
 /// # Errors
 /// When `out` cannot be written to.
 pub fn write(out: &mut dyn fmt::Write, graph: &Graph, options: &PrintOptions) -> fmt::Result {
-    writeln!(out, "{}", GraphText { graph, options, outer: None, indent: 0 })
+    writeln!(out, "{}", ModuleText { graph, options })
 }
 
 /// The text form, without a line end behind it.
 impl Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let options = &PrintOptions::default();
-        GraphText { graph: self, options, outer: None, indent: 0 }.fmt(f)
+        ModuleText { graph: self, options }.fmt(f)
+    }
+}
+
+/// A graph with its functions before it.
+struct ModuleText<'a> {
+    graph: &'a Graph,
+    options: &'a PrintOptions,
+}
+
+impl Display for ModuleText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let options = self.options;
+        for function in self.graph.functions().iter() {
+            f.write_str("function ")?;
+            op_name(f, &function.domain, &function.name)?;
+            f.write_str(" {")?;
+            for (idx, (name, default)) in function.attrs.iter().enumerate() {
+                separate(f, idx)?;
+                Word(name).fmt(f)?;
+                if let Some(attr) = default {
+                    write!(f, " = {}", AttrText { attr, options })?;
+                }
+            }
+            f.write_str("} imports {")?;
+            for (idx, (domain, version)) in function.imports.iter().enumerate() {
+                separate(f, idx)?;
+                write!(f, "{} = {version}", Quoted(domain.as_bytes()))?;
+            }
+            let graph = &function.body;
+            writeln!(f, "}} {}", GraphText { graph, options, outer: None, indent: 0 })?;
+        }
+        GraphText { graph: self.graph, options, outer: None, indent: 0 }.fmt(f)
     }
 }
 
@@ -156,13 +188,7 @@ impl GraphText<'_> {
     }
 
     fn op(&self, f: &mut fmt::Formatter<'_>, node: &Node, op: &dyn Op) -> fmt::Result {
-        if !op.domain().is_empty() {
-            write!(f, "{}::", Word(op.domain()))?;
-        }
-        match op.name() {
-            "const" if op.domain().is_empty() => Quoted(b"const").fmt(f)?,
-            name => Word(name).fmt(f)?,
-        }
+        op_name(f, op.domain(), op.name())?;
         f.write_str("(")?;
         for (idx, input) in node.inputs.iter().enumerate() {
             separate(f, idx)?;
@@ -222,6 +248,17 @@ impl GraphText<'_> {
     }
 }
 
+/// `domain::name`, or `name` in the default domain.
+fn op_name(f: &mut fmt::Formatter<'_>, domain: &str, name: &str) -> fmt::Result {
+    if !domain.is_empty() {
+        write!(f, "{}::", Word(domain))?;
+    }
+    match name {
+        "const" if domain.is_empty() => Quoted(b"const").fmt(f),
+        name => Word(name).fmt(f),
+    }
+}
+
 fn separate(f: &mut fmt::Formatter<'_>, idx: usize) -> fmt::Result {
     if idx > 0 { f.write_str(", ") } else { Ok(()) }
 }
@@ -257,6 +294,7 @@ impl Display for AttrText<'_> {
             Attr::Float(it) => float(it).fmt(f),
             Attr::Str(it) => Quoted(it).fmt(f),
             Attr::Tensor(tensor) => write!(f, "tensor {}", TensorText { tensor, options }),
+            Attr::Ref(it) => write!(f, "ref {}", Word(it)),
             Attr::Raw(it) => write!(f, "raw \"{}\"", Hex(it)),
             // An empty list does not tell what it is a list of.
             Attr::Ints(it) => {

@@ -125,7 +125,8 @@ impl Choices<'_> {
         };
         let int =
             |it: &mut Self| (i64::from(it.next()) << 32 | i64::from(it.next())) >> it.below(64);
-        match self.below(9) {
+        match self.below(10) {
+            9 => Attr::Ref(self.name()),
             0 => Attr::Float(self.float()),
             1 => Attr::Int(int(self)),
             2 => Attr::Str(string(self)),
@@ -259,7 +260,7 @@ fn examples_of_the_manual_read_back() {
             n_graphs += 1;
         }
     }
-    assert_eq!(n_graphs, 3);
+    assert_eq!(n_graphs, 4);
 }
 
 #[test]

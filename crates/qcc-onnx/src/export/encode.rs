@@ -20,7 +20,10 @@ pub(super) fn node(
     outputs: Vec<String>,
     attrs: &Attrs,
 ) -> NodeProto {
+    // An operator without a definition may be a call, with the overload behind its name.
+    let (op_type, overload) = op_type.split_once(':').unwrap_or((op_type, ""));
     NodeProto {
+        overload: (!overload.is_empty()).then(|| overload.to_owned()),
         input: inputs,
         output: outputs,
         name: (!name.is_empty()).then(|| name.to_owned()),
@@ -66,13 +69,18 @@ fn attribute(name: &str, attr: &Attr) -> AttributeProto {
             proto.tensors = it.iter().map(|it| inline_tensor("", it)).collect();
             AttributeType::Tensors
         }
+        // Its kind is that of the definition, which callers of the function know.
+        Attr::Ref(it) => {
+            proto.ref_attr_name = Some(it.clone());
+            return proto;
+        }
         Attr::Raw(bytes) => return AttributeProto::decode(bytes.clone()).unwrap_or(proto),
     };
     proto.r#type = Some(kind as i32);
     proto
 }
 
-fn inline_tensor(name: &str, tensor: &Tensor) -> TensorProto {
+pub(super) fn inline_tensor(name: &str, tensor: &Tensor) -> TensorProto {
     let mut proto = tensor_header(name, tensor);
     match tensor.as_strings() {
         Some(strings) => proto.string_data = strings.iter().map(|it| it.to_vec()).collect(),

@@ -22,7 +22,11 @@ impl Pending {
         path: &Path,
         fill: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>,
     ) -> Result<Self, WriteError> {
-        let wrong = |source| WriteError::Io { path: path.to_owned(), source };
+        let wrong = |source| WriteError::Io { path: path.to_owned(), source: plain(source) };
+        // A rename would put a file in the place of a device.
+        if fs::metadata(path).is_ok_and(|it| !it.is_file()) {
+            return Err(wrong(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")));
+        }
         let folder = match path.parent() {
             Some(it) if !it.as_os_str().is_empty() => it,
             _ => Path::new("."),
@@ -57,6 +61,15 @@ impl Pending {
             }
             Err(error) => Err(WriteError::Io { path, source: error.error }),
         }
+    }
+}
+
+/// Without the temporary name, which nobody asked for.
+fn plain(error: io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|it| it.source()?.downcast_ref::<io::Error>());
+    match inner.and_then(io::Error::raw_os_error) {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => error,
     }
 }
 

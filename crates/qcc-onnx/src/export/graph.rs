@@ -9,6 +9,7 @@ use qcc_ir::{Graph, Kind, Node, NodeId, Value};
 use qcc_tensor::MappedFile;
 
 use super::encode;
+use super::region;
 use super::rope::Rope;
 use super::sidecar::Sidecar;
 use super::upgrade::Upgrade;
@@ -317,7 +318,7 @@ fn known_node(
 /// A node that a pass made. It inherits documentation and metadata of the node whose output it
 /// has taken over.
 fn new_node(
-    cx: &Context<'_>,
+    cx: &mut Context<'_>,
     graph: &Graph,
     id: NodeId,
     node: &Node,
@@ -330,7 +331,16 @@ fn new_node(
     };
     let names = (input_names(graph, node), names_of(node));
     let kind = (op.domain(), op.name());
-    let proto = encode::node(&node.name, kind, names.0, names.1, &op.attrs());
+    let mut proto = encode::node(&node.name, kind, names.0, names.1, &op.attrs());
+    for it in &node.regions {
+        let captured: Vec<String> =
+            it.captures.iter().map(|it| graph.value_name(*it).to_owned()).collect();
+        let inner = region::graph(cx, &it.graph, &captured)?;
+        proto.attribute.push(region::attribute(&it.attr, inner));
+    }
+    if let Some(raised) = cx.upgrade.raise(proto.clone())? {
+        proto = raised;
+    }
     let mut payload = Rope::default();
     payload.push_own(proto.encode_to_vec());
     if let Some(old) = gone.nodes.get(&value) {

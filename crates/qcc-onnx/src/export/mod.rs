@@ -4,9 +4,10 @@ mod encode;
 mod file;
 mod function;
 mod graph;
+mod region;
 mod rope;
 mod sidecar;
-mod upgrade;
+pub(crate) mod upgrade;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,12 +15,12 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use onnx_protobuf::fields::model_proto as f;
-use onnx_protobuf::{Message, OperatorSetIdProto, StringStringEntryProto};
+use onnx_protobuf::{FunctionProto, Message, OperatorSetIdProto, StringStringEntryProto};
 use qcc_ir::{Attr, Graph, Kind};
 use qcc_tensor::DType;
 
-use crate::import::records;
-use crate::source::{GraphSource, What};
+use crate::import::{key, records};
+use crate::source::{GraphSource, What, called};
 use crate::{Source, WriteError};
 use file::{Pending, is_same_file};
 use rope::Rope;
@@ -182,6 +183,7 @@ fn message(
         return Ok(ModelRope { rope, is_changed });
     }
     let mut inner = Some(inner);
+    let still_called = called(graph);
     let has_provenance = !options.metadata.is_empty();
     for record in records(bytes, &whole) {
         match record.number {
@@ -211,6 +213,16 @@ fn message(
                 let it = StringStringEntryProto::decode(bytes.slice(record.value.clone()))
                     .map_err(|_| WriteError::Changed { at: record.span.start })?;
                 if !options.metadata.iter().any(|new| new.0 == it.key()) {
+                    rope.push_source(record.span);
+                }
+            }
+            f::FUNCTIONS => {
+                let it = FunctionProto::decode(bytes.slice(record.value.clone()))
+                    .map_err(|_| WriteError::Changed { at: record.span.start })?;
+                let domain = if it.domain() == "ai.onnx" { "" } else { it.domain() };
+                let it = (domain.to_owned(), key(it.name(), it.overload()));
+                // What nobody called before is not ours to remove.
+                if still_called.contains(&it) || !data.called.contains(&it) {
                     rope.push_source(record.span);
                 }
             }

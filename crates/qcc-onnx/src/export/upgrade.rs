@@ -10,7 +10,7 @@ use crate::WriteError;
 
 /// Raises nodes of the default domain from one opset to another.
 #[derive(Debug)]
-pub(super) struct Upgrade {
+pub(crate) struct Upgrade {
     from: i64,
     to: i64,
     /// Constants that raised nodes read, not yet written.
@@ -52,12 +52,12 @@ const CHANGED: &[(&str, i64)] = &[
 
 impl Upgrade {
     /// Nothing is raised when both are equal.
-    pub(super) fn new(from: i64, to: i64) -> Self {
+    pub(crate) fn new(from: i64, to: i64) -> Self {
         Self { from, to, nodes: Vec::new(), count: 0 }
     }
 
     /// The constants that the nodes raised so far read.
-    pub(super) fn take_nodes(&mut self) -> Vec<NodeProto> {
+    pub(crate) fn take_nodes(&mut self) -> Vec<NodeProto> {
         std::mem::take(&mut self.nodes)
     }
 
@@ -65,7 +65,7 @@ impl Upgrade {
     ///
     /// # Errors
     /// When it would mean something else there.
-    pub(super) fn raise(&mut self, mut node: NodeProto) -> Result<Option<NodeProto>, WriteError> {
+    pub(crate) fn raise(&mut self, mut node: NodeProto) -> Result<Option<NodeProto>, WriteError> {
         if self.from >= self.to || !matches!(node.domain(), "" | "ai.onnx") {
             return Ok(None);
         }

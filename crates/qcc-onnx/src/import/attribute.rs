@@ -17,7 +17,7 @@ pub(super) fn read(
     data: &mut DataFiles,
 ) -> Result<Option<Attr>, ReadError> {
     if proto.ref_attr_name.as_ref().is_some_and(|it| !it.is_empty()) {
-        return Ok(Some(raw(proto)));
+        return Ok(Some(Attr::Ref(proto.ref_attr_name().to_owned())));
     }
     Ok(Some(match kind(proto) {
         AttributeType::Float => Attr::Float(proto.f()),

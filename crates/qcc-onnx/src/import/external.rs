@@ -14,6 +14,7 @@ use qcc_tensor::{MappedFile, Origin};
 use crate::ReadError;
 
 /// The data files that were opened.
+#[derive(Default)]
 pub(super) struct DataFiles {
     folder: PathBuf,
     allow_symlinks: bool,

@@ -9,7 +9,7 @@ use onnx_protobuf::{
     fields::graph_proto as f,
 };
 use qcc_diag::{Diagnostic, codes};
-use qcc_ir::{Graph, GraphBuilder, NodeId, Opaque, Output, Region, Type, Value};
+use qcc_ir::{Functions, Graph, GraphBuilder, NodeId, Opaque, Output, Region, Type, Value};
 use qcc_tensor::{MappedFile, Tensor};
 
 use super::external::DataFiles;
@@ -35,8 +35,10 @@ impl Context<'_> {
         self.opsets.iter().find(|it| same(&it.0)).map_or(1, |it| it.1)
     }
 
-    pub(super) fn is_function(&self, domain: &str, name: &str) -> bool {
-        self.functions.iter().any(|it| it.0 == domain && it.1 == name)
+    pub(super) fn is_function(&self, domain: &str, name: &str, overload: &str) -> bool {
+        let plain = |it: &str| it.is_empty() || it == "ai.onnx";
+        let same = |it: &str| it == domain || (plain(it) && plain(domain));
+        self.functions.iter().any(|it| same(&it.0) && it.1 == name && it.2 == overload)
     }
 
     fn decode<M: Message + Default>(
@@ -65,8 +67,9 @@ impl Outer<'_> {
 pub(super) fn read_outermost(
     cx: &mut Context<'_>,
     span: Range<usize>,
+    functions: Functions,
 ) -> Result<(Graph, GraphSource), ReadError> {
-    let (graph, table, _) = read(cx, span, None)?;
+    let (graph, table, _) = read(cx, span, None, functions)?;
     Ok((graph, table))
 }
 
@@ -75,6 +78,7 @@ fn read(
     cx: &mut Context<'_>,
     span: Range<usize>,
     outer: Option<&Outer<'_>>,
+    functions: Functions,
 ) -> Result<(Graph, GraphSource, Vec<String>), ReadError> {
     let file = cx.file.clone();
     let bytes = file.bytes();
@@ -97,7 +101,10 @@ fn read(
     let regions = reader.read_regions(cx, &nodes)?;
     reader.set_outputs(cx)?;
 
-    let Reader { builder, records, captured, .. } = reader;
+    let Reader { mut builder, records, captured, .. } = reader;
+    if !functions.is_empty() {
+        builder.set_functions(Arc::new(functions));
+    }
     let graph = builder.finish().map_err(|cycle| {
         let what = format!("the graph has a cycle through {}", quoted(&cycle));
         ReadError::rule(format!("'{}'", cycle.first().map_or("", |it| it)), what)
@@ -298,7 +305,7 @@ impl Reader<'_> {
                 // around this one, where the inner graph sees it as well.
                 let names = self.names.clone();
                 let outer = Outer { names: &names, next: self.outer };
-                let (graph, table, names) = read(cx, graph, Some(&outer))?;
+                let (graph, table, names) = read(cx, graph, Some(&outer), Functions::default())?;
                 let captures = names.iter().filter_map(|it| self.lookup(it)).collect();
                 regions.push(Region { attr, graph, captures });
                 sources.push(RegionSource { attribute, graph: table });

@@ -2,6 +2,7 @@
 
 mod attribute;
 mod external;
+mod function;
 mod graph;
 mod node;
 mod tensor;
@@ -21,8 +22,9 @@ use prost::bytes::Bytes;
 use qcc_diag::{Diagnostic, codes};
 use qcc_tensor::{MappedFile, Tensor};
 
-use crate::source::SourceData;
+use crate::source::{SourceData, called};
 use crate::{Model, ReadError, Source};
+pub(crate) use function::key;
 pub(crate) use node::records;
 
 use external::DataFiles;
@@ -60,15 +62,18 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Model, ReadError> {
         warnings.push(Diagnostic::warning(codes::QCC0109, text).with_note(note));
     }
 
+    let mut data = DataFiles::new(&real, options.allow_external_symlinks);
+    let functions = function::read_all(&file, &header, &mut data, &mut warnings);
     let mut cx = graph::Context {
         file: &file,
         opsets: &header.opsets,
         functions: &header.functions,
         ir_version: header.ir_version,
-        data: DataFiles::new(&real, options.allow_external_symlinks),
+        data,
         warnings: &mut warnings,
     };
-    let (graph, table) = graph::read_outermost(&mut cx, header.graph.clone())?;
+    let (graph, table) = graph::read_outermost(&mut cx, header.graph.clone(), functions)?;
+
     let data_files = cx.data.into_files();
     let source = Source(Arc::new(SourceData {
         path: path.to_owned(),
@@ -77,6 +82,7 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Model, ReadError> {
         producer: header.producer,
         metadata: header.metadata,
         functions: header.functions,
+        called: called(&graph),
         graph: table,
         data_files,
         file,
@@ -154,6 +160,7 @@ struct Header {
     producer: String,
     metadata: Vec<(String, String)>,
     functions: Vec<(String, String, String)>,
+    bodies: Vec<Range<usize>>,
     graph: Range<usize>,
 }
 
@@ -199,6 +206,7 @@ impl Header {
                         .map_err(|it| decode("function", it))?;
                     let key = (it.domain().to_owned(), it.name().to_owned());
                     header.functions.push((key.0, key.1, it.overload().to_owned()));
+                    header.bodies.push(field.value.clone());
                 }
                 _ => {}
             }

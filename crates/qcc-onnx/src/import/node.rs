@@ -9,7 +9,7 @@ use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Attrs, OpRef, Opaque};
 use qcc_tensor::Tensor;
 
-use super::attribute;
+use super::{attribute, function};
 use super::graph::Context;
 use crate::ReadError;
 
@@ -22,12 +22,13 @@ pub(super) fn operator(proto: &NodeProto, cx: &mut Context<'_>) -> Result<OpRef,
         }
     }
     let (domain, name) = (proto.domain(), proto.op_type());
-    let opaque = |attrs: Attrs| -> OpRef {
-        Arc::new(Opaque { domain: domain.to_owned(), name: name.to_owned(), attrs })
+    let domain = if domain == "ai.onnx" { "" } else { domain };
+    let opaque = |name: String, attrs: Attrs| -> OpRef {
+        Arc::new(Opaque { domain: domain.to_owned(), name, attrs })
     };
     // The bodies of our own operators are for runtimes that do not know them.
-    if cx.is_function(domain, name) && domain != qcc_ops::matmul_q::DOMAIN {
-        return Ok(opaque(attrs));
+    if cx.is_function(domain, name, proto.overload()) && domain != qcc_ops::matmul_q::DOMAIN {
+        return Ok(opaque(function::key(name, proto.overload()), attrs));
     }
     let opset = cx.opset(domain);
     match qcc_ops::parse(domain, name, opset, attrs.clone()) {
@@ -36,7 +37,7 @@ pub(super) fn operator(proto: &NodeProto, cx: &mut Context<'_>) -> Result<OpRef,
             let text =
                 format!("node '{}' is carried without being understood: {error}", label(proto));
             cx.warnings.push(Diagnostic::note(codes::QCC0109, text));
-            Ok(opaque(attrs))
+            Ok(opaque(name.to_owned(), attrs))
         }
     }
 }

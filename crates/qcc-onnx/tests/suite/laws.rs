@@ -229,6 +229,31 @@ fn links_out_of_the_folder_are_refused() {
     assert!(error.contains("leads out"), "{error}");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_not_waited_for() {
+    let mut graph = product();
+    graph.initializer[0] = external("pipe", &[]);
+    let folder = Folder::of(&model(graph));
+    let made = std::process::Command::new("mkfifo").arg(folder.path("pipe")).status();
+    assert!(made.unwrap().success());
+    let error = folder.read().unwrap_err().to_string();
+    assert!(error.contains("not a file"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_not_replaced() {
+    let folder = Folder::of(&model(product()));
+    let read = folder.read().unwrap();
+    let socket = folder.path("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let options = qcc_onnx::WriteOptions { overwrite: true, ..Default::default() };
+    let error = qcc_onnx::write(&read.graph, &read.source, &socket, &options).unwrap_err();
+    assert!(error.to_string().contains("not a file"), "{error}");
+    assert!(!socket.metadata().unwrap().is_file());
+}
+
 #[test]
 fn every_prefix_of_a_model_gives_a_model_or_an_error() {
     let bytes = model(product()).encode_to_vec();

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use qcc::{FORMATS, RECIPES};
 
+pub(super) use super::watch::Kind as Progress;
+use super::words::{OpType, ScaleType, Scheme};
+
 /// Quantizing compiler for ONNX models.
 ///
 /// Reads a float ONNX model and writes one with 2 to 8 bit weights that other runtimes run.
@@ -67,6 +70,10 @@ pub(super) struct QuantizeArgs {
     #[arg(short, long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=8))]
     pub(super) bits: u8,
 
+    /// Bits of weights and of activations in one word: W4A16, W8A16, W4A8; A8 is accuracy level 4
+    #[arg(long, value_name = "WxAy", value_parser = Scheme::parse, conflicts_with = "bits")]
+    pub(super) scheme: Option<Scheme>,
+
     /// Weights along K that share a scale; 0 or 'row' for the whole row
     #[arg(short, long, alias = "block-size", default_value = "32", value_name = "N")]
     pub(super) group_size: String,
@@ -80,8 +87,8 @@ pub(super) struct QuantizeArgs {
     pub(super) asym: bool,
 
     /// Type of the scales; auto is that of the weights
-    #[arg(long, alias = "scale-dtype", default_value = "auto", value_name = "TYPE")]
-    pub(super) scale_type: String,
+    #[arg(long, alias = "scale-dtype", value_enum, default_value_t = ScaleType::Auto, ignore_case = true, value_name = "TYPE")]
+    pub(super) scale_type: ScaleType,
 
     #[arg(
         long,
@@ -93,8 +100,9 @@ pub(super) struct QuantizeArgs {
     pub(super) format: String,
 
     /// Arithmetic asked of the runtime (nbits): 1 f32, 2 f16, 3 bf16, 4 int8 activations, 0 unset
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(0..=4), value_name = "N")]
-    pub(super) accuracy_level: u8,
+    /// [default: 4]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=4), value_name = "N")]
+    pub(super) accuracy_level: Option<u8>,
 
     /// Bits of embedding tables, which stay in float without it
     #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(u8).range(2..=8))]
@@ -120,10 +128,22 @@ pub(super) struct QuantizeArgs {
     #[arg(
         long,
         alias = "op-types-to-quantize",
+        value_enum,
+        value_delimiter = ',',
+        ignore_case = true,
         default_value = "MatMul,Gemm,FusedMatMul",
+        hide_possible_values = true,
         value_name = "LIST"
     )]
-    pub(super) op_types: String,
+    pub(super) op_types: Vec<OpType>,
+
+    /// Take weights that are quantized to 8 bits already as if they were in float
+    #[arg(long, conflicts_with = "passes")]
+    pub(super) requantize: bool,
+
+    /// Store constants once that are equal byte for byte
+    #[arg(long, conflicts_with = "passes")]
+    pub(super) merge_equal: bool,
 
     /// Calibration samples: .npy or .npz of token ids or named inputs, a folder of ONNX test data,
     /// .txt or .jsonl with --tokenizer
@@ -146,6 +166,10 @@ pub(super) struct QuantizeArgs {
     #[arg(long, value_name = "TEXT", conflicts_with = "recipe")]
     pub(super) passes: Option<String>,
 
+    /// Options from a TOML file, named as here: bits = 4; what is typed wins
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+
     /// Seed of all random numbers
     #[arg(long, default_value_t = 42, value_name = "N")]
     pub(super) seed: u64,
@@ -154,8 +178,12 @@ pub(super) struct QuantizeArgs {
     #[arg(short = 'j', long, value_name = "N")]
     pub(super) threads: Option<usize>,
 
+    /// Memory that may be used at most: 700MB, 1.5GiB, or a number of bytes
+    #[arg(long, value_name = "SIZE", value_parser = qcc_report::parse_bytes)]
+    pub(super) max_mem: Option<u64>,
+
     /// Whether weight bytes go into a data file beside the model
-    #[arg(long, alias = "use-external-data-format", value_enum, default_value_t = When::Auto, value_name = "WHEN")]
+    #[arg(long, value_enum, default_value_t = When::Auto, value_name = "WHEN")]
     pub(super) external_data: When,
 
     /// Replace an output that exists
@@ -178,9 +206,13 @@ pub(super) struct QuantizeArgs {
     #[arg(long)]
     pub(super) no_provenance: bool,
 
-    /// Print what was done to each weight as JSON, instead of a table
-    #[arg(long)]
-    pub(super) json: bool,
+    /// Print what was done to each weight as JSON, instead of a table; or write it to a file
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-")]
+    pub(super) json: Option<PathBuf>,
+
+    /// How progress is told; auto is a bar on a terminal and lines elsewhere
+    #[arg(long, value_enum, default_value_t = Progress::Auto, value_name = "KIND")]
+    pub(super) progress: Progress,
 
     /// Print only errors
     #[arg(short, long)]

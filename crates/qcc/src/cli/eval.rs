@@ -2,12 +2,14 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
 use qcc::{Error, Evaluation, Model, OpenOptions, evaluate};
+use qcc_diag::Diagnostic;
 use qcc_pass::{Cancel, SampleSource as _};
+use qcc_report::Note;
 
+use super::command::Progress;
 use super::exit::{Ended, say, show};
 use super::watch;
 
@@ -40,6 +42,10 @@ pub(super) struct EvalArgs {
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
+
+    /// How progress is told; auto is a bar on a terminal and lines elsewhere
+    #[arg(long, value_enum, default_value_t = Progress::Auto, value_name = "KIND")]
+    pub(super) progress: Progress,
 }
 
 /// Runs the command.
@@ -55,11 +61,12 @@ pub(super) fn run(args: &EvalArgs) -> Result<Ended, Error> {
     // The vocabulary of a quantized model is that of its reference.
     let known = reference.as_ref().unwrap_or(&model);
     let samples = known.samples(&args.data, options)?;
-    samples.warnings().iter().for_each(say);
-    let progress = watch::progress(args.json);
+    model.warnings().iter().chain(samples.warnings()).for_each(say);
+    let progress = watch::progress(args.progress, false);
     let result = evaluate(&model, reference.as_ref(), &samples, &progress, &Cancel::default())?;
     if args.json {
-        return show(&format!("{:#}\n", json(&result)));
+        let notes = [model.warnings(), samples.warnings()].concat();
+        return show(&format!("{:#}\n", json(&result, &notes)));
     }
     let mut text = String::new();
     let _ = writeln!(text, "  {} on {}", args.input.display(), samples.describe());
@@ -82,7 +89,7 @@ pub(super) fn run(args: &EvalArgs) -> Result<Ended, Error> {
     show(&text)
 }
 
-fn json(it: &Evaluation) -> serde_json::Value {
+fn json(it: &Evaluation, notes: &[Diagnostic]) -> serde_json::Value {
     let outputs: Vec<_> = it
         .outputs
         .iter()
@@ -98,16 +105,6 @@ fn json(it: &Evaluation) -> serde_json::Value {
         "kl_nats": it.kl_nats,
         "top1": it.top1,
         "outputs": outputs,
+        "notes": notes.iter().map(Note::from).collect::<Vec<_>>(),
     })
-}
-
-/// Opens calibration samples for `quantize`.
-pub(super) fn calibration(
-    model: &Model,
-    path: &std::path::Path,
-    options: OpenOptions,
-) -> Result<Arc<qcc::Samples>, Error> {
-    let samples = model.samples(path, options)?;
-    samples.warnings().iter().for_each(say);
-    Ok(Arc::new(samples))
 }

@@ -1,17 +1,24 @@
 //! The one place where errors become messages and exit codes.
 
+use std::ffi::OsString;
+use std::fs;
 use std::io::{self, ErrorKind, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use qcc::Error;
 use qcc_diag::{Diagnostic, codes};
+use qcc_report::{ErrorRecord, Note};
 
 /// How a command ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
     /// Done.
     Well,
+    /// Nothing was asked for, and help was shown.
+    Helpless,
 }
 
 /// Prints a message to the error stream.
@@ -45,13 +52,86 @@ pub(super) fn show_bytes(text: &[u8]) -> Result<Ended, Error> {
     }
 }
 
-/// The exit code of a command.
-pub(super) fn finish(result: Result<Ended, Error>) -> ExitCode {
+/// Where JSON goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Json {
+    /// To the output stream.
+    Stream,
+    /// Into a file.
+    File(PathBuf),
+}
+
+impl Json {
+    /// What `--json` asks for. Read off the plain arguments, so that an error in another one of them
+    /// is JSON too.
+    pub(super) fn asked(args: &[OsString]) -> Option<Self> {
+        let args = args.iter().skip(1).take_while(|it| *it != "--");
+        let mut found = None;
+        for arg in args.filter_map(|it| it.to_str()) {
+            found = match arg.strip_prefix("--json") {
+                Some("") => Some(Self::Stream),
+                Some(path) if path.starts_with('=') => Some(Self::File(path[1..].into())),
+                _ => found,
+            };
+        }
+        found
+    }
+
+    /// Writes a document.
+    ///
+    /// # Errors
+    /// When the file or the output stream cannot be written.
+    pub(super) fn write(&self, document: &impl serde::Serialize) -> Result<Ended, Error> {
+        let text = serde_json::to_string_pretty(document)
+            .map_err(|it| Diagnostic::error(codes::QCC0901, it.to_string()))?;
+        let text = format!("{text}\n");
+        match self {
+            Self::Stream => show(&text),
+            Self::File(path) => write_file(path, &text),
+        }
+    }
+}
+
+fn write_file(path: &Path, text: &str) -> Result<Ended, Error> {
+    fs::write(path, text).map_err(|error| {
+        let text = format!("'{}' cannot be written: {error}", path.display());
+        Diagnostic::error(codes::QCC0105, text).at("option --json")
+    })?;
+    Ok(Ended::Well)
+}
+
+/// Runs a command and turns what comes of it into an exit code. Errors go to the error stream, and
+/// as JSON to where `json` says; a panic is an error with a code.
+pub(super) fn end(json: Option<&Json>, run: impl FnOnce() -> Result<Ended, Error>) -> ExitCode {
+    let panicked = Arc::new(Mutex::new(None));
+    let slot = panicked.clone();
+    std::panic::set_hook(Box::new(move |info| {
+        let text = info.payload_as_str().unwrap_or("no message");
+        let place =
+            info.location().map_or(String::new(), |it| format!("{}:{}", it.file(), it.line()));
+        let message = Diagnostic::error(codes::QCC0901, text)
+            .at(place)
+            .with_note("this is a bug in qcc; nothing was written")
+            .with_help("report it with the command and, if you may, the model");
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
+    }));
+    let result = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        let message = panicked.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let fallback = || Diagnostic::error(codes::QCC0901, "no message");
+        Err(message.unwrap_or_else(fallback).into())
+    });
     match result {
         Ok(Ended::Well) => ExitCode::SUCCESS,
+        Ok(Ended::Helpless) => ExitCode::from(2),
         Err(error) => {
-            say(error.diagnostic());
-            ExitCode::from(code(error.diagnostic()))
+            let message = error.diagnostic();
+            say(message);
+            let exit_code = code(message);
+            let record = ErrorRecord { error: Note::from(message), exit_code };
+            if let Some(Err(error)) = json.map(|it| it.write(&record)) {
+                say(error.diagnostic());
+            }
+            ExitCode::from(exit_code)
         }
     }
 }
@@ -67,22 +147,82 @@ fn code(message: &Diagnostic) -> u8 {
 }
 
 /// A mistake in the arguments, or a request for help.
-pub(super) fn usage(error: &clap::Error) -> ExitCode {
-    let is_help = !error.use_stderr();
+///
+/// # Errors
+/// When it is a mistake.
+pub(super) fn usage(error: &clap::Error) -> Result<Ended, Error> {
+    use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand as Missing;
+    if error.use_stderr() && error.kind() != Missing {
+        return Err(of_usage(error).into());
+    }
     let _ = error.print(); // a closed pipe is no error
-    if is_help { ExitCode::SUCCESS } else { ExitCode::from(2) }
+    Ok(if error.use_stderr() { Ended::Helpless } else { Ended::Well })
 }
 
-/// Turns a panic into an error with a code.
-pub(super) fn catch(run: impl FnOnce() -> ExitCode) -> ExitCode {
-    std::panic::set_hook(Box::new(|info| {
-        let text = info.payload_as_str().unwrap_or("no message");
-        let place =
-            info.location().map_or(String::new(), |it| format!("{}:{}", it.file(), it.line()));
-        say(&Diagnostic::error(codes::QCC0901, text)
-            .at(place)
-            .with_note("this is a bug in qcc; nothing was written")
-            .with_help("report it with the command and, if you may, the model"));
-    }));
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or(ExitCode::from(70))
+/// A mistake in the arguments, in the words of the parser.
+pub(super) fn of_usage(error: &clap::Error) -> Diagnostic {
+    let text = error.render().to_string();
+    let (mut message, mut notes, mut help) = (String::new(), Vec::new(), Vec::new());
+    let mut is_first = true;
+    for line in text.lines().map(str::trim) {
+        if line.is_empty() {
+            is_first = false;
+        } else if let Some(tip) = line.strip_prefix("tip: ") {
+            help.push(tip.to_owned());
+        } else if let Some(list) = line.strip_prefix("[possible values: ") {
+            notes.push(format!("possible values are {}", list.trim_end_matches(']')));
+        } else if line.starts_with("Usage: ") {
+            notes.push(line.replacen("Usage", "usage", 1));
+        } else if is_first {
+            let between = if message.is_empty() { "" } else { " " };
+            message.push_str(between);
+            message.push_str(line.strip_prefix("error: ").unwrap_or(line));
+        }
+    }
+    help.push("--help lists the options".to_owned());
+    Diagnostic { notes, help, ..Diagnostic::error(codes::QCC0304, message) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_asked_for_before_anything_is_parsed() {
+        let asked = |line: &str| Json::asked(&line.split(' ').map(Into::into).collect::<Vec<_>>());
+        assert_eq!(asked("qcc m.onnx --json"), Some(Json::Stream));
+        assert_eq!(asked("qcc m.onnx --json=a.json -b9"), Some(Json::File("a.json".into())));
+        assert_eq!(asked("qcc m.onnx -- --json"), None);
+        assert_eq!(asked("--json m.onnx --jsonl"), None);
+    }
+
+    #[test]
+    fn a_mistake_is_told_in_parts() {
+        let command =
+            clap::Command::new("qcc").arg(clap::arg!(--bits <N>).value_parser(["4", "8"]));
+        let error = command.clone().try_get_matches_from(["qcc", "--bit=4"]).unwrap_err();
+        let message = of_usage(&error);
+        assert_eq!(message.message, "unexpected argument '--bit' found");
+        assert_eq!(message.help[0], "a similar argument exists: '--bits'");
+        let error = command.try_get_matches_from(["qcc", "--bits=5"]).unwrap_err();
+        let message = of_usage(&error);
+        assert_eq!(message.message, "invalid value '5' for '--bits <N>'");
+        assert_eq!(message.notes[0], "possible values are 4, 8");
+    }
+
+    #[test]
+    fn a_panic_has_the_exit_code_of_a_bug() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("error.json");
+        let json = Json::File(path.clone());
+        let code = end(Some(&json), || {
+            let none: Vec<Ended> = Vec::new();
+            Ok(none[0])
+        });
+        let _ = std::panic::take_hook();
+        assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(70)));
+        let text = fs::read_to_string(path).unwrap();
+        let record: ErrorRecord = serde_json::from_str(&text).unwrap();
+        assert_eq!((record.error.code.as_str(), record.exit_code), ("QCC0901", 70));
+    }
 }

@@ -3,8 +3,10 @@
 use clap::Args;
 use qcc::Error;
 use qcc_diag::{Code, Diagnostic, codes};
+use qcc_pass::nearest;
 
 use super::exit::{Ended, show};
+use super::words::meant;
 
 /// Options of `explain`.
 #[derive(Args, Debug)]
@@ -21,8 +23,11 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Ended, Error> {
         return show(&rows);
     };
     let code = Code::find(name).ok_or_else(|| {
-        Diagnostic::error(codes::QCC0304, format!("there is no code '{name}'"))
-            .with_help("qcc explain lists all of them")
+        // Every code begins alike.
+        let digits = name.trim_start_matches(['q', 'Q', 'c', 'C']);
+        let error = Diagnostic::error(codes::QCC0304, format!("there is no code '{name}'"));
+        let near = nearest(digits, codes::ALL.iter().map(|it| &it.name()[3..]));
+        meant(error, near.map(|it| format!("QCC{it}"))).with_help("qcc explain lists all of them")
     })?;
     show(code.page())
 }

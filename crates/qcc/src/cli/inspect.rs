@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 use qcc::{Compiler, Error, Model, Output};
 use qcc_ir::{Graph, Kind, Value};
-use qcc_report::{bytes, columns};
+use qcc_report::{Note, bytes, columns};
 use serde_json::{Map, json};
 
 use super::exit::{Ended, say, show};
@@ -228,6 +228,7 @@ fn to_json(
         "inputs": values(&facts.inputs),
         "outputs": values(&facts.outputs),
         "metadata": Map::from_iter(metadata),
+        "notes": model.warnings().iter().map(Note::from).collect::<Vec<_>>(),
     });
     if let Some(weights) = weights {
         all["weights"] = weights.to_json();

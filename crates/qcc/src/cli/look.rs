@@ -5,8 +5,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use qcc_diag::Diagnostic;
+use qcc_ir::Patch;
 use qcc_ir::text::print;
-use qcc_pass::{Dump, Instrument, Passes, Print, Reproducer, StopAfter, Timing, VerifyEach, When};
+use qcc_pass::{
+    Before, BisectLimit, Dump, Instrument, Passes, Print, Record, Reproducer, Statistics,
+    StopAfter, Timing, VerifyEach, When,
+};
 
 /// Options that look into a run.
 #[derive(Args, Debug)]
@@ -15,6 +20,10 @@ pub(super) struct LookArgs {
     /// Print the graph before a pass; repeatable
     #[arg(long, value_name = "PASS")]
     print_before: Vec<String>,
+
+    /// Print the graph before each pass
+    #[arg(long)]
+    print_before_all: bool,
 
     /// Print the graph after a pass; repeatable
     #[arg(long, value_name = "PASS")]
@@ -43,6 +52,15 @@ pub(super) struct LookArgs {
     /// Print how long each pass took
     #[arg(long)]
     time_passes: bool,
+
+    /// Print what passes counted
+    #[arg(long)]
+    statistics: bool,
+
+    /// Make only the first N changes up to the choice of weights, and with them quantize only the
+    /// first weights, to find the one that does harm
+    #[arg(long, value_name = "N")]
+    pub(super) bisect_limit: Option<u64>,
 }
 
 impl LookArgs {
@@ -52,8 +70,10 @@ impl LookArgs {
         let mut add_print = |passes: Passes, when: When| {
             list.push(Box::new(Print::new(passes, when, print, io::stderr())));
         };
-        if !self.print_before.is_empty() {
-            add_print(Passes::named(&self.print_before), When::Before);
+        match (self.print_before_all, self.print_before.as_slice()) {
+            (true, _) => add_print(Passes::All, When::Before),
+            (false, []) => {}
+            (false, names) => add_print(Passes::named(names), When::Before),
         }
         match (self.print_after_all, self.print_after.as_slice()) {
             (true, _) => add_print(Passes::All, When::After),
@@ -62,6 +82,10 @@ impl LookArgs {
         }
         if self.print_changed && !self.print_after_all {
             add_print(Passes::All, When::Changed);
+        }
+        if let Some(limit) = self.bisect_limit {
+            let limit = BisectLimit::new(limit, io::stderr());
+            list.push(Box::new(Bisect { limit, is_chosen: false }));
         }
         if let Some(dir) = &self.dump_ir {
             list.push(Box::new(Dump::new(dir, print)));
@@ -72,6 +96,9 @@ impl LookArgs {
         if self.time_passes {
             list.push(Box::new(Timing::new(io::stderr())));
         }
+        if self.statistics {
+            list.push(Box::new(Statistics::new(io::stderr())));
+        }
         if let Some(pass) = &self.stop_after {
             list.push(Box::new(StopAfter::new(pass)));
         }
@@ -79,5 +106,25 @@ impl LookArgs {
         path.push(".qcc-repro.qir");
         list.push(Box::new(Reproducer::new(path, print)));
         list
+    }
+}
+
+/// A limit on the changes up to the choice of weights. What was chosen has to go all the way: half a
+/// quantized weight has no form in a model.
+struct Bisect {
+    limit: BisectLimit<'static>,
+    is_chosen: bool,
+}
+
+impl Instrument for Bisect {
+    fn select(&mut self, at: &Before<'_>, patches: &mut Vec<Patch>) {
+        if !self.is_chosen {
+            self.limit.select(at, patches);
+        }
+        self.is_chosen |= at.step.pass.name == "select";
+    }
+
+    fn end(&mut self, record: &Record) -> Result<(), Box<Diagnostic>> {
+        self.limit.end(record)
     }
 }

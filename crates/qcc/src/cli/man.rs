@@ -1,12 +1,14 @@
 //! `qcc man` and `qcc completions`: made from the types that parse the arguments.
 
-use clap::{Args, CommandFactory as _};
+use clap::{Args, Command, CommandFactory as _};
 use clap_complete::Shell;
 use qcc::Error;
 use qcc_diag::{Diagnostic, codes};
+use qcc_pass::nearest;
 
 use super::command::Cli;
 use super::exit::{Ended, show_bytes};
+use super::words::meant;
 
 /// Options of `man`.
 #[derive(Args, Debug)]
@@ -28,9 +30,9 @@ pub(super) fn man(args: &ManArgs) -> Result<Ended, Error> {
     command.build();
     if let Some(name) = &args.command {
         let Some(found) = command.find_subcommand(name) else {
-            return Err(Diagnostic::error(codes::QCC0304, format!("there is no command '{name}'"))
-                .with_help("qcc --help lists all of them")
-                .into());
+            let error = Diagnostic::error(codes::QCC0304, format!("there is no command '{name}'"));
+            let near = nearest(name, command.get_subcommands().map(Command::get_name));
+            return Err(meant(error, near).with_help("qcc --help lists all of them").into());
         };
         command = found.clone();
     }

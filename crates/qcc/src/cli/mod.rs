@@ -2,6 +2,7 @@
 
 mod argv;
 mod command;
+mod config;
 mod eval;
 mod exit;
 mod explain;
@@ -12,31 +13,48 @@ mod passes;
 mod quantize;
 mod record;
 mod watch;
+mod words;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use command::{Cli, Command};
+use exit::{Ended, Json};
+use qcc::Error;
 
 /// Runs the command that the arguments name.
 pub(crate) fn run() -> ExitCode {
-    exit::catch(|| {
-        let command = Cli::command();
-        let args = argv::normalize(std::env::args_os().collect(), &command);
-        let cli = match command.try_get_matches_from(args).and_then(|it| Cli::from_arg_matches(&it))
-        {
-            Ok(cli) => cli,
-            Err(error) => return exit::usage(&error),
-        };
-        exit::finish(match cli.command {
-            Command::Quantize(args) => quantize::run(&args),
-            Command::Eval(args) => eval::run(&args),
-            Command::Inspect(args) => inspect::run(&args),
-            Command::Passes(args) => passes::run(&args),
-            Command::Explain(args) => explain::run(&args),
-            Command::Completions(args) => man::completions(&args),
-            Command::Man(args) => man::man(&args),
-        })
-    })
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let json = Json::asked(&args);
+    exit::end(json.as_ref(), || dispatch(args, json.as_ref()))
+}
+
+fn dispatch(args: Vec<OsString>, json: Option<&Json>) -> Result<Ended, Error> {
+    let command = argv::with_negations(Cli::command());
+    let args = config::expand(argv::normalize(args, &command), &command)?;
+    let json = Json::asked(&args).or(json.cloned());
+    let matches = match command.clone().try_get_matches_from(args) {
+        Ok(matches) => matches,
+        Err(error) => return exit::usage(&error),
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return exit::usage(&error),
+    };
+    match cli.command {
+        Command::Quantize(args) => {
+            let typed = matches.subcommand_matches("quantize");
+            let known = command.find_subcommand("quantize");
+            let options = known.zip(typed).map(|(known, it)| argv::effective(known, it));
+            quantize::run(&args, options.unwrap_or_default(), json.as_ref())
+        }
+        Command::Eval(args) => eval::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Passes(args) => passes::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Completions(args) => man::completions(&args),
+        Command::Man(args) => man::man(&args),
+    }
 }

@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use clap::Args;
 use qcc::{Error, FORMATS, RECIPES};
 use qcc_diag::{Diagnostic, codes};
-use qcc_pass::{OptionInfo, PassInfo};
+use qcc_pass::{OptionInfo, PassInfo, nearest};
 use serde_json::{Value, json};
 
 use super::exit::{Ended, show};
+use super::words::meant;
 
 /// Options of `passes`.
 #[derive(Args, Debug)]
@@ -36,7 +37,10 @@ pub(super) fn run(args: &PassesArgs) -> Result<Ended, Error> {
         name.filter(|_| passes.is_empty() && recipes.is_empty() && formats.is_empty())
     {
         let text = format!("there is no pass, recipe or format '{name}'");
-        return Err(Diagnostic::error(codes::QCC0301, text)
+        let all = qcc::passes().into_iter().map(|it| it.name);
+        let all = all.chain(RECIPES.iter().map(|it| it.name));
+        let near = nearest(name, all.chain(FORMATS.iter().map(|it| it.name)));
+        return Err(meant(Diagnostic::error(codes::QCC0301, text), near)
             .with_help("qcc passes lists all of them")
             .into());
     }

@@ -1,24 +1,33 @@
 //! `qcc quantize`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
-use qcc::{Compiler, Error, External, Model, OpenOptions, Output, ReadOptions, SaveOptions};
+use qcc::{Compiler, Error, External, Model, OpenOptions, ReadOptions, SaveOptions};
 use qcc_diag::{Diagnostic, Severity, codes};
 use qcc_pass::Cancel;
-use qcc_report::{RunRecord, bytes};
+use qcc_report::{Note, RunRecord, bytes};
 
 use super::command::{QuantizeArgs, When};
-use super::exit::{self, Ended, say, show};
+use super::exit::{self, Ended, Json, say, show};
 use super::record::record;
-use super::{eval, watch};
+use super::{watch, words};
 
-/// Runs the command.
-pub(super) fn run(args: &QuantizeArgs) -> Result<Ended, Error> {
+/// Runs the command. `options` are those that may change the output, for the record.
+pub(super) fn run(
+    args: &QuantizeArgs,
+    options: BTreeMap<String, String>,
+    json: Option<&Json>,
+) -> Result<Ended, Error> {
     let start = Instant::now();
-    let options =
+    // What was typed wrong is said before a large model is opened.
+    let settings = Settings::of(args)?;
+    let mut compiler = compiler(args, &settings)?;
+    let read =
         ReadOptions { strict: args.strict, allow_external_symlinks: args.allow_external_symlinks };
-    let model = Model::open_with(&args.input, &options)?;
+    let model = Model::open_with(&args.input, &read)?;
     let before = model.source().size_bytes();
     let tell = |label: &str, text: &str| {
         if !args.quiet {
@@ -29,15 +38,11 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<Ended, Error> {
     let nodes = model.graph().nodes().filter(|it| it.1.op().is_some()).count();
     let input = args.input.display();
     tell("read", &format!("{input}  {}, {nodes} nodes, opset {opset}", bytes(before)));
-    for warning in model.warnings() {
-        if !args.quiet && (warning.severity > Severity::Note || args.verbose) {
-            say(warning);
-        }
-    }
-    let output = args.output.clone().unwrap_or_else(|| beside(&args.input, args.bits));
+    let mut notes = Notes { args, all: Vec::new() };
+    notes.add(model.warnings());
+    let output = args.output.clone().unwrap_or_else(|| beside(&args.input, settings.bits));
     check_output(&output, args)?;
 
-    let mut compiler = compiler(args)?;
     if let Some(path) = &args.calib {
         let options = OpenOptions {
             samples: args.samples,
@@ -45,53 +50,59 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<Ended, Error> {
             tokenizer: args.tokenizer.clone(),
             ..OpenOptions::default()
         };
-        compiler = compiler.calibration(eval::calibration(&model, path, options)?);
+        let samples = model.samples(path, options)?;
+        notes.add(samples.warnings());
+        compiler = compiler.calibration(Arc::new(samples));
     }
     let pipeline = compiler.plan()?;
     if args.verbose || args.dry_run {
         tell("pipeline", &pipeline.to_string());
     }
-    let cancel = Cancel::default();
-    let flag = cancel.clone();
-    // A second signal ends the process at once; without a handler the first one would.
-    let _ = ctrlc::set_handler(move || {
-        if flag.is_set() {
-            std::process::exit(130);
-        }
-        flag.set();
-    });
+    if let Some(cap) = args.max_mem.filter(|_| args.dry_run) {
+        tell("memory", &format!("at most {}", bytes(cap)));
+    }
     for it in args.look.instruments(&output) {
         compiler = compiler.instrument(it);
     }
-    let compiled = compiler.cancel(cancel).progress(watch::progress(args.quiet)).run(&model)?;
-    notes(&compiled, args);
+    let progress = watch::progress(args.progress, args.quiet);
+    let compiled = compiler.cancel(cancel()).progress(progress).run(&model)?;
+    notes.add(&compiled.record().notes);
     let mut record = record(&compiled, args.seed);
     record.input = args.input.display().to_string();
+    record.options = settings.resolve(options);
     record.bytes_before = before;
+    if args.look.bisect_limit.is_some() && compiled.is_finished() {
+        leave_rest(&mut record);
+    }
     if let Some(pass) = args.look.stop_after.as_ref().filter(|_| !compiled.is_finished()) {
         tell("stop", &format!("after {pass}, no model written"));
-        return match args.json {
-            true => json(&record),
-            false => show(&qcc_ir::text::print(compiled.graph())),
+        record.notes = notes.rows();
+        if let Some(json) = json {
+            json.write(&record)?;
+        }
+        return match json {
+            Some(Json::Stream) => Ok(Ended::Well),
+            _ => show(&qcc_ir::text::print(compiled.graph())),
         };
     }
     // A model with nothing to quantize is copied as it is, so that a script over many models goes
     // on; the warning and the summary say so.
-    let is_whole =
-        !pipeline.steps().is_empty() && record.weights.iter().all(|it| it.bits.is_none());
+    let is_whole = pipeline.steps().iter().any(|it| it.pass.name == "select")
+        && record.weights.iter().all(|it| it.bits.is_none());
     if is_whole {
         let message = nothing(&record);
         if args.strict {
             return Err(Diagnostic { severity: Severity::Error, ..message }.into());
         }
-        say(&message);
+        notes.add(&[message]);
     }
     for line in qcc_report::left(&record) {
         tell("left", &line);
     }
     if args.dry_run {
         tell("", "nothing written");
-        return if args.json { json(&record) } else { Ok(Ended::Well) };
+        record.notes = notes.rows();
+        return json.map_or(Ok(Ended::Well), |it| it.write(&record));
     }
     let save = SaveOptions {
         external: match args.external_data {
@@ -100,19 +111,21 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<Ended, Error> {
             When::Never => External::Never,
         },
         overwrite: args.force,
-        no_provenance: args.no_provenance || is_whole,
+        // Nor does the pipeline alone make a part of a model again.
+        no_provenance: args.no_provenance || is_whole || args.look.bisect_limit.is_some(),
     };
     let written = compiled.save(&output, &save)?;
     if let Some((from, to)) = written.raised {
         let text = format!("the opset was raised from {from} to {to}, which the format needs");
-        say(&Diagnostic::warning(codes::QCC0203, text));
+        notes.add(&[Diagnostic::warning(codes::QCC0203, text)]);
     }
     record.output = Some(output.display().to_string());
     record.bytes_after = Some(written.size_bytes);
-    if args.json {
-        return json(&record);
+    record.notes = notes.rows();
+    if let Some(json) = json {
+        json.write(&record)?;
     }
-    if args.quiet {
+    if args.quiet || json == Some(&Json::Stream) {
         return Ok(Ended::Well);
     }
     let table = match pipeline.steps() {
@@ -123,37 +136,98 @@ pub(super) fn run(args: &QuantizeArgs) -> Result<Ended, Error> {
     show(&format!("{table}  {} written in {seconds:.1} s\n", output.display()))
 }
 
-fn json(record: &RunRecord) -> Result<Ended, Error> {
-    let text = serde_json::to_string_pretty(record)
-        .map_err(|it| Diagnostic::error(codes::QCC0901, it.to_string()))?;
-    show(&format!("{text}\n"))
+/// Weights that were chosen, but are beyond the limit of a bisection, are in float.
+fn leave_rest(record: &mut RunRecord) {
+    for row in record.weights.iter_mut().filter(|it| it.bits.is_some() && it.layout.is_empty()) {
+        row.bits = None;
+        row.bytes_after = row.bytes_before;
+        row.bpw = 8.0 * row.bytes_before as f64 / (row.n as f64 * row.k as f64).max(1.0);
+        row.reason_left_float = Some("it is beyond --bisect-limit".to_owned());
+    }
 }
 
-fn compiler(args: &QuantizeArgs) -> Result<Compiler, Error> {
+/// A flag that the first interrupt sets. The second one ends the process at once.
+fn cancel() -> Cancel {
+    let cancel = Cancel::default();
+    let flag = cancel.clone();
+    // Without a handler the first one would end it.
+    let _ = ctrlc::set_handler(move || {
+        if flag.is_set() {
+            std::process::exit(130);
+        }
+        flag.set();
+    });
+    cancel
+}
+
+/// What several options say together.
+struct Settings {
+    bits: u8,
+    accuracy_level: u8,
+}
+
+impl Settings {
+    fn of(args: &QuantizeArgs) -> Result<Self, Error> {
+        let asked = args.accuracy_level;
+        let Some(scheme) = args.scheme else {
+            return Ok(Self { bits: args.bits, accuracy_level: asked.unwrap_or(4) });
+        };
+        if let Some(level) = asked.filter(|&it| scheme.is_int8 && it != 4) {
+            let text = format!("--scheme with A8 is accuracy level 4, not {level}");
+            return Err(Diagnostic::error(codes::QCC0304, text)
+                .at("option --accuracy-level")
+                .with_help("leave out one of the two options")
+                .into());
+        }
+        Ok(Self { bits: scheme.bits, accuracy_level: asked.unwrap_or(4) })
+    }
+
+    /// The options of the record, with what a shorthand stands for in its place.
+    fn resolve(&self, mut options: BTreeMap<String, String>) -> BTreeMap<String, String> {
+        options.remove("scheme");
+        options.insert("bits".to_owned(), self.bits.to_string());
+        options.insert("accuracy-level".to_owned(), self.accuracy_level.to_string());
+        options
+    }
+}
+
+fn compiler(args: &QuantizeArgs, settings: &Settings) -> Result<Compiler, Error> {
     let mut compiler = Compiler::new().seed(args.seed);
     if let Some(text) = &args.passes {
         compiler = compiler.pipeline(text);
     } else {
-        compiler = compiler.format(&args.format)?;
+        compiler = compiler.format(words::format(&args.format))?;
         if let Some(recipe) = &args.recipe {
             compiler = compiler.recipe(recipe)?;
         }
+        if args.requantize {
+            compiler = compiler.prepare("dequantize-weights,dce")?;
+            let has_tables = args.embeddings.is_some() || !args.set.is_empty();
+            compiler = compiler.setting("dequantize-weights", "tables", &has_tables.to_string())?;
+        }
+        if args.merge_equal {
+            compiler = compiler.prepare("cse{merge-equal=true},dce")?;
+        }
+        let op_types: Vec<&str> = args.op_types.iter().map(|it| it.name()).collect();
         compiler = compiler
-            .bits(args.bits.into())?
+            .bits(settings.bits.into())?
             .group_size(&args.group_size)?
             .setting("select", "sym", if args.sym { "true" } else { "false" })?
-            .setting("select", "scale", &args.scale_type)?
+            .setting("select", "scale", args.scale_type.name())?
             .setting("select", "embeddings", &args.embeddings.unwrap_or(0).to_string())?
             .setting("select", "head", &args.lm_head.unwrap_or(0).to_string())?
-            .setting("select", "op-types", &args.op_types)?
+            .setting("select", "op-types", &op_types.join(","))?
             .setting("select", "include", &args.include.join("\n"))?
             .setting("select", "exclude", &args.exclude.join("\n"))?
             .setting("select", "set", &args.set.join("\n"))?
             .setting("select", "strict", if args.strict { "true" } else { "false" })?
-            .setting("to-nbits", "accuracy-level", &args.accuracy_level.to_string())?;
+            .setting("to-nbits", "accuracy-level", &settings.accuracy_level.to_string())?;
     }
     if let Some(threads) = args.threads {
         compiler = compiler.threads(threads);
+    }
+    if let Some(cap) = args.max_mem {
+        compiler = compiler.max_memory(cap);
     }
     Ok(compiler)
 }
@@ -175,14 +249,24 @@ fn check_output(output: &Path, args: &QuantizeArgs) -> Result<(), Error> {
     Ok(())
 }
 
-fn notes(compiled: &Output, args: &QuantizeArgs) {
-    if args.quiet {
-        return;
-    }
-    for note in &compiled.record().notes {
-        if note.severity > Severity::Note || args.verbose {
-            say(note);
+/// What there is to say, said and kept for the record.
+struct Notes<'a> {
+    args: &'a QuantizeArgs,
+    all: Vec<Diagnostic>,
+}
+
+impl Notes<'_> {
+    fn add(&mut self, list: &[Diagnostic]) {
+        for note in list {
+            if !self.args.quiet && (note.severity > Severity::Note || self.args.verbose) {
+                say(note);
+            }
+            self.all.push(note.clone());
         }
+    }
+
+    fn rows(&self) -> Vec<Note> {
+        self.all.iter().map(Note::from).collect()
     }
 }
 

@@ -2,10 +2,9 @@
 
 use qcc::Output;
 use qcc_pass::WeightRecord;
-use qcc_report::{Note, PassRow, RunRecord, WeightRow};
+use qcc_report::{PassRow, RunRecord, WeightRow};
 
-/// The record of a run; input, output and sizes are not known to it and are filled in by the
-/// caller.
+/// The record of a run; input, output, sizes, options and notes are filled in by the caller.
 pub(super) fn record(output: &Output, seed: u64) -> RunRecord {
     let record = output.record();
     RunRecord {
@@ -13,7 +12,6 @@ pub(super) fn record(output: &Output, seed: u64) -> RunRecord {
         pipeline: output.pipeline().to_owned(),
         seed,
         weights: record.weights.iter().map(weight).collect(),
-        notes: record.notes.iter().map(Note::from).collect(),
         passes: record
             .passes
             .iter()

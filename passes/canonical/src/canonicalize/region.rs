@@ -24,7 +24,8 @@ const MAX_INTS: usize = 16;
 pub(crate) fn is_member(graph: &Graph, id: NodeId) -> bool {
     let Some(node) = graph.node(id) else { return false };
     let Kind::Op(op) = &node.kind else { return false };
-    let is_plain = |it: &Attr| !matches!(it, Attr::Tensor(_) | Attr::Tensors(_) | Attr::Raw(_));
+    let is_plain =
+        |it: &Attr| !matches!(it, Attr::Tensor(_) | Attr::Tensors(_) | Attr::Ref(_) | Attr::Raw(_));
     (op.is_pure() || is_idle_dropout(graph, node))
         && op.domain() != DOMAIN
         && node.regions.is_empty()

@@ -54,13 +54,17 @@ impl Parser<'_> {
                 })?;
                 Ok(Attr::Tensors(tensors))
             }
+            Token::Word("ref") => {
+                self.next()?;
+                Ok(Attr::Ref(self.word("the name of an attribute")?))
+            }
             Token::Word("raw") => {
                 self.next()?;
                 Ok(Attr::Raw(self.hex()?.into()))
             }
             _ => Err(self.unexpected("the value of an attribute").with_help(
                 "it is a number, a string, a list of one of them, or begins with ints, floats, \
-                 strs, tensor, tensors, raw or graph",
+                 strs, tensor, tensors, ref, raw or graph",
             )),
         }
     }
