@@ -107,6 +107,7 @@ codes! {
     QCC0404 "the model cannot be evaluated"
     // 05 resources
     QCC0501 "the memory limit is too small"
+    QCC0502 "there is no room for the codes"
     QCC0509 "interrupted"
     // 06 quantization
     QCC0601 "nothing was quantized"

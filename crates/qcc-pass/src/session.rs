@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use qcc_tensor::Pool;
+use qcc_tensor::{Pool, Store};
 
 use crate::{Pipeline, Progress, Rng, SampleSource, Silent};
 
 /// What a run brings along. Two runs with equal sessions give equal bytes; `threads`, `progress`,
-/// `pool` and `work_dir` never change the result.
+/// `pool`, `store` and `work_dir` never change the result.
 #[derive(Clone)]
 pub struct Session {
     /// Seed of all random numbers.
@@ -39,6 +39,8 @@ pub struct Session {
     pub work_dir: Option<PathBuf>,
     /// Where buffers for results come from.
     pub pool: Pool,
+    /// Where results that stay until the end of the run are kept.
+    pub store: Store,
 }
 
 impl Session {
@@ -65,6 +67,7 @@ impl Default for Session {
             opset: 21,
             work_dir: None,
             pool: Pool::default(),
+            store: Store::default(),
         }
     }
 }

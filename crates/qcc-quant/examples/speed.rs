@@ -3,8 +3,8 @@
 //! Arguments: MiB of f32 weights (256), threads (all).
 
 use qcc_quant::{
-    rows::{FloatKind, Order, WeightRows},
     numbers::{NumbersMut, NumbersShape},
+    rows::{FloatKind, Order, WeightRows},
     rtn::rtn_into,
     search::{SearchKind, search},
     spec::{Bits, Grid, GroupSize, ScaleType, WeightSpec},

@@ -171,6 +171,7 @@ impl Compiler {
     #[must_use]
     pub fn max_memory(mut self, bytes: u64) -> Self {
         self.session.max_mem = Some(bytes);
+        self.session.store = qcc_tensor::Store::new(bytes / 2, std::env::temp_dir());
         self
     }
 

@@ -15,8 +15,9 @@ use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo};
 use qcc_quant::layout::{
     Dense, NBits, Qdq, Sign, centering, dense, expand, field_bits, nbits, transpose,
 };
+use qcc_quant::numbers::NumbersRef;
 use qcc_quant::spec::{Grid, GroupSize, ScaleType};
-use qcc_tensor::{DType, Tensor};
+use qcc_tensor::{Buffer, DType, Store, Tensor};
 
 /// The pass.
 pub const INFO: PassInfo = PassInfo {
@@ -50,7 +51,7 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
                     .with_help("put a pass that chooses them before it: rtn, kl-precalibrate, gptq or signround")
                     .into());
             };
-            let bytes = pack(layout, quant, numbers).map_err(|what| {
+            let bytes = pack(layout, quant, numbers, &ctx.session.store).map_err(|what| {
                 Diagnostic::error(codes::QCC0305, format!("'{name}' {what}"))
                     .at(format!("layout {}", layout.name()))
                     .with_help("--format function takes 2 to 6 and 8 bits, and any group that is a multiple of 8")
@@ -130,13 +131,13 @@ fn patch(
 }
 
 /// The bytes, or what the layout cannot do, going on from the name of the weight.
-fn pack(layout: Layout, quant: &Quant, numbers: &Numbers) -> Result<Bytes, String> {
+fn pack(layout: Layout, quant: &Quant, numbers: &Numbers, store: &Store) -> Result<Bytes, String> {
     let (n, k, spec) = (quant.form.n, quant.form.k, quant.spec);
     let (bits, group) = (spec.bits.get(), spec.group.len(k));
-    let codes = numbers.codes.bytes();
-    let zeros = numbers.zeros.bytes();
-    let scales = numbers.scales.as_slice::<f32>().map_err(|it| it.to_string())?;
+    let view = numbers.view();
+    let NumbersRef { zeros, scales, .. } = view;
     let in_words = |it: &dyn std::fmt::Display| format!("cannot be packed: {it}");
+    let room = |len: usize| store.take(len).map_err(|it| in_words(&it));
     match layout {
         Layout::NBits => {
             let block = nbits::block_for(field_bits(bits), group, k).ok_or_else(|| {
@@ -145,29 +146,37 @@ fn pack(layout: Layout, quant: &Quant, numbers: &Numbers) -> Result<Bytes, Strin
             let layout = NBits::new(n, k, bits, block).map_err(|it| in_words(&it))?;
             // A symmetric weight needs no zero points when its middle is that of the field.
             let shift = if spec.grid == Grid::Sym { centering(bits) } else { 0 };
-            let zeros = expand(zeros, k, group, block);
-            let moved;
-            let codes: &[u8] = if shift == 0 {
-                codes
-            } else {
-                moved = codes.iter().map(|it| it + shift).collect::<Vec<u8>>();
-                &moved
-            };
-            let zeros: Vec<u8> = zeros.iter().map(|it| it + shift).collect();
-            let mut out = vec![0u8; layout.bytes()];
-            layout.pack(codes, &zeros, &mut out);
             let dims = vec![n, layout.blocks(), layout.block_bytes()];
+            let is_whole = block == group && k.is_multiple_of(block);
+            if is_whole && shift == 0 {
+                // The numbers lie in the order of the layout already.
+                let zeros = match spec.grid {
+                    Grid::Sym => None,
+                    Grid::Asym => Some(nbits_zeros(&layout, n, zeros, store)?),
+                };
+                let codes = numbers.codes().reshape(dims).map_err(|it| in_words(&it))?;
+                let dims = vec![n, layout.blocks()];
+                let scales = match spec.scale {
+                    ScaleType::F32 => {
+                        numbers.scales().reshape(dims).map_err(|it| in_words(&it))?
+                    }
+                    _ => stored(scales.to_vec(), dims, spec.scale)?,
+                };
+                return Ok(Bytes { codes, scales, zeros, block });
+            }
+            let mut codes = view.unpacked();
+            codes.iter_mut().for_each(|it| *it += shift);
+            let zeros: Vec<u8> =
+                expand(zeros, k, group, block).into_iter().map(|it| it + shift).collect();
+            let mut out = room(layout.bytes())?;
+            layout.pack(&codes, &zeros, out.bytes_mut());
             let zeros = match spec.grid {
                 Grid::Sym => None,
-                Grid::Asym => {
-                    let mut out = vec![0u8; layout.zero_bytes()];
-                    layout.pack_zeros(&zeros, &mut out);
-                    Some(tensor(vec![n, layout.zero_row_bytes()], out)?)
-                }
+                Grid::Asym => Some(nbits_zeros(&layout, n, &zeros, store)?),
             };
-            let scales = expand(&scales, k, group, block);
+            let scales = expand(scales, k, group, block);
             let scales = stored(scales, vec![n, layout.blocks()], spec.scale)?;
-            Ok(Bytes { codes: tensor(dims, out)?, scales, zeros, block })
+            Ok(Bytes { codes: tensor(DType::U8, dims, out)?, scales, zeros, block })
         }
         Layout::Qdq => {
             let sign = if spec.grid == Grid::Sym { Sign::Signed } else { Sign::Unsigned };
@@ -192,19 +201,19 @@ fn pack(layout: Layout, quant: &Quant, numbers: &Numbers) -> Result<Bytes, Strin
             }
             let layout = Qdq::new(n, k, bits, sign).map_err(|it| in_words(&it))?;
             let blocks = k.div_ceil(group);
-            let mut out = vec![0u8; layout.bytes()];
-            layout.pack(codes, &mut out);
-            let codes = Tensor::new(dtype, vec![k, n], out.into()).map_err(|it| in_words(&it))?;
+            let mut out = room(layout.bytes())?;
+            layout.pack(&view.unpacked(), out.bytes_mut());
+            let codes = tensor(dtype, vec![k, n], out)?;
             let dims = if is_row { vec![n] } else { vec![blocks, n] };
             let zeros = match spec.grid {
                 Grid::Sym => None,
                 Grid::Asym => {
-                    let mut out = vec![0u8; layout.zero_bytes(blocks)];
-                    layout.pack_zeros(zeros, blocks, &mut out);
-                    Some(Tensor::new(dtype, dims.clone(), out.into()).map_err(|it| in_words(&it))?)
+                    let mut out = room(layout.zero_bytes(blocks))?;
+                    layout.pack_zeros(zeros, blocks, out.bytes_mut());
+                    Some(tensor(dtype, dims.clone(), out)?)
                 }
             };
-            let scales = stored(transpose(&scales, blocks), dims, spec.scale)?;
+            let scales = stored(transpose(scales, blocks), dims, spec.scale)?;
             Ok(Bytes { codes, scales, zeros, block: if is_row { k } else { group } })
         }
         Layout::Dense => {
@@ -217,22 +226,32 @@ fn pack(layout: Layout, quant: &Quant, numbers: &Numbers) -> Result<Bytes, Strin
                 .ok_or_else(|| format!("has groups of {group}, which are no multiple of 8"))?;
             let layout = Dense::new(n, k, bits, block).map_err(|it| in_words(&it))?;
             let zeros = expand(zeros, k, group, block);
-            let mut out = vec![0u8; layout.bytes()];
-            layout.pack(codes, &zeros, &mut out);
+            let mut out = room(layout.bytes())?;
+            layout.pack(&view.unpacked(), &zeros, out.bytes_mut());
             let dims = vec![n, layout.blocks(), layout.block_bytes()];
+            let scales = expand(scales, k, group, block);
+            let scales = stored(scales, vec![n, layout.blocks()], spec.scale)?;
             let zeros = match spec.grid {
                 Grid::Sym => None,
-                Grid::Asym => Some(tensor(vec![n, layout.blocks()], zeros)?),
+                Grid::Asym => Some(
+                    Tensor::from_vec(vec![n, layout.blocks()], zeros)
+                        .map_err(|it| in_words(&it))?,
+                ),
             };
-            let scales = expand(&scales, k, group, block);
-            let scales = stored(scales, vec![n, layout.blocks()], spec.scale)?;
-            Ok(Bytes { codes: tensor(dims, out)?, scales, zeros, block })
+            Ok(Bytes { codes: tensor(DType::U8, dims, out)?, scales, zeros, block })
         }
     }
 }
 
-fn tensor(dims: Vec<usize>, bytes: Vec<u8>) -> Result<Tensor, String> {
-    Tensor::from_vec(dims, bytes).map_err(|it| it.to_string())
+/// Zero points in the fields of the layout. `zeros: [n][blocks]`.
+fn nbits_zeros(layout: &NBits, n: usize, zeros: &[u8], store: &Store) -> Result<Tensor, String> {
+    let mut out = store.take(layout.zero_bytes()).map_err(|it| it.to_string())?;
+    layout.pack_zeros(zeros, out.bytes_mut());
+    tensor(DType::U8, vec![n, layout.zero_row_bytes()], out)
+}
+
+fn tensor(dtype: DType, dims: Vec<usize>, bytes: Buffer) -> Result<Tensor, String> {
+    Tensor::new(dtype, dims, bytes.freeze()).map_err(|it| it.to_string())
 }
 
 /// Scales in the type they are stored in. They were rounded to it before codes were chosen.

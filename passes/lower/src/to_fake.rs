@@ -32,9 +32,8 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
                     .with_help("put a pass that chooses them before it: rtn, kl-precalibrate, gptq or signround")
                     .into());
             };
-            let numbers = numbers.to_codes(quant.spec, quant.form)?;
             let dims = tensor.dims().to_vec();
-            let value = decoded(&numbers, quant.form.order, tensor.dtype(), dims)?;
+            let value = decoded(numbers, quant.form.order, tensor.dtype(), dims)?;
             let row = ctx.record.weight(&name);
             row.layout = "float".to_owned();
             row.bytes_after = value.bytes().len() as u64;

@@ -61,7 +61,7 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
         row.snr_db = Some(error.snr_db());
         row.bytes_after = weight.tensor.bytes().len() as u64;
         let dims = weight.tensor.dims().to_vec();
-        let value = floats(weight.quant.form, weight.tensor.dtype(), dims, &|row, out| {
+        let value = floats(weight.quant.form, weight.tensor.dtype(), dims, &mut |row, out| {
             codes.dequantize(row, out);
         })?;
         let mut patch = Patch::within(INFO.name, weight.scope.clone());

@@ -5,9 +5,11 @@ use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, Patch};
 use qcc_pass::{Ctx, PassError};
 use qcc_quant::codes::Codes;
+use qcc_quant::error::measure_codes;
 use qcc_quant::gram::{Gram, GramError};
+use qcc_quant::numbers::NumbersMut;
 use qcc_quant::rows::WeightRows;
-use qcc_quant::search::{SearchKind, search};
+use qcc_quant::search::{SearchKind, search_into};
 
 use crate::activations::{self, Origin};
 use crate::choose::{self, Weight};
@@ -20,12 +22,12 @@ pub(crate) fn for_each(
     pass: &'static str,
     solve: impl Fn(&Weight, &WeightRows<'_>, &Gram) -> Result<Codes, GramError>,
 ) -> Result<Vec<Patch>, PassError> {
-    let searched = |weight: &Weight, rows: &WeightRows<'_>| {
-        search(rows, &weight.quant.spec, SearchKind::Grid, None)
+    let searched = |weight: &Weight, rows: &WeightRows<'_>, out: NumbersMut<'_>| {
+        search_into(rows, &weight.quant.spec, SearchKind::Grid, None, out)
     };
     let Some((samples, origin)) = activations::source(ctx) else {
         activations::note_pseudo(ctx, pass, None);
-        return choose::for_each(graph, ctx, pass, |weight, rows, _| Ok(searched(weight, rows)));
+        return choose::for_each(graph, ctx, pass, searched);
     };
     if origin == Origin::Pseudo {
         activations::note_pseudo(ctx, pass, Some(samples.as_ref()));
@@ -46,8 +48,12 @@ pub(crate) fn for_each(
             current = idx + 1;
             let weight = &weights[idx];
             let rows = weight.rows()?;
-            let codes = match gram.map(|it| solve(weight, &rows, it)) {
-                Some(Ok(codes)) => codes,
+            let mut buffer = choose::buffer(ctx, weight)?;
+            let error = match gram.map(|it| solve(weight, &rows, it)) {
+                Some(Ok(codes)) => {
+                    buffer.numbers_mut().set(&codes);
+                    measure_codes(&rows, None, &codes).plain()
+                }
                 Some(Err(error)) => {
                     let text =
                         format!("{pass} cannot use the inputs of '{}': {error}", weight.name);
@@ -55,11 +61,11 @@ pub(crate) fn for_each(
                         Diagnostic::warning(codes::QCC0402, text)
                             .with_note("its scales were searched without them"),
                     );
-                    searched(weight, &rows)
+                    searched(weight, &rows, buffer.numbers_mut())
                 }
-                None => searched(weight, &rows),
+                None => searched(weight, &rows, buffer.numbers_mut()),
             };
-            patches.push(choose::patch(graph, ctx, weight, &rows, codes, pass)?);
+            patches.push(choose::patch(graph, ctx, weight, buffer.finish()?, error, pass)?);
             ctx.session.progress.step(1, &weight.name);
             Ok(())
         },
@@ -67,7 +73,7 @@ pub(crate) fn for_each(
     ctx.session.progress.finish();
     if let Err(error) = solved {
         activations::do_without(ctx, pass, origin, error)?;
-        return choose::for_each(graph, ctx, pass, |weight, rows, _| Ok(searched(weight, rows)));
+        return choose::for_each(graph, ctx, pass, searched);
     }
     Ok(patches)
 }

@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, NodeId, Patch, Scope, Value};
-use qcc_ops::quant::{Numbers, Quant};
+use qcc_ops::quant::{Numbers, NumbersBuffer, Quant};
 use qcc_pass::{Ctx, PassError};
-use qcc_quant::codes::Codes;
-use qcc_quant::error::measure_codes;
+use qcc_quant::error::SquaredError;
+use qcc_quant::numbers::NumbersMut;
 use qcc_quant::rows::WeightRows;
 use qcc_tensor::Tensor;
 
@@ -56,13 +57,13 @@ pub(crate) fn weights(root: &Graph) -> Vec<Weight> {
     found
 }
 
-/// Chooses numbers for every weight: `choose` gets one at a time, and works on its rows in
-/// parallel.
+/// Chooses numbers for every weight: `choose` gets one at a time, works on its rows in parallel,
+/// and writes them where they stay.
 pub(crate) fn for_each(
     root: &Graph,
     ctx: &mut Ctx<'_>,
     pass: &'static str,
-    mut choose: impl FnMut(&Weight, &WeightRows<'_>, &mut Ctx<'_>) -> Result<Codes, PassError>,
+    mut choose: impl FnMut(&Weight, &WeightRows<'_>, NumbersMut<'_>) -> SquaredError,
 ) -> Result<Vec<Patch>, PassError> {
     let weights = weights(root);
     let total: u64 = weights.iter().map(|it| it.tensor.len() as u64).sum();
@@ -71,12 +72,27 @@ pub(crate) fn for_each(
     for weight in &weights {
         ctx.check_cancelled()?;
         let rows = weight.rows()?;
-        let codes = choose(weight, &rows, ctx)?;
-        patches.push(patch(root, ctx, weight, &rows, codes, pass)?);
+        let mut buffer = buffer(ctx, weight)?;
+        let error = choose(weight, &rows, buffer.numbers_mut());
+        patches.push(patch(root, ctx, weight, buffer.finish()?, error, pass)?);
         ctx.session.progress.step(weight.tensor.len() as u64, &weight.name);
     }
     ctx.session.progress.finish();
     Ok(patches)
+}
+
+/// Room for the numbers of a weight.
+pub(crate) fn buffer(ctx: &Ctx<'_>, weight: &Weight) -> Result<NumbersBuffer, PassError> {
+    let Quant { form, spec, .. } = weight.quant;
+    NumbersBuffer::new(form, spec, &ctx.session.store)
+        .map_err(|error| no_room(&weight.name, &error))
+}
+
+fn no_room(name: &str, error: &std::io::Error) -> PassError {
+    Diagnostic::error(codes::QCC0502, format!("there is no room for the codes of '{name}'"))
+        .with_note(error.to_string())
+        .with_help("raise --max-mem, or set TMPDIR to a folder with more space")
+        .into()
 }
 
 /// The patch that puts numbers into a weight. Notes in the record what they cost.
@@ -84,14 +100,13 @@ pub(crate) fn patch(
     root: &Graph,
     ctx: &mut Ctx<'_>,
     weight: &Weight,
-    rows: &WeightRows<'_>,
-    codes: Codes,
+    numbers: Numbers,
+    error: SquaredError,
     pass: &'static str,
 ) -> Result<Patch, PassError> {
     let Some(graph) = root.at(&weight.scope) else {
         return Err(PassError::internal("a scope is gone"));
     };
-    let error = measure_codes(rows, None, &codes);
     let row = ctx.record.weight(&weight.name);
     row.pass = pass;
     row.relative_error = Some(error.relative());
@@ -100,7 +115,7 @@ pub(crate) fn patch(
     let op = Arc::new(Quant {
         spec: weight.quant.spec,
         form: weight.quant.form,
-        numbers: Some(Numbers::from_codes(codes)?),
+        numbers: Some(numbers),
         by: pass.to_owned(),
     });
     let node = &graph[weight.node];

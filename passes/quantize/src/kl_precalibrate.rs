@@ -12,7 +12,7 @@
 use qcc_ir::{Graph, Patch};
 use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo};
 use qcc_quant::kl::Estimator;
-use qcc_quant::search::{KlBand, SearchKind, kl_precalibrate, search};
+use qcc_quant::search::{KlBand, SearchKind, kl_precalibrate, search_into};
 
 use crate::activations::{self, Origin, Squares};
 use crate::choose;
@@ -91,14 +91,14 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
         None => activations::note_pseudo(ctx, INFO.name, None),
     }
     let mut next = 0;
-    choose::for_each(graph, ctx, INFO.name, |weight, rows, _| {
+    choose::for_each(graph, ctx, INFO.name, |weight, rows, out| {
         let d = d[next].as_deref();
         next += 1;
         let spec = &weight.quant.spec;
-        Ok(if tau > 0.0 {
-            kl_precalibrate(rows, spec, KlBand { tau, estimator }, d)
+        if tau > 0.0 {
+            kl_precalibrate(rows, spec, KlBand { tau, estimator }, d, out)
         } else {
-            search(rows, spec, kind, d)
-        })
+            search_into(rows, spec, kind, d, out)
+        }
     })
 }

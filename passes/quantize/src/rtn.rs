@@ -5,7 +5,7 @@
 
 use qcc_ir::{Graph, Patch};
 use qcc_pass::{Ctx, PassError, PassInfo};
-use qcc_quant::rtn::rtn;
+use qcc_quant::rtn::rtn_into;
 
 use crate::choose::for_each;
 
@@ -18,5 +18,5 @@ pub const INFO: PassInfo = PassInfo {
 };
 
 fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
-    for_each(graph, ctx, INFO.name, |weight, rows, _| Ok(rtn(rows, &weight.quant.spec)))
+    for_each(graph, ctx, INFO.name, |weight, rows, out| rtn_into(rows, &weight.quant.spec, out))
 }

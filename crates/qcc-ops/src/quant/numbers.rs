@@ -156,14 +156,14 @@ impl Numbers {
                 pack_fields(row, field, out);
             }
         }
-        let of = |it: Result<Tensor, TensorError>| it.map_err(|it| reader.error("codes", it));
+        let of = |it: Result<Tensor, TensorError>| it.map_err(|it| reader.error("codes", it.to_string()));
         Ok(Some(Self {
             shape,
             codes: of(Tensor::from_vec(vec![form.n, row_bytes], fields))?,
             // A copy, so that the floats are aligned.
-            scales: of(scales.as_slice::<f32>().and_then(|it| {
-                Tensor::from_vec(vec![form.n, groups], it.into_owned())
-            }))?,
+            scales: of(scales
+                .as_slice::<f32>()
+                .and_then(|it| Tensor::from_vec(vec![form.n, groups], it.into_owned())))?,
             zeros: zeros.clone(),
         }))
     }

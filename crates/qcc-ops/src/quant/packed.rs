@@ -9,7 +9,7 @@ use qcc_quant::layout::{Dense, NBits, Qdq, Sign};
 use qcc_quant::spec::{Grid, WeightSpec};
 use qcc_tensor::{DType, Tensor};
 
-use super::{DOMAIN, Form, decoded, parse_spec, spec_attrs};
+use super::{DOMAIN, Form, floats, parse_spec, spec_attrs};
 use crate::{AttrError, AttrReader};
 
 /// Order of the codes of a [`Packed`] weight; see `qcc_quant::layout`.
@@ -215,6 +215,7 @@ impl Op for Packed {
             return Err(TypeError::Absent { op: "Packed".into(), index: 0 }.into());
         };
         let codes = self.unpack(codes, scales, zeros.first().copied().flatten())?;
-        Ok(vec![decoded(&codes, self.form.order, self.dtype, self.dims.clone())?])
+        let fill = &mut |row: usize, out: &mut [f32]| codes.dequantize(row, out);
+        Ok(vec![floats(self.form, self.dtype, self.dims.clone(), fill)?])
     }
 }
