@@ -200,6 +200,9 @@ fn compiler(args: &QuantizeArgs, settings: &Settings) -> Result<Compiler, Error>
         if let Some(recipe) = &args.recipe {
             compiler = compiler.recipe(recipe)?;
         }
+        if args.inline_functions {
+            compiler = compiler.prepare("inline-functions,infer-types,dce")?;
+        }
         if args.requantize {
             compiler = compiler.prepare("dequantize-weights,dce")?;
             let has_tables = args.embeddings.is_some() || !args.set.is_empty();
