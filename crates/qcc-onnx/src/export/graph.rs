@@ -97,7 +97,16 @@ impl Plan {
         let mut plan = Self::default();
         let mut known: BTreeMap<NodeId, &Record> = BTreeMap::new();
         let mut gone = Gone::default();
+        let inputs = graph_inputs(graph);
         for record in &source.records {
+            // What was read as a constant is no input any more.
+            if let What::Input(name) = &record.what
+                && cx.ir_version >= 4
+                && !inputs.contains(name.as_str())
+            {
+                plan.is_changed = true;
+                plan.dropped.insert(record.span.start);
+            }
             let (What::Node(id) | What::Initializer { node: id, .. }) = &record.what else {
                 continue;
             };
@@ -226,6 +235,11 @@ impl Plan {
             }
         }
     }
+}
+
+fn graph_inputs(graph: &Graph) -> BTreeSet<&str> {
+    let nodes = graph.inputs().iter().filter_map(|&it| graph.node(it));
+    nodes.flat_map(|it| &it.outputs).map(|it| it.name.as_str()).collect()
 }
 
 /// What the source has and the graph has no more.

@@ -36,6 +36,9 @@ pub struct ReadOptions {
     pub strict: bool,
     /// Follow symbolic links to data files that leave the folder of the model.
     pub allow_external_symlinks: bool,
+    /// Initializers that are inputs too, so that a caller could override them, are constants, and no
+    /// inputs any more.
+    pub treat_as_constant: bool,
 }
 
 /// The oldest and newest `ir_version` that is read without a word.
@@ -68,7 +71,8 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Model, ReadError> {
         file: &file,
         opsets: &header.opsets,
         functions: &header.functions,
-        ir_version: header.ir_version,
+        // Before version 4 an input with an initializer is a constant.
+        ir_version: if options.treat_as_constant { 3 } else { header.ir_version },
         data,
         warnings: &mut warnings,
     };

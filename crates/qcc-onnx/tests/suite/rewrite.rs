@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use onnx_protobuf::{GraphProto, Message, ModelProto};
 use qcc_ir::{Attr, Opaque, Patch, Scope, Type};
-use qcc_onnx::{External, Model, WriteError, WriteOptions, write};
+use qcc_onnx::{External, Model, ReadOptions, WriteError, WriteOptions, read, write};
 use qcc_tensor::Tensor;
 
 use crate::build::{Folder, decode, floats, graph_attribute, model, node, product, value};
@@ -56,6 +56,31 @@ fn only_what_changed_differs() {
     assert_eq!(after.initializer.len(), 2, "the old weight is gone");
     assert_eq!(after.value_info, before.value_info, "the value kept its name");
     assert!(output.opset_import.iter().any(|it| it.domain() == "my"));
+}
+
+#[test]
+fn defaults_that_are_constants_are_no_inputs() {
+    let mut graph = product();
+    graph.input.push(value("w"));
+    let folder = Folder::of(&model(graph));
+    let read = |treat_as_constant| {
+        let options = ReadOptions { treat_as_constant, ..ReadOptions::default() };
+        read(&folder.path("model.onnx"), &options).unwrap()
+    };
+    assert_eq!(read(false).graph.inputs().len(), 2);
+    let mut model = read(true);
+    assert_eq!(model.graph.inputs().len(), 1);
+    for is_rewritten in [false, true] {
+        if is_rewritten {
+            rewrite(&mut model, &Scope::root());
+        }
+        folder.write(&model);
+        let graph = decode(&folder.path("out.onnx")).graph.unwrap();
+        let inputs: Vec<&str> = graph.input.iter().map(|it| it.name()).collect();
+        assert_eq!(inputs, ["x"]);
+        let has_weight = graph.initializer.iter().any(|it| it.name() == "w");
+        assert_eq!(has_weight, !is_rewritten);
+    }
 }
 
 #[test]

@@ -206,6 +206,10 @@ pub(super) struct QuantizeArgs {
     #[arg(long)]
     pub(super) allow_external_symlinks: bool,
 
+    /// Take initializers as constants that are inputs too, so that a caller could override them
+    #[arg(long)]
+    pub(super) treat_as_constant: bool,
+
     /// Leave out the metadata that says how the model was made
     #[arg(long)]
     pub(super) no_provenance: bool,

@@ -25,8 +25,11 @@ pub(super) fn run(
     // What was typed wrong is said before a large model is opened.
     let settings = Settings::of(args)?;
     let mut compiler = compiler(args, &settings)?;
-    let read =
-        ReadOptions { strict: args.strict, allow_external_symlinks: args.allow_external_symlinks };
+    let read = ReadOptions {
+        strict: args.strict,
+        allow_external_symlinks: args.allow_external_symlinks,
+        treat_as_constant: args.treat_as_constant,
+    };
     let model = Model::open_with(&args.input, &read)?;
     let before = model.source().size_bytes();
     let tell = |label: &str, text: &str| {
