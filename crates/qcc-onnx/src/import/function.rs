@@ -7,7 +7,9 @@
 
 use std::ops::Range;
 
-use onnx_protobuf::{AttributeProto, FunctionProto, GraphProto, Message, NodeProto, ValueInfoProto};
+use onnx_protobuf::{
+    AttributeProto, FunctionProto, GraphProto, Message, NodeProto, ValueInfoProto,
+};
 use prost::bytes::Bytes;
 use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Attr, Function, Functions};
@@ -69,10 +71,8 @@ fn read(
         *from = to;
     }
 
-    let value = |name: &String| ValueInfoProto {
-        name: Some(name.clone()),
-        ..ValueInfoProto::default()
-    };
+    let value =
+        |name: &String| ValueInfoProto { name: Some(name.clone()), ..ValueInfoProto::default() };
     let body = GraphProto {
         name: proto.name,
         node: nodes,

@@ -9,8 +9,8 @@ use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Attrs, OpRef, Opaque};
 use qcc_tensor::Tensor;
 
-use super::{attribute, function};
 use super::graph::Context;
+use super::{attribute, function};
 use crate::ReadError;
 
 /// The operator of a node. One that is not known, or that is a local function, is opaque.
