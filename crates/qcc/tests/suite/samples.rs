@@ -53,9 +53,9 @@ fn samples_that_cannot_be_used() {
     ];
     for (name, bytes, code, text) in cases {
         bench.put(name, &bytes);
-        bench.refused(&rtn(&["--calib", name]), 1, code, &[text, &format!("--> {name}")]);
+        bench.refused(&rtn(&["--calib", name]), 1, code, &[text, "help: ", &format!("--> {name}")]);
     }
-    bench.refused(&rtn(&["--calib", "missing.npy"]), 1, CANNOT_BE_READ, &["missing.npy"]);
+    bench.refused(&rtn(&["--calib", "missing.npy"]), 1, CANNOT_BE_READ, &["missing.npy", "help: "]);
 }
 
 #[test]
