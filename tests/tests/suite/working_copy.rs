@@ -348,3 +348,36 @@ fn codes_hardly_depend_on_the_copy() {
     }
     assert!(differ * 1000 <= all, "{differ} bytes of {all} differ");
 }
+
+/// The outputs of a graph, as floats.
+fn outputs(graph: &Graph, feed: &BTreeMap<String, Tensor>) -> Vec<Vec<f32>> {
+    let bound: Vec<_> = feed.iter().map(|(name, it)| (name.clone(), Bound::like(it))).collect();
+    let plan = Plan::new(graph, &bound, &PlanOptions::default()).unwrap();
+    let outputs = plan.run(feed, &[], &mut |_, _| {}).unwrap();
+    outputs.into_iter().map(|it| it.1.to_f32().unwrap().into_owned()).collect()
+}
+
+#[test]
+fn fused_operators_may_be_taken_apart() {
+    // What is left has a cache that grows.
+    for (name, left) in [("bert_ort_fused", 0), ("llama_genai_fp32", 2)] {
+        let Some(folder) = zoo(name) else { continue };
+        let model = Model::open(folder.join("model.onnx")).unwrap();
+        let feed = std::fs::read(folder.join("feeds.npz")).unwrap();
+        let feed = npz::read(&feed.into()).unwrap().into_iter().collect();
+        let text = "infer-types,lower-fused,infer-types";
+        let copy = WorkingCopy::of(model.graph(), &[], &session(text)).unwrap();
+        let fused = |graph: &Graph| {
+            let is_fused =
+                |it: &qcc_ir::Node| it.op().is_some_and(|it| it.domain() == "com.microsoft");
+            graph.nodes().filter(|it| is_fused(it.1)).count()
+        };
+        assert!(fused(model.graph()) > left, "{name}");
+        assert_eq!(fused(&copy.graph), left, "{name}");
+        for (got, want) in outputs(&copy.graph, &feed).iter().zip(outputs(model.graph(), &feed)) {
+            let largest = want.iter().fold(0f32, |a, b| a.max(b.abs()));
+            let far = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+            assert!(far <= 1e-5 * largest, "{name}: {far} of {largest}");
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //! every key gives zeros in ONNX Runtime and NaN here.
 
 use qcc_ir::{Attr, Value};
+use qcc_tensor::Dim;
 
 use super::rotary::{Turn, turned_heads};
 use super::{Lowering, Site};
@@ -86,19 +87,30 @@ fn causal(site: &mut Site<'_>, q: Value, k: Value) -> Result<Value, String> {
     site.plain("LessOrEqual", [columns, rows])
 }
 
-/// What a mask of integers adds to the scores.
-fn padding(site: &mut Site<'_>, index: usize) -> Result<Option<Value>, String> {
+/// What a mask of integers adds to the scores of keys: those that it hides are 0, or lie behind as
+/// many keys as it says.
+fn padding(site: &mut Site<'_>, index: usize, k: Value) -> Result<Option<Value>, String> {
     let Some(mask) = site.input(index) else { return Ok(None) };
-    let axes: &[i64] = match site.rank(index)? {
-        2 => &[1, 2],
-        3 => &[1],
-        rank => return Err(format!("its mask has rank {rank}")),
+    let batch = |value: Value| site.ty(value).shape().and_then(|it| it.first()).cloned();
+    let is_hidden = match site.rank(index)? {
+        // There is a form with twice as many numbers.
+        1 if batch(mask).filter(|it| *it != Dim::Unknown) == batch(site.need(0)?) => {
+            let counts = site.reshape(mask, &[-1, 1, 1, 1])?;
+            let counts = site.op("Cast", &[Some(counts)], vec![("to".into(), Attr::Int(7))])?;
+            let keys = site.size(k, 2)?;
+            let (zero, one) = (site.int_scalar(0), site.int_scalar(1));
+            let columns = site.plain("Range", [zero, keys, one])?;
+            site.plain("GreaterOrEqual", [columns, counts])?
+        }
+        rank @ (2 | 3) => {
+            let axes = site.ints(if rank == 2 { &[1, 2] } else { &[1] });
+            let mask = site.plain("Unsqueeze", [mask, axes])?;
+            let none = site.int_scalar(0);
+            let none = site.plain("CastLike", [none, mask])?;
+            site.plain("LessOrEqual", [mask, none])?
+        }
+        rank => return Err(format!("its mask has rank {rank}, and another form")),
     };
-    let axes = site.ints(axes);
-    let mask = site.plain("Unsqueeze", [mask, axes])?;
-    let none = site.int_scalar(0);
-    let none = site.plain("CastLike", [none, mask])?;
-    let is_hidden = site.plain("LessOrEqual", [mask, none])?;
     let like = site.need(0)?;
     let filter = site.number(site.float("mask_filter_value", -10000.0), like)?;
     let zero = site.number(0.0, like)?;
@@ -133,7 +145,7 @@ fn attention(site: &mut Site<'_>) -> Result<Vec<Option<Value>>, String> {
     }
     let [q_heads, k, v_heads] = parts[..] else { return Err("no parts".to_owned()) };
     let mut biases: Vec<Value> = site.input(5).into_iter().collect();
-    biases.extend(padding(site, 3)?);
+    biases.extend(padding(site, 3, k)?);
     let is_causal = site.int("unidirectional") != 0;
     let visible = if is_causal { Some(causal(site, q_heads, k)?) } else { None };
     let size = usize::try_from(q).unwrap_or(0) / n;
@@ -191,7 +203,7 @@ fn multi_head(site: &mut Site<'_>) -> Result<Vec<Option<Value>>, String> {
     }
     let [q, k, v] = parts;
     let mut biases: Vec<Value> = site.input(5).into_iter().collect();
-    biases.extend(padding(site, 4)?);
+    biases.extend(padding(site, 4, k)?);
     let is_causal = site.int("unidirectional") != 0;
     let visible = if is_causal { Some(causal(site, q, k)?) } else { None };
     let out = Scores { q, k, v, size, biases, visible }.run(site)?;
