@@ -142,11 +142,10 @@ impl Bench {
             .collect()
     }
 
-    /// `qcc in.onnx ARGS`, in the folder.
+    /// `qcc ARGS`, in the folder.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_qcc"));
-        command.current_dir(self.dir.path()).env("NO_COLOR", "1");
-        command.arg("in.onnx").args(args);
+        command.current_dir(self.dir.path()).env("NO_COLOR", "1").args(args);
         command
     }
 
@@ -188,7 +187,7 @@ impl Ran {
 }
 
 /// The options of the shortest run.
-pub(crate) const RTN: &[&str] = &["-O", "rtn", "-o", "out.onnx"];
+pub(crate) const RTN: &[&str] = &["in.onnx", "-O", "rtn", "-o", "out.onnx"];
 
 /// [`RTN`] and more.
 pub(crate) fn rtn<'a>(more: &[&'a str]) -> Vec<&'a str> {

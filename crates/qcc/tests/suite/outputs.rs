@@ -19,13 +19,18 @@ fn places_that_cannot_be_written() {
         ("folder", "'folder' cannot be written: it is not a file"),
         ("folder/", "cannot be written"),
     ] {
-        let args = ["-O", "rtn", "-f", "-o", path];
+        let args = ["in.onnx", "-O", "rtn", "-f", "-o", path];
         let ran = bench.refused(&args, 1, CODE, &[text, "help: choose another"]);
         assert!(!ran.stderr.contains(".tmp"), "{}", ran.stderr);
     }
-    bench.refused(&["-O", "rtn", "-f", "-o", "in.onnx"], 1, "QCC0107", &["is the input model"]);
+    bench.refused(
+        &["in.onnx", "-O", "rtn", "-f", "-o", "in.onnx"],
+        1,
+        "QCC0107",
+        &["is the input model"],
+    );
     bench.put("there.onnx", b"precious");
-    bench.refused(&["-O", "rtn", "-o", "there.onnx"], 1, "QCC0106", &["help: add -f"]);
+    bench.refused(&["in.onnx", "-O", "rtn", "-o", "there.onnx"], 1, "QCC0106", &["help: add -f"]);
 }
 
 #[cfg(target_os = "linux")]
@@ -36,7 +41,7 @@ fn devices_and_the_systems_own_folders() {
     // A link, so that a mistake would replace the link and not the device.
     std::os::unix::fs::symlink("/dev/full", bench.path("full")).unwrap();
     for path in ["full", "/proc/out.onnx"] {
-        let args = ["-O", "rtn", "-f", "-o", path];
+        let args = ["in.onnx", "-O", "rtn", "-f", "-o", path];
         bench.refused(&args, 1, CODE, &[path, "help: choose another"]);
     }
     assert!(bench.path("full").metadata().unwrap().file_type().is_char_device());
@@ -60,7 +65,7 @@ fn a_folder_that_may_not_be_written() {
         std::fs::remove_file(folder.join("probe")).unwrap();
         return; // root writes anywhere
     }
-    let args = ["-O", "rtn", "-o", "locked/out.onnx"];
+    let args = ["in.onnx", "-O", "rtn", "-o", "locked/out.onnx"];
     bench.refused(&args, 1, CODE, &["Permission denied", "help: choose another folder"]);
 }
 
@@ -118,7 +123,7 @@ fn a_run_that_is_killed_leaves_no_part_of_an_output() {
 fn an_interrupted_run_leaves_nothing() {
     let bench = Bench::new(&bundled());
     let before = bench.files();
-    let mut command = bench.command(&["-O", "signround", "-o", "out.onnx", "-q"]);
+    let mut command = bench.command(&["in.onnx", "-O", "signround", "-o", "out.onnx", "-q"]);
     let run = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let id = run.id().to_string();
     // Until then the signal would end the process, which leaves nothing either.

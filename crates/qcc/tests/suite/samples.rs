@@ -5,7 +5,7 @@ use std::io::Cursor;
 use qcc_data::{npy, npz};
 use qcc_tensor::Tensor;
 
-use crate::bench::{Bench, bundled, rtn};
+use crate::bench::{Bench, bundled, good, model, rtn};
 
 const CANNOT_BE_READ: &str = "QCC0401";
 const DO_NOT_FIT: &str = "QCC0402";
@@ -62,5 +62,28 @@ fn samples_that_cannot_be_used() {
 fn the_last_token_of_the_vocabulary_is_one() {
     let bench = Bench::new(&bundled());
     bench.put("ids.npy", &npy::write(&ids(&[2, 16], &[(20, 1535), (3, 0)])).unwrap());
-    bench.passes(&["-O", "rtn", "--calib", "ids.npy", "--dry-run"]);
+    bench.passes(&["in.onnx", "-O", "rtn", "--calib", "ids.npy", "--dry-run"]);
+}
+
+#[test]
+fn evaluation_of_what_does_not_fit() {
+    let bench = Bench::new(&bundled());
+    bench.put("ids.npy", &npy::write(&ids(&[1, 16], &[(3, -1)])).unwrap());
+    bench.put("other.onnx", &model(good()));
+    bench.put("cut.onnx", &bundled()[..5000]);
+    let eval = |model: &str, more: &[&str], code: &str, texts: &[&str]| {
+        bench.refused(&[&["eval", model], more].concat(), 1, code, texts);
+    };
+    eval("in.onnx", &["-d", "ids.npy"], DO_NOT_FIT, &["token 3 is -1", "help: "]);
+    eval("in.onnx", &["-d", "missing.npy"], CANNOT_BE_READ, &["missing.npy", "help: "]);
+    eval("cut.onnx", &["-d", "ids.npy"], "QCC0102", &["cut.onnx", "help: "]);
+    bench.put("ids.npy", &npy::write(&ids(&[1, 16], &[])).unwrap());
+    eval("in.onnx", &["-d", "ids.npy", "--ref", "cut.onnx"], "QCC0102", &["cut.onnx"]);
+    eval(
+        "in.onnx",
+        &["-d", "ids.npy", "--ref", "other.onnx"],
+        DO_NOT_FIT,
+        &["takes 'x'", "help: "],
+    );
+    bench.refused(&["inspect", "cut.onnx", "--weights"], 1, "QCC0102", &["cut.onnx", "help: "]);
 }
