@@ -111,6 +111,7 @@ const SILENT: &[&str] = &[
     "verbose",
     "threads",
     "progress",
+    "verify",
     "max_mem",
     "print_before",
     "print_before_all",

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use qcc::{FORMATS, RECIPES};
 
+use super::verify::Verify;
 pub(super) use super::watch::Kind as Progress;
 use super::words::{OpType, ScaleType, Scheme, positive};
 
@@ -209,6 +210,10 @@ pub(super) struct QuantizeArgs {
     /// Take initializers as constants that are inputs too, so that a caller could override them
     #[arg(long)]
     pub(super) treat_as_constant: bool,
+
+    /// Read the output back, decode every weight in it, and compare it with what was chosen
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(super) verify: Option<Verify>,
 
     /// Leave out the metadata that says how the model was made
     #[arg(long)]
