@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use onnx_protobuf::{GraphProto, Message, ModelProto};
+use onnx_protobuf::{GraphProto, Message, ModelProto, ValueInfoProto};
 use qcc_ir::{Attr, Opaque, Patch, Scope, Type};
 use qcc_onnx::{External, Model, ReadOptions, WriteError, WriteOptions, read, write};
 use qcc_tensor::Tensor;
@@ -76,7 +76,7 @@ fn defaults_that_are_constants_are_no_inputs() {
         }
         folder.write(&model);
         let graph = decode(&folder.path("out.onnx")).graph.unwrap();
-        let inputs: Vec<&str> = graph.input.iter().map(|it| it.name()).collect();
+        let inputs: Vec<&str> = graph.input.iter().map(ValueInfoProto::name).collect();
         assert_eq!(inputs, ["x"]);
         let has_weight = graph.initializer.iter().any(|it| it.name() == "w");
         assert_eq!(has_weight, !is_rewritten);
