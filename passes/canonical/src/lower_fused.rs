@@ -8,6 +8,7 @@
 
 mod activations;
 mod attention;
+mod group_query;
 mod norms;
 mod products;
 mod rotary;
@@ -16,7 +17,7 @@ use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Attr, Attrs, Graph, Node, NodeId, Patch, Scope, Type, Value, text};
 use qcc_ops::parse;
 use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo};
-use qcc_tensor::{DType, Tensor};
+use qcc_tensor::{DType, Dim, Tensor};
 
 /// The row of the table.
 pub static INFO: PassInfo = PassInfo {
@@ -44,8 +45,14 @@ struct Lowering {
 }
 
 /// Every operator, by theme.
-const TABLES: &[&[Lowering]] =
-    &[activations::TABLE, norms::TABLE, products::TABLE, rotary::TABLE, attention::TABLE];
+const TABLES: &[&[Lowering]] = &[
+    activations::TABLE,
+    norms::TABLE,
+    products::TABLE,
+    rotary::TABLE,
+    attention::TABLE,
+    group_query::TABLE,
+];
 
 fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let only = ctx.options.text("only").to_owned();
@@ -150,7 +157,7 @@ impl<'a> Site<'a> {
     fn dim(&self, index: usize, axis: isize) -> Result<usize, String> {
         let shape = self.ty(self.need(index)?).shape().unwrap_or_default();
         let at = if axis < 0 { shape.len().checked_add_signed(axis) } else { axis.try_into().ok() };
-        let dim = at.and_then(|it| shape.get(it)).and_then(|it| it.known());
+        let dim = at.and_then(|it| shape.get(it)).and_then(Dim::known);
         dim.ok_or_else(|| format!("dimension {axis} of its input {index} is not known"))
     }
 

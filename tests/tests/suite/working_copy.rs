@@ -359,8 +359,7 @@ fn outputs(graph: &Graph, feed: &BTreeMap<String, Tensor>) -> Vec<Vec<f32>> {
 
 #[test]
 fn fused_operators_may_be_taken_apart() {
-    // What is left has a cache that grows.
-    for (name, left) in [("bert_ort_fused", 0), ("llama_genai_fp32", 2)] {
+    for name in ["bert_ort_fused", "llama_genai_fp32"] {
         let Some(folder) = zoo(name) else { continue };
         let model = Model::open(folder.join("model.onnx")).unwrap();
         let feed = std::fs::read(folder.join("feeds.npz")).unwrap();
@@ -372,8 +371,8 @@ fn fused_operators_may_be_taken_apart() {
                 |it: &qcc_ir::Node| it.op().is_some_and(|it| it.domain() == "com.microsoft");
             graph.nodes().filter(|it| is_fused(it.1)).count()
         };
-        assert!(fused(model.graph()) > left, "{name}");
-        assert_eq!(fused(&copy.graph), left, "{name}");
+        assert!(fused(model.graph()) > 0, "{name}");
+        assert_eq!(fused(&copy.graph), 0, "{name}");
         for (got, want) in outputs(&copy.graph, &feed).iter().zip(outputs(model.graph(), &feed)) {
             let largest = want.iter().fold(0f32, |a, b| a.max(b.abs()));
             let far = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);

@@ -6,31 +6,29 @@
 use qcc_ir::{Attr, Value};
 use qcc_tensor::Dim;
 
-use super::rotary::{Turn, turned_heads};
 use super::{Lowering, Site};
 
 pub(super) const TABLE: &[Lowering] = &[
     Lowering { name: "Attention", since: 16, lower: attention },
     Lowering { name: "MultiHeadAttention", since: 16, lower: multi_head },
-    Lowering { name: "GroupQueryAttention", since: 16, lower: group_query },
 ];
 
 /// Queries, keys and values, and what is done to the scores.
-struct Scores {
-    q: Value,
-    k: Value,
-    v: Value,
+pub(super) struct Scores {
+    pub(super) q: Value,
+    pub(super) k: Value,
+    pub(super) v: Value,
     /// Features of a head of queries.
-    size: usize,
+    pub(super) size: usize,
     /// Added to the scaled products.
-    biases: Vec<Value>,
+    pub(super) biases: Vec<Value>,
     /// Keys that a query sees, `bool[.., queries, keys]`; all without it.
-    visible: Option<Value>,
+    pub(super) visible: Option<Value>,
 }
 
 impl Scores {
     /// `[batch, queries, heads * size]`.
-    fn run(self, site: &mut Site<'_>) -> Result<Value, String> {
+    pub(super) fn run(self, site: &mut Site<'_>) -> Result<Value, String> {
         let turned = site.transpose(self.k, &[0, 1, 3, 2])?;
         let product = site.plain("MatMul", [self.q, turned])?;
         let scale = match site.float("scale", 0.0) {
@@ -60,12 +58,12 @@ impl Scores {
     }
 }
 
-fn n_heads(site: &Site<'_>) -> Result<usize, String> {
+pub(super) fn n_heads(site: &Site<'_>) -> Result<usize, String> {
     usize::try_from(site.int("num_heads")).ok().filter(|&it| it > 0).ok_or("no heads".to_owned())
 }
 
 /// Heads of `[batch, positions, heads * size]`.
-fn heads(site: &mut Site<'_>, x: Value, count: usize) -> Result<Value, String> {
+pub(super) fn heads(site: &mut Site<'_>, x: Value, count: usize) -> Result<Value, String> {
     let x = site.reshape(x, &[0, 0, count as i64, -1])?;
     site.transpose(x, &[0, 2, 1, 3])
 }
@@ -208,95 +206,4 @@ fn multi_head(site: &mut Site<'_>) -> Result<Vec<Option<Value>>, String> {
     let visible = if is_causal { Some(causal(site, q, k)?) } else { None };
     let out = Scores { q, k, v, size, biases, visible }.run(site)?;
     Ok(vec![Some(out), site.handed_on(1, k)?, site.handed_on(2, v)?])
-}
-
-/// Operands: query, key, value, past key, past value, lengths, total length, cosines, sines,
-/// positions, attention bias, and more that is declined.
-fn group_query(site: &mut Site<'_>) -> Result<Vec<Option<Value>>, String> {
-    if site.input(3).is_some() || (11..16).any(|it| site.input(it).is_some()) {
-        return Err("it has a past, sinks or norms".to_owned());
-    }
-    let given = |name: &str, default: i64| match site.attr(name) {
-        Some(Attr::Int(it)) => it != default,
-        Some(_) => true,
-        None => false,
-    };
-    let odd =
-        [("causal", 1), ("local_window_size", -1), ("qk_output", 0), ("kv_cache_bit_width", 0)];
-    if site.int("smooth_softmax") == 1 || odd.iter().any(|it| given(it.0, it.1)) {
-        return Err("it is not causal, or has a window or a cache of codes".to_owned());
-    }
-    let n = n_heads(site)?;
-    let kv = usize::try_from(site.int("kv_num_heads")).ok().filter(|&it| it > 0 && n % it == 0);
-    let kv = kv.ok_or("its heads do not fit")?;
-    let query = site.need(0)?;
-    let is_packed = site.input(1).is_none();
-    let all = if is_packed { n + 2 * kv } else { n };
-    let size = site.dim(0, -1)? / all;
-    let [mut q, mut k, v] = if is_packed {
-        let x = heads(site, query, all)?;
-        let (n, kv) = (n as i64, kv as i64);
-        let mut part = |from: i64, to: i64| site.slice(x, 1, from, to);
-        [part(0, n)?, part(n, n + kv)?, part(n + kv, n + 2 * kv)?]
-    } else {
-        let operands = [site.need(1)?, site.need(2)?];
-        [heads(site, query, n)?, heads(site, operands[0], kv)?, heads(site, operands[1], kv)?]
-    };
-
-    // Without a past, every row begins at position 0; those that are shorter are padded behind.
-    let len = site.size(q, 2)?;
-    let (zero, one) = (site.int_scalar(0), site.int_scalar(1));
-    let steps = site.plain("Range", [zero, len, one])?;
-    let last = site.need(5)?;
-    let last = site.reshape(last, &[-1, 1])?;
-    let to_i64 = vec![("to".into(), Attr::Int(7))];
-    let last = site.op("Cast", &[Some(last)], to_i64.clone())?;
-    if site.int("do_rotary") != 0 {
-        let positions = match site.input(9) {
-            Some(it) => site.op("Cast", &[Some(it)], to_i64)?,
-            None => {
-                let is_padding = site.plain("Greater", [steps, last])?;
-                site.plain("Where", [is_padding, one, steps])?
-            }
-        };
-        let (cos, sin, half) = (site.need(7)?, site.need(8)?, site.dim(7, -1)?);
-        let mut angles = |table: Value| {
-            let rows = site.plain("Gather", [table, positions])?;
-            site.unsqueeze(rows, 1)
-        };
-        let turn =
-            Turn { cos: angles(cos)?, sin: angles(sin)?, half: half as i64, size: size as i64 };
-        let is_interleaved = site.int("rotary_interleaved") != 0;
-        q = turned_heads(site, &turn, q, is_interleaved)?;
-        k = turned_heads(site, &turn, k, is_interleaved)?;
-    }
-    let rows = site.unsqueeze(steps, 1)?;
-    let seen = site.plain("LessOrEqual", [steps, rows])?;
-    let axes = site.ints(&[2, 3]);
-    let last = site.plain("Unsqueeze", [last, axes])?;
-    let is_real = site.plain("LessOrEqual", [steps, last])?;
-    let visible = site.plain("And", [seen, is_real])?;
-
-    let (all_k, all_v) = (repeated(site, k, n / kv)?, repeated(site, v, n / kv)?);
-    let biases = site.input(10).into_iter().collect();
-    let scores = Scores { q, k: all_k, v: all_v, size, biases, visible: Some(visible) };
-    let out = scores.run(site)?;
-    Ok(vec![Some(out), site.handed_on(1, k)?, site.handed_on(2, v)?])
-}
-
-/// Each head `count` times.
-fn repeated(site: &mut Site<'_>, x: Value, count: usize) -> Result<Value, String> {
-    if count == 1 {
-        return Ok(x);
-    }
-    let heads = site.unsqueeze(x, 2)?;
-    let shape = site.ints(&[1, 1, count as i64, 1, 1]);
-    let heads = site.plain("Expand", [heads, shape])?;
-    // `[batch, kv heads, count, positions, size]`: the two of heads become one.
-    let shape = site.plain("Shape", [x])?;
-    let outer = site.slice(shape, 0, 0, 1)?;
-    let inner = site.slice(shape, 0, 2, 4)?;
-    let middle = site.ints(&[-1]);
-    let shape = site.concat(&[outer, middle, inner], 0)?;
-    site.plain("Reshape", [heads, shape])
 }

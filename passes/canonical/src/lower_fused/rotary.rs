@@ -1,6 +1,7 @@
 //! Rotation of heads by their position.
 
 use qcc_ir::Value;
+use qcc_tensor::Dim;
 
 use super::{Lowering, Site};
 
@@ -43,7 +44,7 @@ fn rotary_embedding(site: &mut Site<'_>) -> Result<Vec<Option<Value>>, String> {
 fn angles(site: &mut Site<'_>, len: Value, head_axis: i64) -> Result<[Value; 2], String> {
     let ids = site.need(1)?;
     let shape = site.ty(ids).shape().ok_or("the rank of its positions is not known")?;
-    let (positions, axis) = match shape.iter().map(|it| it.known()).collect::<Vec<_>>()[..] {
+    let (positions, axis) = match shape.iter().map(Dim::known).collect::<Vec<_>>()[..] {
         // The first position of all rows.
         [Some(1)] => {
             let first = site.pick(ids, 0, 0)?;
