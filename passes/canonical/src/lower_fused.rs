@@ -184,7 +184,7 @@ impl<'a> Site<'a> {
     fn op(&mut self, name: &str, inputs: &[Option<Value>], attrs: Attrs) -> Result<Value, String> {
         let op = parse("", name, text::DEFAULT_OPSET, attrs).map_err(|it| it.to_string())?;
         let name = format!("{}/{name}", self.name);
-        Ok(self.patch.op1(&name, op, inputs.to_vec(), Type::Unknown))
+        Ok(self.patch.op1(&name, op, Vec::from(inputs), Type::Unknown))
     }
 
     /// An operator without attributes, all of whose operands are there.
@@ -193,7 +193,7 @@ impl<'a> Site<'a> {
     }
 
     fn ints(&mut self, values: &[i64]) -> Value {
-        self.patch.constant(&format!("{}/ints", self.name), Tensor::vector(values.to_vec()))
+        self.patch.constant(&format!("{}/ints", self.name), Tensor::vector(Vec::from(values)))
     }
 
     fn int_scalar(&mut self, value: i64) -> Value {
@@ -215,7 +215,7 @@ impl<'a> Site<'a> {
     }
 
     fn transpose(&mut self, x: Value, perm: &[i64]) -> Result<Value, String> {
-        self.op("Transpose", &[Some(x)], vec![("perm".into(), Attr::Ints(perm.to_vec()))])
+        self.op("Transpose", &[Some(x)], vec![("perm".into(), Attr::Ints(perm.into()))])
     }
 
     /// Elements `from..to` along an axis.

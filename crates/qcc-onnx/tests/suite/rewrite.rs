@@ -212,3 +212,46 @@ fn the_compilers_own_operators_have_no_form() {
     assert!(matches!(error, WriteError::NoForm { .. }), "{error}");
     assert!(!folder.path("out.onnx").exists());
 }
+
+#[test]
+fn branches_read_what_replaced_a_value_outside() {
+    let branch = |op: &str, input: &str| GraphProto {
+        name: Some(op.into()),
+        node: vec![node(op, &[input], &["r"])],
+        output: vec![value("r")],
+        ..GraphProto::default()
+    };
+    let mut inner = node("If", &["c"], &["i"]);
+    inner.attribute = vec![graph_attribute("then_branch", branch("Neg", "a"))];
+    let around = GraphProto {
+        name: Some("around".into()),
+        node: vec![inner, node("Identity", &["i"], &["o"])],
+        output: vec![value("o")],
+        ..GraphProto::default()
+    };
+    let mut outer = node("If", &["c"], &["y"]);
+    outer.attribute = vec![
+        graph_attribute("then_branch", around),
+        graph_attribute("else_branch", branch("Abs", "x")),
+    ];
+    let graph = GraphProto {
+        name: Some("g".into()),
+        node: vec![node("Identity", &["x"], &["a"]), outer],
+        input: vec![value("x"), value("c")],
+        output: vec![value("y")],
+        ..GraphProto::default()
+    };
+    let folder = Folder::of(&model(graph));
+    let mut model = folder.read().unwrap();
+    let id = model.graph.nodes().find(|it| it.1.op().is_some_and(|it| it.is_named("Identity")));
+    let (id, identity) = id.unwrap();
+    let x = identity.inputs[0].unwrap();
+    let mut patch = Patch::new("test");
+    patch.replace(qcc_ir::Value { node: id, slot: 0 }, x);
+    model.graph.apply(vec![patch]).unwrap();
+    folder.write(&model);
+    let graph = decode(&folder.path("out.onnx")).graph.unwrap();
+    let around = graph.node[0].attribute[0].g.as_ref().unwrap();
+    let inner = around.node[0].attribute[0].g.as_ref().unwrap();
+    assert_eq!(inner.node[0].input, ["x"]);
+}

@@ -105,7 +105,7 @@ impl Turn {
     fn halves(&self, site: &mut Site<'_>, x: Value) -> Result<Value, String> {
         let a = site.slice(x, -1, 0, self.half)?;
         let b = site.slice(x, -1, self.half, 2 * self.half)?;
-        let mut parts = self.turn(site, a, b)?.to_vec();
+        let mut parts = Vec::from(self.turn(site, a, b)?);
         self.rest(site, x, &mut parts)?;
         site.concat(&parts, -1)
     }
