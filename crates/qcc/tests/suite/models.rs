@@ -181,3 +181,26 @@ fn groups_and_bits_that_do_not_fit() {
     // Longer than a row: one group for each.
     bench.passes(&rtn(&["-g", "128"]));
 }
+
+#[test]
+fn a_long_way_to_the_weight() {
+    let mut graph = good();
+    graph.node.clear();
+    let (steps, mut last) = (4001, "w".to_owned());
+    for step in 0..steps {
+        let next = format!("w{step}");
+        graph.node.push(node("Transpose", "", &[&last], &next));
+        last = next;
+    }
+    graph.node.push(node("MatMul", "product", &["x", &last], "y"));
+    let bench = Bench::new(&model(graph));
+    let ran = bench.passes(&[
+        "in.onnx",
+        "-o",
+        "out.onnx",
+        "--passes",
+        "infer-types,select,rtn,pack,to-nbits",
+    ]);
+    assert!(!ran.stderr.contains("QCC0601"), "{}", ran.stderr);
+    bench.passes(&rtn(&["-f"]));
+}
