@@ -59,6 +59,19 @@ fn only_what_changed_differs() {
 }
 
 #[test]
+fn a_file_that_was_read_may_change() {
+    let folder = Folder::of(&model(product()));
+    let path = folder.path("model.onnx");
+    let options = ReadOptions { no_mmap: true, ..ReadOptions::default() };
+    let model = read(&path, &options).unwrap();
+    let length = std::fs::metadata(&path).unwrap().len();
+    std::fs::File::create(&path).unwrap().set_len(length).unwrap();
+    folder.write(&model);
+    let graph = decode(&folder.path("out.onnx")).graph.unwrap();
+    assert_eq!(graph.initializer[0], floats("w", &[2, 2], &[1.0, 2.0, 3.0, 4.0]));
+}
+
+#[test]
 fn defaults_that_are_constants_are_no_inputs() {
     let mut graph = product();
     graph.input.push(value("w"));

@@ -122,6 +122,7 @@ const SILENT: &[&str] = &[
     "progress",
     "verify",
     "max_mem",
+    "no_mmap",
     "print_before",
     "print_before_all",
     "print_after",

@@ -215,6 +215,10 @@ pub(super) struct QuantizeArgs {
     #[arg(long, value_enum, value_name = "HOW")]
     pub(super) verify: Option<Verify>,
 
+    /// Read files as a whole instead of mapping them, as is safe where they may change meanwhile
+    #[arg(long)]
+    pub(super) no_mmap: bool,
+
     /// Leave out the metadata that says how the model was made
     #[arg(long)]
     pub(super) no_provenance: bool,

@@ -30,6 +30,7 @@ pub(super) fn run(
         strict: args.strict,
         allow_external_symlinks: args.allow_external_symlinks,
         treat_as_constant: args.treat_as_constant,
+        no_mmap: args.no_mmap,
     };
     let model = Model::open_with(&args.input, &read)?;
     let before = model.source().size_bytes();
