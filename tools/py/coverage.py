@@ -6,7 +6,7 @@
 For every model, 4 bits in groups of 32, head included, and every format:
   named  each product with a constant is quantized, or left in float for a reason that is printed
   file   the ONNX checker passes if it does on the input; inputs, outputs, other tensors, names and metadata are kept;
-         nothing in data files is unused
+         nothing in data files is unused; printed sizes are those of the file
   fast   after ONNX Runtime's optimizations every quantized product is a MatMulNBits with a fast kernel
   fake   computing in float, the outputs agree with `fake`
   peer   ONNX Runtime's MatMulNBitsQuantizer takes no more, but for weights that are left because they are small (with
@@ -144,6 +144,7 @@ class Case:
             expect(not found, f"ONNX checker: {found}")
         lost = fidelity.losses(self.model, path)
         expect(not lost, "; ".join(lost[:4]))
+        self.printed(path, record)
         self.unused(path, after)
         if self.already is None:
             return
@@ -172,6 +173,15 @@ class Case:
             return ""
         except Exception as e:
             return str(e)
+
+    def printed(self, path, record):
+        """Sizes in the record are those in the file, and every row of it is a weight of the model."""
+        strange = [r["name"] for r in record["weights"] if not r["op"]]
+        expect(not strange, f"rows of no operator: {strange[:3]}")
+        before, after = ({w.name: w.bytes for w in fidelity.stored(onnx.load(m))} for m in (self.model, path))
+        held = sum(size for name, size in after.items() if name not in before)
+        told = sum(r["bytes_after"] for r in record["weights"] if not r["reason_left_float"])
+        expect(held == told, f"{told} bytes of codes, scales and zero points are printed, {held} are in the file")
 
     def unused(self, path, model):
         """Bytes of the data file that nothing points to are padding only."""

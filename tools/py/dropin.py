@@ -33,7 +33,7 @@ VARIANTS = {
 
 
 def replaced(qcc, source, folder, options):
-    """A copy of a folder with its model quantized, or a link to the float model without options."""
+    """A copy of a folder with its model quantized; returns its path."""
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
     model = os.path.join(source, "model.onnx")

@@ -51,6 +51,11 @@ def losses(before, after):
     mine, theirs = initializers(new), initializers(old)
     found += [f"initializer {n} has other contents" for n in mine if n in theirs and content(mine[n]) != content(theirs[n])]
 
+    def replaceable(model):
+        return {v.name for v in model.graph.input if v.name in initializers(model)} if model.ir_version > 3 else set()
+
+    found += [f"a caller may replace {n} now" for n in sorted(replaceable(new) - replaceable(old))]
+
     def idle(model):
         used = {name for node in checks.nodes(model) for name in node.input}
         used |= {o.name for g in graphs(model) for o in g.output}

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Every format against `fake`, over a grid of bits, blocks, types and shapes, in ONNX Runtime.
 
-    formats.py --qcc PATH [--full] [--out DIR] [--only grid|groups|tables|size|versions|speed]...
+    formats.py --qcc PATH [--full] [--out DIR] [--only grid|groups|tables|wirings|size|versions|speed]...
 
 A model of the grid has a product for each of several K, N and ways to add a bias. It is quantized to each format; the
 distance of a product to that of `fake` is max|got - want| / max|want|, the latter over all rows. What a format cannot carry
@@ -22,6 +22,7 @@ import fidelity
 import numpy as np
 import onnx
 import oracle
+import uses
 from checks import Failure, expect
 from onnx import numpy_helper
 from products import (
@@ -287,6 +288,47 @@ def tables(g, full):
         g.tally.run(f"table {cell}", check, *cell)
 
 
+def wirings(g, full):
+    """Ways in which a product reads its weight, in each format against `fake`."""
+
+    def check(use, format_, bits):
+        model = uses.save(use, g.path("use"))
+        fake, _ = g.quantize(model, "fake", "-b", bits, "--format", "fake")
+        path, record = g.quantize(model, "used", "-b", bits, "--format", format_)
+        out = onnx.load(path)
+        want = use.copies if format_ == "qdq" else use.taken
+        expect(len(fidelity.stored(out)) == want, f"{len(fidelity.stored(out))} weights, expected {want}")
+        products = [n.name or n.output[0] for n in use.model.graph.node if n.op_type in ("MatMul", "Gemm", "FusedMatMul")]
+        rows = record["weights"]
+        unsaid = [p for p in products if not any(p in r["sites"] for r in rows) and not use.may_be_replaced(p)]
+        expect(not unsaid, f"nothing is said about {unsaid}")
+        expect(all(r["op"] for r in rows), f"rows of no operator: {[r['name'] for r in rows if not r['op']]}")
+        told = sum(r["bytes_after"] for r in rows if not r["reason_left_float"])
+        held = sum(w.bytes for w in fidelity.stored(out))
+        expect(told == held, f"{told} bytes printed, {held} in the file")
+        lost = fidelity.losses(model, path)
+        expect(not lost, "; ".join(lost))
+        if format_ == "function":
+            onnx.checker.check_model(path)
+        else:
+            expect(not complaint(path), complaint(path))
+            paths = fidelity.speed_path(path)
+            expect(paths["slow"] == 0, f"{paths['slow']} on a slow path")
+            expect(paths["left"] == 0 or not use.fused, f"{paths['left']} dequantizers are not fused")
+        level = "basic" if format_ == "qdq" else "all"
+        got, want = (oracle.run(oracle.session(m, level), use.feeds) for m in (checks.in_float(path), fake))
+        distance = max(fidelity.far(got[k], want[k], np.abs(want[k]).max()) for k in want)
+        # Behind a cast `fake` rounds to the type before it, and the other formats do not.
+        limit = IN_HALF if use.half else IN_FLOAT["function"]
+        expect(distance <= limit, f"distance {distance:.1e}")
+        oracle.run(oracle.session(path), use.feeds)
+
+    for name, use in uses.uses().items():
+        for format_ in ("nbits", "qdq", "function"):
+            for bits in (2, 4, 8) if full else (4,):
+                g.tally.run(f"{name}: {format_}, {bits} bits", check, use, format_, bits)
+
+
 SIZES = [  # bits, block, sym, type, format, bits per weight
     (4, 32, False, "f32", "nbits", 4 + 32 / 32 + 4 / 32),
     (4, 128, False, "f16", "nbits", 4 + 16 / 128 + 4 / 128),
@@ -410,7 +452,9 @@ def speed(g, full):
     g.tally.run("speed of one row", check)
 
 
-STEPS = {s.__name__: s for s in (grid, groups, tables, size, versions, speed)}
+STEPS = {s.__name__: s for s in (grid, groups, tables, wirings, size, versions, speed)}
+
+FULL_ONLY = ("wirings",)
 
 
 def main():
@@ -424,9 +468,8 @@ def main():
     os.makedirs(a.out)
     tally = checks.Tally(quiet=True)
     g = Grid(a.qcc, a.out, tally)
-    for name, step in STEPS.items():
-        if not a.only or name in a.only:
-            step(g, a.full)
+    for name in a.only or [n for n in STEPS if a.full or n not in FULL_ONLY]:
+        STEPS[name](g, a.full)
     for key, (distance, name) in sorted(g.worst.items()):
         print(f"largest distance, {key[0]}, {key[1]} bits, {key[2]}: {distance:.1e} at {name}")
     tally.finish()

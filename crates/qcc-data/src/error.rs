@@ -35,6 +35,17 @@ impl DataError {
         Self(Box::new(self.0.with_help(text)))
     }
 
+    /// Adds the way out that always leads somewhere, where no better one is known.
+    pub(crate) fn or_help(self) -> Self {
+        let text = match self.0.code {
+            _ if !self.0.help.is_empty() => return self,
+            it if it == codes::QCC0401 => "check the file, or write it again",
+            it if it == codes::QCC0402 => "qcc inspect MODEL lists what the inputs take",
+            _ => return self,
+        };
+        self.help(text)
+    }
+
     /// Adds what else is known.
     #[must_use]
     pub fn note(self, text: impl Into<String>) -> Self {

@@ -45,6 +45,14 @@ pub fn open(
     inputs: &[ModelInput],
     options: &OpenOptions,
 ) -> Result<Samples, DataError> {
+    open_any(path, inputs, options).map_err(DataError::or_help)
+}
+
+fn open_any(
+    path: &Path,
+    inputs: &[ModelInput],
+    options: &OpenOptions,
+) -> Result<Samples, DataError> {
     let source = source_name(path);
     let it = Opener { source, inputs, options, tokens: token_input(inputs) };
     if it.seq_len() == Some(0) {

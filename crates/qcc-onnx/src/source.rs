@@ -90,20 +90,21 @@ pub(crate) struct RegionSource {
 
 /// Domain and name of the functions that a graph calls, or that one of these does.
 pub(crate) fn called(graph: &Graph) -> BTreeSet<(String, String)> {
-    fn walk(root: &Graph, graph: &Graph, found: &mut BTreeSet<(String, String)>) {
-        for (_, node) in graph.nodes() {
-            node.regions.iter().for_each(|it| walk(root, &it.graph, found));
-            let Some(op) = node.op() else { continue };
-            if let Some(function) = root.functions().get(op.domain(), op.name())
+    let mut found = BTreeSet::new();
+    if graph.functions().is_empty() {
+        return found;
+    }
+    let mut stack = vec![graph];
+    while let Some(it) = stack.pop() {
+        for (_, node) in it.nodes() {
+            stack.extend(node.regions.iter().map(|it| &it.graph));
+            let function = node.op().and_then(|op| graph.functions().get(op.domain(), op.name()));
+            if let Some(function) = function
                 && found.insert((function.domain.clone(), function.name.clone()))
             {
-                walk(root, &function.body, found);
+                stack.push(&function.body);
             }
         }
-    }
-    let mut found = BTreeSet::new();
-    if !graph.functions().is_empty() {
-        walk(graph, graph, &mut found);
     }
     found
 }

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use qcc_diag::Diagnostic;
 use qcc_ir::{Graph, Scope, Value};
 
 use crate::{Outcome, PassError, Pipeline, Record, Session, run};
@@ -20,6 +21,8 @@ pub type Tap = (Scope, Value);
 pub struct WorkingCopy {
     /// The graph. Its inputs, and the outputs that it began with, have the names of the original.
     pub graph: Graph,
+    /// What the passes told: what could not be made ready, and why.
+    pub notes: Vec<Diagnostic>,
     taps: BTreeMap<Tap, Tap>,
 }
 
@@ -27,7 +30,7 @@ impl WorkingCopy {
     /// The graph as it is.
     pub fn same(graph: Graph, taps: &[Tap]) -> Self {
         let taps = taps.iter().map(|it| (it.clone(), it.clone())).collect();
-        Self { graph, taps }
+        Self { graph, notes: Vec::new(), taps }
     }
 
     /// Copies a graph and runs the pipeline of the session over it.
@@ -61,7 +64,8 @@ impl WorkingCopy {
         // Operators have their meaning by themselves, and no file has to know the new ones.
         let opset = qcc_ir::text::DEFAULT_OPSET;
         let inside = Session { working_copy: Pipeline::default(), opset, ..session.clone() };
-        let outcome = run(&mut copy, pipeline, &inside, &mut Record::default(), &mut []);
+        let mut record = Record::default();
+        let outcome = run(&mut copy, pipeline, &inside, &mut record, &mut []);
         if outcome.ok()? != Outcome::Finished {
             return None;
         }
@@ -78,7 +82,7 @@ impl WorkingCopy {
         }
         let outputs = copy.outputs().get(..begin)?.to_vec();
         let graph = copy.with_outputs(outputs)?;
-        Some(Self { graph, taps: moved })
+        Some(Self { graph, notes: record.notes, taps: moved })
     }
 
     /// Where the value of a tap is found in the copy.

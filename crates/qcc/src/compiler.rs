@@ -38,7 +38,12 @@ impl Compiler {
             format: "nbits".to_owned(),
             prepare: Vec::new(),
             settings: Vec::new(),
-            session: Session { seed: 42, threads, ..Session::default() },
+            session: Session {
+                seed: 42,
+                threads,
+                working_copy: tables::working_copy(),
+                ..Session::default()
+            },
             instruments: Vec::new(),
         }
     }
@@ -136,6 +141,16 @@ impl Compiler {
     pub fn prepare(mut self, passes: &str) -> Result<Self, Error> {
         Pipeline::parse(passes, &self.passes, &[])?;
         self.prepare.push(passes.to_owned());
+        Ok(self)
+    }
+
+    /// Chooses the passes over the copy of the graph that is run for activations; an empty text
+    /// runs the graph as it is.
+    ///
+    /// # Errors
+    /// When the text cannot be read.
+    pub fn working_copy(mut self, passes: &str) -> Result<Self, Error> {
+        self.session.working_copy = Pipeline::parse(passes, &self.passes, &[])?;
         Ok(self)
     }
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use qcc_data::{Agreement, Difference, Perplexity, Samples};
 use qcc_diag::Diagnostic;
 use qcc_exec::{Bound, ExecError, Plan, PlanOptions};
-use qcc_pass::{Cancel, Progress, SampleSource as _};
+use qcc_ir::Graph;
+use qcc_pass::{Cancel, Progress, SampleSource as _, Session, WorkingCopy};
 use qcc_tensor::{DType, Tensor};
 
-use crate::{Error, Model};
+use crate::{Error, Model, tables};
 
 /// What was measured. Figures that the model does not allow are absent.
 #[derive(Clone, Debug, Default)]
@@ -41,8 +42,8 @@ pub fn evaluate(
     progress: &Arc<dyn Progress>,
     cancel: &Cancel,
 ) -> Result<Evaluation, Error> {
-    let mut runner = Runner::new(model);
-    let mut other = reference.map(Runner::new);
+    let mut runner = Runner::new(model, cancel)?;
+    let mut other = reference.map(|it| Runner::new(it, cancel)).transpose()?;
     let mut perplexity = Perplexity::new();
     let mut reference_perplexity = Perplexity::new();
     let mut agreement = Agreement::new();
@@ -116,25 +117,38 @@ fn logits(outputs: &[(String, Tensor)], ids: Option<&Tensor>) -> Option<usize> {
 }
 
 /// A model with the plan for the shapes that it saw last.
-struct Runner<'a> {
-    model: &'a Model,
+struct Runner {
+    graph: Graph,
+    /// What could not be made ready to be run.
+    notes: Vec<Diagnostic>,
     plan: Option<(Vec<(String, Bound)>, Plan)>,
 }
 
-impl<'a> Runner<'a> {
-    fn new(model: &'a Model) -> Self {
-        Self { model, plan: None }
+impl Runner {
+    fn new(model: &Model, cancel: &Cancel) -> Result<Self, Error> {
+        let session = Session {
+            working_copy: tables::working_copy(),
+            cancel: cancel.clone(),
+            ..Session::default()
+        };
+        let copy = WorkingCopy::of(model.graph(), &[], &session);
+        let copy = copy.map_err(|it| Error::from(it.into_diagnostic("eval")))?;
+        Ok(Self { graph: copy.graph, notes: copy.notes, plan: None })
     }
 
     fn run(&mut self, feed: &BTreeMap<String, Tensor>) -> Result<Vec<(String, Tensor)>, Error> {
         let bound: Vec<(String, Bound)> =
             feed.iter().map(|(name, it)| (name.clone(), Bound::like(it))).collect();
-        let wrong = |it: ExecError| Error::from(Diagnostic::from(it));
+        let notes = &self.notes;
+        let wrong = |it: ExecError| {
+            let told = notes.iter().map(|it| it.message.clone());
+            Error::from(told.fold(Diagnostic::from(it), Diagnostic::with_note))
+        };
         let plan = match &mut self.plan {
             Some((shapes, plan)) if *shapes == bound => &*plan,
             plan => {
                 let options = PlanOptions::default();
-                let new = Plan::new(self.model.graph(), &bound, &options).map_err(wrong)?;
+                let new = Plan::new(&self.graph, &bound, &options).map_err(wrong)?;
                 &plan.insert((bound, new)).1
             }
         };

@@ -53,6 +53,7 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
         opset: ctx.session.opset,
         any_opset: ctx.options.text("opsets") == "any",
     };
+    let mut expand = Expand::new(&calls);
     let mut told = BTreeSet::new();
     for scope in graph.scopes() {
         let Some(inner) = graph.at(&scope) else { continue };
@@ -62,7 +63,7 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
             let Some(function) = node.op().and_then(|it| calls.callee(it)) else { continue };
             let mut patch = Patch::within(INFO.name, scope.clone());
             patch.at(id);
-            match Expand::new(&calls).call(&mut patch, function, node) {
+            match expand.call(&mut patch, function, node) {
                 Ok(results) => {
                     for (value, result) in inner.values_of(id).zip(results) {
                         if inner.n_uses(value) > 0 {
@@ -244,6 +245,22 @@ mod tests {
         assert!(text.contains("%y = my::F(%x)") && text.contains("%z = Abs(%x)"), "{text}");
     }
 
+    #[test]
+    fn calls_are_nested_to_a_depth() {
+        let mut text = String::new();
+        for idx in 0..100 {
+            let next = if idx == 99 { "Neg".to_owned() } else { format!("my::F{}", idx + 1) };
+            text.push_str(&format!(
+                "function my::F{idx} {{}} graph @F(%x) -> (%r) {{ %r = {next}(%x) }}\n"
+            ));
+        }
+        let few = format!("{text} graph @g(%x: f32[2]) -> (%y) {{ %y = my::F50(%x) }}");
+        assert!(after(&few, "inline-functions").contains("%y = Neg(%x)"));
+        text.push_str("graph @g(%x: f32[2]) -> (%y) { %y = my::F0(%x) }");
+        let want = "calls of 'F0' stay: its body is nested deeper than 64";
+        assert_eq!(notes(&text, "inline-functions"), [want]);
+    }
+
     /// 2^40 operators, had they room.
     #[test]
     fn bodies_that_explode_are_refused() {
@@ -259,6 +276,6 @@ mod tests {
         }
         text.push_str("graph @g(%x: f32[2]) -> (%y) { %y = my::F0(%x) }");
         let notes = notes(&text, "inline-functions");
-        assert_eq!(notes, ["calls of 'F0' stay: its body has more than 262144 nodes"]);
+        assert_eq!(notes, ["calls of 'F0' stay: bodies have more than 262144 nodes"]);
     }
 }

@@ -3,7 +3,7 @@
 //! [`inline-functions`](inline_functions) puts the bodies of functions where they are called,
 //! [`infer-types`](infer_types) finds out types, [`fold`] evaluates what is constant, [`dce`] and
 //! [`cse`] remove what is not read and what is there twice, [`canonicalize`] brings operators to
-//! the forms that later passes look for.
+//! the forms that later passes look for, [`lower-fused`](lower_fused) takes fused ones apart.
 
 pub mod canonicalize;
 pub mod cse;
@@ -11,6 +11,7 @@ pub mod dce;
 pub mod fold;
 pub mod infer_types;
 pub mod inline_functions;
+pub mod lower_fused;
 mod rules;
 #[cfg(test)]
 mod testing;
@@ -25,6 +26,7 @@ pub const PASSES: &[&PassInfo] = &[
     &dce::INFO,
     &cse::INFO,
     &canonicalize::INFO,
+    &lower_fused::INFO,
 ];
 
 #[cfg(test)]

@@ -115,7 +115,8 @@ pub(crate) fn for_each<S: Sums>(
     let inputs = inputs_of(root, weights);
     let taps: BTreeSet<Place> = inputs.iter().flatten().cloned().collect();
     let taps: Vec<Place> = taps.into_iter().collect();
-    let copy = WorkingCopy::of(&in_float(root)?, &taps, ctx.session)?;
+    let mut copy = WorkingCopy::of(&in_float(root)?, &taps, ctx.session)?;
+    copy.notes.drain(..).for_each(|it| ctx.note(it));
     let cap = ctx.session.max_mem.map_or(MAX_SUMS_BYTES, |it| (it / 2).min(MAX_SUMS_BYTES));
     let mut first = 0;
     while first < weights.len() {

@@ -270,31 +270,59 @@ pub(crate) type Place = (Scope, Value);
 /// Every operand that reads a value through nothing but steps, in all scopes; `None` when it
 /// reaches an output of a graph as well.
 pub(crate) fn leaf_uses(root: &Graph, place: &Place) -> Option<Vec<(Scope, NodeId, usize)>> {
-    let (scope, value) = place;
-    let graph = root.at(scope)?;
-    if graph.is_output(*value) {
-        return None;
-    }
     let mut uses = Vec::new();
-    for user in graph.users(*value) {
-        let node = graph.node(user)?;
-        if qcc_ops::weight::is_step(graph, user) && node.inputs.first() == Some(&Some(*value)) {
-            uses.extend(leaf_uses(root, &(scope.clone(), Value { node: user, slot: 0 }))?);
-            continue;
+    let mut open = vec![place.clone()];
+    while let Some((scope, value)) = open.pop() {
+        let graph = root.at(&scope)?;
+        if graph.is_output(value) {
+            return None;
         }
-        for (operand, input) in node.inputs.iter().enumerate() {
-            if *input == Some(*value) {
-                uses.push((scope.clone(), user, operand));
+        for user in graph.users(value) {
+            let node = graph.node(user)?;
+            if qcc_ops::weight::is_step(graph, user) && node.inputs.first() == Some(&Some(value)) {
+                open.push((scope.clone(), Value { node: user, slot: 0 }));
+                continue;
             }
-        }
-        for (idx, region) in node.regions.iter().enumerate() {
-            for (capture, outer) in region.graph.captures().iter().zip(&region.captures) {
-                if outer == value {
-                    let inner = (scope.inner(user, idx), Value { node: *capture, slot: 0 });
-                    uses.extend(leaf_uses(root, &inner)?);
+            for (operand, input) in node.inputs.iter().enumerate() {
+                if *input == Some(value) {
+                    uses.push((scope.clone(), user, operand));
+                }
+            }
+            for (idx, region) in node.regions.iter().enumerate() {
+                for (capture, outer) in region.graph.captures().iter().zip(&region.captures) {
+                    if *outer == value {
+                        let inner = Value { node: *capture, slot: 0 };
+                        open.push((scope.inner(user, idx), inner));
+                    }
                 }
             }
         }
     }
     Some(uses)
+}
+
+#[cfg(test)]
+mod tests {
+    use qcc_ir::{GraphBuilder, Output, Type};
+    use qcc_tensor::Tensor;
+
+    use super::*;
+
+    #[test]
+    fn a_long_chain_does_not_fill_the_stack() {
+        let mut builder = GraphBuilder::new("g");
+        let make = |name: &str| qcc_ops::parse("", name, 17, Vec::new()).unwrap();
+        let weight = builder.constant("w", Tensor::vector(vec![0f32; 4]));
+        let mut value = weight;
+        for idx in 0..100_000 {
+            let output = Output::new(format!("v{idx}"), Type::Unknown);
+            let node = builder.op("", make("Identity"), vec![Some(value)], vec![output]);
+            value = Value { node, slot: 0 };
+        }
+        let output = Output::new("y", Type::Unknown);
+        let end = builder.op("", make("Relu"), vec![Some(value)], vec![output]);
+        let graph = builder.finish().unwrap();
+        let uses = leaf_uses(&graph, &(Scope::root(), weight)).unwrap();
+        assert_eq!(uses, [(Scope::root(), end, 0)]);
+    }
 }

@@ -10,3 +10,5 @@ mod fuzz;
 mod identity;
 #[cfg(test)]
 mod options;
+#[cfg(test)]
+mod working_copy;

@@ -22,7 +22,7 @@ impl Pending {
         path: &Path,
         fill: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>,
     ) -> Result<Self, WriteError> {
-        let wrong = |source| WriteError::Io { path: path.to_owned(), source: plain(source) };
+        let wrong = |source| WriteError::Io { path: path.to_owned(), source };
         // A rename would put a file in the place of a device.
         if fs::metadata(path).is_ok_and(|it| !it.is_file()) {
             return Err(wrong(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")));
@@ -38,7 +38,7 @@ impl Pending {
             use std::os::unix::fs::PermissionsExt as _;
             builder.permissions(fs::Permissions::from_mode(0o666)); // less what the umask takes
         }
-        let mut file = builder.tempfile_in(folder).map_err(wrong)?;
+        let mut file = builder.tempfile_in(folder).map_err(|it| wrong(plain(&it, folder)))?;
         let mut out = BufWriter::with_capacity(1 << 20, file.as_file_mut());
         fill(&mut out).and_then(|()| out.flush()).map_err(wrong)?;
         drop(out);
@@ -64,13 +64,9 @@ impl Pending {
     }
 }
 
-/// Without the temporary name, which nobody asked for.
-fn plain(error: io::Error) -> io::Error {
-    let inner = error.get_ref().and_then(|it| it.source()?.downcast_ref::<io::Error>());
-    match inner.and_then(io::Error::raw_os_error) {
-        Some(code) => io::Error::from_raw_os_error(code),
-        None => error,
-    }
+/// Why no file can be made in a folder, without the temporary name that nobody asked for.
+fn plain(error: &io::Error, folder: &Path) -> io::Error {
+    fs::read_dir(folder).err().unwrap_or_else(|| error.kind().into())
 }
 
 /// Whether two paths are one file, through links too.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use onnx_protobuf::fields::{attribute_proto, graph_proto as f, node_proto};
 use onnx_protobuf::{Message, NodeProto, TensorProto};
-use qcc_ir::{Graph, Kind, Node, NodeId, Value};
+use qcc_ir::{Graph, Kind, Node, NodeId, Region, Value};
 use qcc_tensor::MappedFile;
 
 use super::encode;
@@ -25,6 +25,9 @@ pub(super) struct Context<'a> {
     pub(super) sidecar: Option<&'a mut Sidecar>,
     /// How nodes of the default domain become those of a newer opset.
     pub(super) upgrade: Upgrade,
+    /// In a region: the names outside of what it captures. A value may have been replaced there by
+    /// one with another name.
+    pub(super) captured: BTreeMap<NodeId, String>,
 }
 
 /// The payload of the graph message, and whether it differs from the source.
@@ -97,7 +100,16 @@ impl Plan {
         let mut plan = Self::default();
         let mut known: BTreeMap<NodeId, &Record> = BTreeMap::new();
         let mut gone = Gone::default();
+        let inputs = graph_inputs(graph);
         for record in &source.records {
+            // What was read as a constant is no input any more.
+            if let What::Input(name) = &record.what
+                && cx.ir_version >= 4
+                && !inputs.contains(name.as_str())
+            {
+                plan.is_changed = true;
+                plan.dropped.insert(record.span.start);
+            }
             let (What::Node(id) | What::Initializer { node: id, .. }) = &record.what else {
                 continue;
             };
@@ -228,6 +240,11 @@ impl Plan {
     }
 }
 
+fn graph_inputs(graph: &Graph) -> BTreeSet<&str> {
+    let nodes = graph.inputs().iter().filter_map(|&it| graph.node(it));
+    nodes.flat_map(|it| &it.outputs).map(|it| it.name.as_str()).collect()
+}
+
 /// What the source has and the graph has no more.
 #[derive(Default)]
 struct Gone {
@@ -264,14 +281,17 @@ fn known_node(
     let mut inner = Vec::new();
     let mut is_changed = false;
     for (region, source) in node.regions.iter().zip(regions) {
+        let names = region.graph.captures().iter().copied().zip(captured_names(cx, graph, region));
+        let outer = std::mem::replace(&mut cx.captured, names.collect());
         let (rope, changed) = self::graph(cx, &region.graph, &source.graph)?;
+        cx.captured = outer;
         is_changed |= changed;
         inner.push(rope);
     }
     let (inputs, outputs) = if matches!(node.kind, Kind::Const(_)) {
         (Vec::new(), names_of(node))
     } else {
-        (input_names(graph, node), names_of(node))
+        (input_names(cx, graph, node), names_of(node))
     };
     if inner.is_empty() {
         let renamed = NodeProto { input: inputs.clone(), output: outputs.clone(), ..proto.clone() };
@@ -329,12 +349,11 @@ fn new_node(
         let op = node.op().map_or(String::new(), |it| it.name().to_owned());
         return Err(WriteError::NoForm { op, value });
     };
-    let names = (input_names(graph, node), names_of(node));
+    let names = (input_names(cx, graph, node), names_of(node));
     let kind = (op.domain(), op.name());
     let mut proto = encode::node(&node.name, kind, names.0, names.1, &op.attrs());
     for it in &node.regions {
-        let captured: Vec<String> =
-            it.captures.iter().map(|it| graph.value_name(*it).to_owned()).collect();
+        let captured = captured_names(cx, graph, it);
         let inner = region::graph(cx, &it.graph, &captured)?;
         proto.attribute.push(region::attribute(&it.attr, inner));
     }
@@ -353,9 +372,19 @@ fn new_node(
     Ok(payload)
 }
 
-fn input_names(graph: &Graph, node: &Node) -> Vec<String> {
-    let name = |it: &Option<Value>| it.map_or(String::new(), |it| graph.value_name(it).to_owned());
+fn name_of(cx: &Context<'_>, graph: &Graph, value: Value) -> String {
+    let outer = cx.captured.get(&value.node).cloned();
+    outer.unwrap_or_else(|| graph.value_name(value).to_owned())
+}
+
+fn input_names(cx: &Context<'_>, graph: &Graph, node: &Node) -> Vec<String> {
+    let name = |it: &Option<Value>| it.map_or(String::new(), |it| name_of(cx, graph, it));
     node.inputs.iter().map(name).collect()
+}
+
+/// The names of what a region captures.
+fn captured_names(cx: &Context<'_>, graph: &Graph, region: &Region) -> Vec<String> {
+    region.captures.iter().map(|&it| name_of(cx, graph, it)).collect()
 }
 
 fn names_of(node: &Node) -> Vec<String> {

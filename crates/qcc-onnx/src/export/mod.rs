@@ -9,7 +9,7 @@ mod rope;
 mod sidecar;
 pub(crate) mod upgrade;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -172,6 +172,7 @@ fn message(
         ir_version: data.ir_version,
         sidecar,
         upgrade: Upgrade::new(source.opset("").unwrap_or(1), needs.opset),
+        captured: BTreeMap::new(),
     };
     let (inner, mut is_changed) = graph::graph(&mut cx, graph, &data.graph)?;
     is_changed |= !options.metadata.is_empty();

@@ -3,8 +3,8 @@
 //! A model from a stranger must not read other files of the machine: only a relative path without
 //! `..` is followed, and what it leads to must lie in the folder of the model.
 
-use std::fs;
 use std::path::{Component, Path, PathBuf};
+use std::{fs, io};
 
 use indexmap::IndexMap;
 use onnx_protobuf::TensorProto;
@@ -13,18 +13,38 @@ use qcc_tensor::{MappedFile, Origin};
 
 use crate::ReadError;
 
+/// Maps a file, or reads all of it.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn open_file(path: &Path, name: &str, no_mmap: bool) -> io::Result<MappedFile> {
+    if !no_mmap {
+        return MappedFile::open(path, name);
+    }
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
+    }
+    Ok(MappedFile::from_bytes(Bytes::from(fs::read(path)?), name))
+}
+
 /// The data files that were opened.
 #[derive(Default)]
 pub(super) struct DataFiles {
     folder: PathBuf,
     allow_symlinks: bool,
+    no_mmap: bool,
     open: IndexMap<String, MappedFile>,
 }
 
 impl DataFiles {
     pub(super) fn new(model: &Path, allow_symlinks: bool) -> Self {
         let folder = model.parent().unwrap_or(Path::new(".")).to_owned();
-        Self { folder, allow_symlinks, open: IndexMap::new() }
+        Self { folder, allow_symlinks, no_mmap: false, open: IndexMap::new() }
+    }
+
+    /// Reads files instead of mapping them.
+    pub(super) fn without_mmap(self, no_mmap: bool) -> Self {
+        Self { no_mmap, ..self }
     }
 
     pub(super) fn into_files(self) -> Vec<(String, MappedFile)> {
@@ -66,7 +86,7 @@ impl DataFiles {
     fn open(&mut self, location: &str) -> Result<&MappedFile, String> {
         if !self.open.contains_key(location) {
             let path = self.resolve(location)?;
-            let file = MappedFile::open(&path, location)
+            let file = open_file(&path, location, self.no_mmap)
                 .map_err(|error| format!("'{location}' cannot be read: {error}"))?;
             self.open.insert(location.to_owned(), file);
         }

@@ -36,6 +36,12 @@ pub struct ReadOptions {
     pub strict: bool,
     /// Follow symbolic links to data files that leave the folder of the model.
     pub allow_external_symlinks: bool,
+    /// Initializers that are inputs too, so that a caller could override them, are constants, and no
+    /// inputs any more.
+    pub treat_as_constant: bool,
+    /// Read files as a whole instead of mapping them: a file that changes or goes away while it is
+    /// mapped ends the process.
+    pub no_mmap: bool,
 }
 
 /// The oldest and newest `ir_version` that is read without a word.
@@ -50,7 +56,7 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Model, ReadError> {
     // A link to the model itself is followed first; its data lies beside the real file.
     let real = fs::canonicalize(path).map_err(io)?;
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    let file = MappedFile::open(&real, &name).map_err(io)?;
+    let file = external::open_file(&real, &name, options.no_mmap).map_err(io)?;
     let mut warnings = Vec::new();
 
     check_wire(path, &file, options, &mut warnings)?;
@@ -63,12 +69,14 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Model, ReadError> {
     }
 
     let mut data = DataFiles::new(&real, options.allow_external_symlinks);
+    data = data.without_mmap(options.no_mmap);
     let functions = function::read_all(&file, &header, &mut data, &mut warnings);
     let mut cx = graph::Context {
         file: &file,
         opsets: &header.opsets,
         functions: &header.functions,
-        ir_version: header.ir_version,
+        // Before version 4 an input with an initializer is a constant.
+        ir_version: if options.treat_as_constant { 3 } else { header.ir_version },
         data,
         warnings: &mut warnings,
     };

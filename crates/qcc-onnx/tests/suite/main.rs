@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod build;
 #[cfg(test)]
+mod functions;
+#[cfg(test)]
 mod laws;
 #[cfg(test)]
 mod rewrite;

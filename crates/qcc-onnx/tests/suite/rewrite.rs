@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use onnx_protobuf::{GraphProto, Message, ModelProto};
+use onnx_protobuf::{GraphProto, Message, ModelProto, ValueInfoProto};
 use qcc_ir::{Attr, Opaque, Patch, Scope, Type};
-use qcc_onnx::{External, Model, WriteError, WriteOptions, write};
+use qcc_onnx::{External, Model, ReadOptions, WriteError, WriteOptions, read, write};
 use qcc_tensor::Tensor;
 
 use crate::build::{Folder, decode, floats, graph_attribute, model, node, product, value};
@@ -56,6 +56,44 @@ fn only_what_changed_differs() {
     assert_eq!(after.initializer.len(), 2, "the old weight is gone");
     assert_eq!(after.value_info, before.value_info, "the value kept its name");
     assert!(output.opset_import.iter().any(|it| it.domain() == "my"));
+}
+
+#[test]
+fn a_file_that_was_read_may_change() {
+    let folder = Folder::of(&model(product()));
+    let path = folder.path("model.onnx");
+    let options = ReadOptions { no_mmap: true, ..ReadOptions::default() };
+    let model = read(&path, &options).unwrap();
+    let length = std::fs::metadata(&path).unwrap().len();
+    std::fs::File::create(&path).unwrap().set_len(length).unwrap();
+    folder.write(&model);
+    let graph = decode(&folder.path("out.onnx")).graph.unwrap();
+    assert_eq!(graph.initializer[0], floats("w", &[2, 2], &[1.0, 2.0, 3.0, 4.0]));
+}
+
+#[test]
+fn defaults_that_are_constants_are_no_inputs() {
+    let mut graph = product();
+    graph.input.push(value("w"));
+    let folder = Folder::of(&model(graph));
+    let read = |treat_as_constant| {
+        let options = ReadOptions { treat_as_constant, ..ReadOptions::default() };
+        read(&folder.path("model.onnx"), &options).unwrap()
+    };
+    assert_eq!(read(false).graph.inputs().len(), 2);
+    let mut model = read(true);
+    assert_eq!(model.graph.inputs().len(), 1);
+    for is_rewritten in [false, true] {
+        if is_rewritten {
+            rewrite(&mut model, &Scope::root());
+        }
+        folder.write(&model);
+        let graph = decode(&folder.path("out.onnx")).graph.unwrap();
+        let inputs: Vec<&str> = graph.input.iter().map(ValueInfoProto::name).collect();
+        assert_eq!(inputs, ["x"]);
+        let has_weight = graph.initializer.iter().any(|it| it.name() == "w");
+        assert_eq!(has_weight, !is_rewritten);
+    }
 }
 
 #[test]
@@ -186,4 +224,47 @@ fn the_compilers_own_operators_have_no_form() {
     let error = write(&read.graph, &read.source, &folder.path("out.onnx"), &options).unwrap_err();
     assert!(matches!(error, WriteError::NoForm { .. }), "{error}");
     assert!(!folder.path("out.onnx").exists());
+}
+
+#[test]
+fn branches_read_what_replaced_a_value_outside() {
+    let branch = |op: &str, input: &str| GraphProto {
+        name: Some(op.into()),
+        node: vec![node(op, &[input], &["r"])],
+        output: vec![value("r")],
+        ..GraphProto::default()
+    };
+    let mut inner = node("If", &["c"], &["i"]);
+    inner.attribute = vec![graph_attribute("then_branch", branch("Neg", "a"))];
+    let around = GraphProto {
+        name: Some("around".into()),
+        node: vec![inner, node("Identity", &["i"], &["o"])],
+        output: vec![value("o")],
+        ..GraphProto::default()
+    };
+    let mut outer = node("If", &["c"], &["y"]);
+    outer.attribute = vec![
+        graph_attribute("then_branch", around),
+        graph_attribute("else_branch", branch("Abs", "x")),
+    ];
+    let graph = GraphProto {
+        name: Some("g".into()),
+        node: vec![node("Identity", &["x"], &["a"]), outer],
+        input: vec![value("x"), value("c")],
+        output: vec![value("y")],
+        ..GraphProto::default()
+    };
+    let folder = Folder::of(&model(graph));
+    let mut model = folder.read().unwrap();
+    let id = model.graph.nodes().find(|it| it.1.op().is_some_and(|it| it.is_named("Identity")));
+    let (id, identity) = id.unwrap();
+    let x = identity.inputs[0].unwrap();
+    let mut patch = Patch::new("test");
+    patch.replace(qcc_ir::Value { node: id, slot: 0 }, x);
+    model.graph.apply(vec![patch]).unwrap();
+    folder.write(&model);
+    let graph = decode(&folder.path("out.onnx")).graph.unwrap();
+    let around = graph.node[0].attribute[0].g.as_ref().unwrap();
+    let inner = around.node[0].attribute[0].g.as_ref().unwrap();
+    assert_eq!(inner.node[0].input, ["x"]);
 }

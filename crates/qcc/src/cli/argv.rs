@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::Path;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use qcc_pass::nearest;
 
 /// Puts `quantize` in front when the first argument names no command, makes `--group_size` into
 /// `--group-size`, and rewrites what other tools spell in another way.
@@ -15,10 +17,17 @@ pub(super) fn normalize(args: Vec<OsString>, command: &Command) -> Vec<OsString>
         .get_subcommands()
         .any(|it| it.get_name() == first || it.get_all_aliases().any(|alias| alias == first));
     let is_global = matches!(first.as_str(), "help" | "-h" | "--help" | "-V" | "--version");
-    if !is_command && !is_global {
+    if !is_command && !is_global && !is_misspelled(&first, command) {
         args.insert(1, OsString::from("quantize"));
     }
     peers(args)
+}
+
+/// Whether a word is nearly a command, and no file. Saying so is for the parser.
+fn is_misspelled(word: &str, command: &Command) -> bool {
+    word.bytes().all(|it| it.is_ascii_lowercase())
+        && nearest(word, command.get_subcommands().map(Command::get_name)).is_some()
+        && !Path::new(word).exists()
 }
 
 fn dashes(arg: OsString) -> OsString {
@@ -111,7 +120,9 @@ const SILENT: &[&str] = &[
     "verbose",
     "threads",
     "progress",
+    "verify",
     "max_mem",
+    "no_mmap",
     "print_before",
     "print_before_all",
     "print_after",
@@ -174,6 +185,8 @@ mod tests {
         check("qcc quantize m.onnx", "qcc quantize m.onnx");
         check("qcc -b4 m.onnx", "qcc quantize -b4 m.onnx");
         check("qcc --help", "qcc --help");
+        check("qcc quantise m.onnx", "qcc quantise m.onnx");
+        check("qcc gpt m.onnx", "qcc quantize gpt m.onnx");
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use qcc::{FORMATS, RECIPES};
 
+use super::verify::Verify;
 pub(super) use super::watch::Kind as Progress;
-use super::words::{OpType, ScaleType, Scheme};
+use super::words::{OpType, ScaleType, Scheme, positive};
 
 /// Quantizing compiler for ONNX models.
 ///
@@ -141,6 +142,10 @@ pub(super) struct QuantizeArgs {
     #[arg(long, conflicts_with = "passes")]
     pub(super) requantize: bool,
 
+    /// Put the bodies of functions where they are called, and quantize the weights in them
+    #[arg(long, conflicts_with = "passes")]
+    pub(super) inline_functions: bool,
+
     /// Store constants once that are equal byte for byte
     #[arg(long, conflicts_with = "passes")]
     pub(super) merge_equal: bool,
@@ -155,11 +160,11 @@ pub(super) struct QuantizeArgs {
     pub(super) tokenizer: Option<PathBuf>,
 
     /// Samples that are used at most [default: all]
-    #[arg(short = 'n', long, alias = "nsamples", value_name = "N", requires = "calib")]
+    #[arg(short = 'n', long, alias = "nsamples", value_name = "N", requires = "calib", value_parser = positive)]
     pub(super) samples: Option<usize>,
 
     /// Tokens of a sample
-    #[arg(long, alias = "seqlen", value_name = "N", requires = "calib")]
+    #[arg(long, alias = "seqlen", value_name = "N", requires = "calib", value_parser = positive)]
     pub(super) seq_len: Option<usize>,
 
     /// A whole pipeline instead of a recipe: 'infer-types,select,rtn,pack,to-nbits'
@@ -175,7 +180,7 @@ pub(super) struct QuantizeArgs {
     pub(super) seed: u64,
 
     /// Threads; the result does not depend on it [default: all cores]
-    #[arg(short = 'j', long, value_name = "N")]
+    #[arg(short = 'j', long, value_name = "N", value_parser = positive)]
     pub(super) threads: Option<usize>,
 
     /// Memory that may be used at most: 700MB, 1.5GiB, or a number of bytes
@@ -201,6 +206,18 @@ pub(super) struct QuantizeArgs {
     /// Follow symbolic links to data files outside of the model's folder
     #[arg(long)]
     pub(super) allow_external_symlinks: bool,
+
+    /// Take initializers as constants that are inputs too, so that a caller could override them
+    #[arg(long)]
+    pub(super) treat_as_constant: bool,
+
+    /// Read the output back, decode every weight in it, and compare it with what was chosen
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(super) verify: Option<Verify>,
+
+    /// Read files as a whole instead of mapping them, as is safe where they may change meanwhile
+    #[arg(long)]
+    pub(super) no_mmap: bool,
 
     /// Leave out the metadata that says how the model was made
     #[arg(long)]

@@ -12,6 +12,7 @@ use qcc_report::Note;
 use super::command::Progress;
 use super::exit::{Ended, say, show};
 use super::watch;
+use super::words::positive;
 
 /// Options of `eval`.
 #[derive(Args, Debug)]
@@ -32,11 +33,11 @@ pub(super) struct EvalArgs {
     pub(super) tokenizer: Option<PathBuf>,
 
     /// Samples that are used at most
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, alias = "nsamples", value_name = "N", value_parser = positive)]
     pub(super) samples: Option<usize>,
 
     /// Tokens of a sample
-    #[arg(long, value_name = "N")]
+    #[arg(long, alias = "seqlen", value_name = "N", value_parser = positive)]
     pub(super) seq_len: Option<usize>,
 
     /// Print JSON

@@ -12,6 +12,7 @@ mod man;
 mod passes;
 mod quantize;
 mod record;
+mod verify;
 mod watch;
 mod words;
 

@@ -13,6 +13,7 @@ use qcc_report::{Note, RunRecord, bytes};
 use super::command::{QuantizeArgs, When};
 use super::exit::{self, Ended, Json, say, show};
 use super::record::record;
+use super::verify::{Choices, Verify};
 use super::{watch, words};
 
 /// Runs the command. `options` are those that may change the output, for the record.
@@ -25,8 +26,12 @@ pub(super) fn run(
     // What was typed wrong is said before a large model is opened.
     let settings = Settings::of(args)?;
     let mut compiler = compiler(args, &settings)?;
-    let read =
-        ReadOptions { strict: args.strict, allow_external_symlinks: args.allow_external_symlinks };
+    let read = ReadOptions {
+        strict: args.strict,
+        allow_external_symlinks: args.allow_external_symlinks,
+        treat_as_constant: args.treat_as_constant,
+        no_mmap: args.no_mmap,
+    };
     let model = Model::open_with(&args.input, &read)?;
     let before = model.source().size_bytes();
     let tell = |label: &str, text: &str| {
@@ -63,6 +68,10 @@ pub(super) fn run(
     }
     for it in args.look.instruments(&output) {
         compiler = compiler.instrument(it);
+    }
+    let choices = Choices::default();
+    if args.verify == Some(Verify::Full) {
+        compiler = compiler.instrument(Box::new(choices.clone()));
     }
     let progress = watch::progress(args.progress, args.quiet);
     let compiled = compiler.cancel(cancel()).progress(progress).run(&model)?;
@@ -118,6 +127,14 @@ pub(super) fn run(
     if let Some((from, to)) = written.raised {
         let text = format!("the opset was raised from {from} to {to}, which the format needs");
         notes.add(&[Diagnostic::warning(codes::QCC0203, text)]);
+    }
+    if args.verify == Some(Verify::Full) {
+        let (same, open) = choices.compare(&record, &output)?;
+        let open = match open {
+            0 => String::new(),
+            count => format!(", {count} have no codes to compare"),
+        };
+        tell("verify", &format!("{same} weights read back as they were chosen{open}"));
     }
     record.output = Some(output.display().to_string());
     record.bytes_after = Some(written.size_bytes);
@@ -199,6 +216,9 @@ fn compiler(args: &QuantizeArgs, settings: &Settings) -> Result<Compiler, Error>
         compiler = compiler.format(words::format(&args.format))?;
         if let Some(recipe) = &args.recipe {
             compiler = compiler.recipe(recipe)?;
+        }
+        if args.inline_functions {
+            compiler = compiler.prepare("inline-functions,infer-types,dce")?;
         }
         if args.requantize {
             compiler = compiler.prepare("dequantize-weights,dce")?;

@@ -74,6 +74,17 @@ pub(super) fn format(name: &str) -> &str {
     }
 }
 
+/// A number of things, at least one.
+///
+/// # Errors
+/// Says so.
+pub(super) fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("it takes a whole number from 1 on".to_owned()),
+        Ok(count) => Ok(count),
+    }
+}
+
 /// Bits of weights and of activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Scheme {

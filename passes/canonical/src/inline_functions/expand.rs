@@ -12,10 +12,10 @@ use qcc_ir::{
 use qcc_ops::parse;
 use qcc_tensor::Tensor;
 
-/// Nodes that one call may become. What grows beyond is a mistake, or an attack.
+/// Nodes that all calls together may become. What grows beyond is a mistake, or an attack.
 const MAX_NODES: usize = 1 << 18;
 
-/// Calls inside of calls.
+/// Calls and graphs inside of each other.
 const MAX_DEPTH: usize = 64;
 
 /// Which nodes are calls, and of what.
@@ -88,17 +88,18 @@ struct Frame<'a> {
     prefix: String,
 }
 
-/// The expansion of one call.
+/// The expansion of calls, one after the other.
 pub(super) struct Expand<'a> {
     calls: &'a Calls<'a>,
     /// Names of the functions that are being copied, outermost first.
     stack: Vec<(&'a str, &'a str)>,
+    depth: usize,
     n_nodes: usize,
 }
 
 impl<'a> Expand<'a> {
     pub(super) fn new(calls: &'a Calls<'a>) -> Self {
-        Self { calls, stack: Vec::new(), n_nodes: 0 }
+        Self { calls, stack: Vec::new(), depth: 0, n_nodes: 0 }
     }
 
     /// Copies the body of `function` into the patch, for the call `node`. One value for each
@@ -107,12 +108,14 @@ impl<'a> Expand<'a> {
     /// # Errors
     /// Why the call must stay.
     pub(super) fn call(
-        mut self,
+        &mut self,
         patch: &mut Patch,
         function: &'a Function,
         node: &Node,
     ) -> Result<Vec<Value>, String> {
         let attrs = node.op().map(|it| it.attrs()).unwrap_or_default();
+        self.stack.clear();
+        self.depth = 0;
         let results = self.expand(patch, function, node, attrs, &node.inputs, label(node))?;
         // Names of results may be fixed; a value that has a name, or gets one, needs another node.
         let mut taken: BTreeSet<Value> = node.inputs.iter().flatten().copied().collect();
@@ -145,9 +148,6 @@ impl<'a> Expand<'a> {
         let key = (function.domain.as_str(), function.name.as_str());
         if self.stack.contains(&key) {
             return Err(format!("'{}' calls itself", function.name));
-        }
-        if self.stack.len() == MAX_DEPTH {
-            return Err(format!("calls are nested deeper than {MAX_DEPTH}"));
         }
         let mut given = attrs;
         for (name, default) in &function.attrs {
@@ -200,11 +200,15 @@ impl<'a> Expand<'a> {
         map: &mut Map,
         frame: &Frame<'a>,
     ) -> Result<(), String> {
+        if self.depth == MAX_DEPTH {
+            return Err(format!("its body is nested deeper than {MAX_DEPTH}"));
+        }
+        self.depth += 1;
         for id in graph.topo() {
             let Some(node) = graph.node(id) else { continue };
             self.n_nodes += 1;
             if self.n_nodes > MAX_NODES {
-                return Err(format!("its body has more than {MAX_NODES} nodes"));
+                return Err(format!("bodies have more than {MAX_NODES} nodes"));
             }
             match &node.kind {
                 Kind::Input(_) | Kind::Capture => {}
@@ -216,6 +220,7 @@ impl<'a> Expand<'a> {
                 Kind::Op(op) => self.copy_op(sink, graph, id, op, map, frame)?,
             }
         }
+        self.depth -= 1;
         Ok(())
     }
 

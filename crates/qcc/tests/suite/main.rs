@@ -1,0 +1,13 @@
+//! The command on bad input and on bad days: an error with a code, or a warning and a whole output;
+//! never a panic, a part of an output, or a changed input.
+
+#[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod data_files;
+#[cfg(test)]
+mod models;
+#[cfg(test)]
+mod outputs;
+#[cfg(test)]
+mod samples;
