@@ -157,9 +157,7 @@ fn pack(layout: Layout, quant: &Quant, numbers: &Numbers, store: &Store) -> Resu
                 let codes = numbers.codes().reshape(dims).map_err(|it| in_words(&it))?;
                 let dims = vec![n, layout.blocks()];
                 let scales = match spec.scale {
-                    ScaleType::F32 => {
-                        numbers.scales().reshape(dims).map_err(|it| in_words(&it))?
-                    }
+                    ScaleType::F32 => numbers.scales().reshape(dims).map_err(|it| in_words(&it))?,
                     _ => stored(scales.to_vec(), dims, spec.scale)?,
                 };
                 return Ok(Bytes { codes, scales, zeros, block });

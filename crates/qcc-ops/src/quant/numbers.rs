@@ -156,7 +156,9 @@ impl Numbers {
                 pack_fields(row, field, out);
             }
         }
-        let of = |it: Result<Tensor, TensorError>| it.map_err(|it| reader.error("codes", it.to_string()));
+        let of = |it: Result<Tensor, TensorError>| {
+            it.map_err(|it| reader.error("codes", it.to_string()))
+        };
         Ok(Some(Self {
             shape,
             codes: of(Tensor::from_vec(vec![form.n, row_bytes], fields))?,

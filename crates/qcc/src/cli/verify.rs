@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use clap::ValueEnum;
 use qcc::{Error, Model};
 use qcc_diag::{Diagnostic, codes};
-use qcc_ir::{EvalCx, Graph, Node, OpRef, Scope, Value};
+use qcc_ir::{EvalCx, Graph, Node, Op as _, OpRef, Scope, Value};
 use qcc_ops::dequantize::DequantizeLinear;
 use qcc_ops::gather_quant::GatherBlockQuantized;
 use qcc_ops::matmul_q::MatMulQ;
@@ -123,9 +123,8 @@ struct Held {
 /// Whether the numbers stand for the same bytes.
 fn is_same(quant: &Quant, held: &Held) -> bool {
     let Some(numbers) = &quant.numbers else { return false };
-    let Ok(codes) = numbers.to_codes(quant.spec, quant.form) else { return false };
     let dims = held.tensor.dims().to_vec();
-    let want = decoded(&codes, held.order, held.tensor.dtype(), dims);
+    let want = decoded(numbers, held.order, held.tensor.dtype(), dims);
     want.is_ok_and(|it| it.bytes() == held.tensor.bytes())
 }
 
@@ -229,8 +228,9 @@ impl File<'_> {
             by: String::new(),
         };
         let zeros = self.input(3);
-        let codes = packed.unpack(&self.input(1)?, &scales, zeros.as_ref()).ok()?;
-        let tensor = decoded(&codes, Order::Nk, dtype, packed.dims).ok()?;
+        let codes = self.input(1)?;
+        let inputs = [Some(&codes), Some(&scales), zeros.as_ref()];
+        let tensor = packed.eval(&EvalCx::default(), &inputs, 1).ok()?.into_iter().next()?;
         Some(Held { tensor, order: Order::Nk })
     }
 }
