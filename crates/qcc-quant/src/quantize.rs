@@ -67,13 +67,11 @@ pub(crate) fn quantize_groups(
         Order::Nk => (TILE_FLOATS / columns).clamp(1, n),
         Order::Kn => KN_ROWS.min(n),
     };
-    let field = out.field;
+    let NumbersMut { field, codes, scales, zeros } = out;
     let row_bytes = field_bytes(k, field).unwrap_or(usize::MAX);
-    assert_eq!(out.codes.len(), n * row_bytes, "fields of these rows");
-    let blocks = out.codes.par_chunks_mut(tile_rows * row_bytes).zip(
-        out.scales
-            .par_chunks_mut(tile_rows * groups)
-            .zip(out.zeros.par_chunks_mut(tile_rows * groups)),
+    assert_eq!(codes.len(), n * row_bytes, "fields of these rows");
+    let blocks = codes.par_chunks_mut(tile_rows * row_bytes).zip(
+        scales.par_chunks_mut(tile_rows * groups).zip(zeros.par_chunks_mut(tile_rows * groups)),
     );
     let buffers = || {
         // Fields of 8 bits are codes of one byte: they are written in place.

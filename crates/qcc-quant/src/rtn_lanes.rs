@@ -30,20 +30,20 @@ pub(crate) fn rtn_lanes(
     if n == 0 || k == 0 {
         return SquaredError::default();
     }
+    let NumbersMut { field, codes, scales, zeros } = out;
     let size = spec.group.len(k);
     // Codes of a vector of bytes: spans are whole groups and whole vectors of bytes.
-    let chunk = LANES * usize::from(8 / out.field);
+    let chunk = LANES * usize::from(8 / field);
     let span = size / gcd(size, chunk) * chunk;
     let span = span.min(k.next_multiple_of(chunk));
     let lanes =
         (TILE_FLOATS / span / LANES * LANES).clamp(LANES, ROWS).min(n.next_multiple_of(LANES));
-    let row_bytes = field_bytes(k, out.field).unwrap_or(usize::MAX);
-    assert_eq!(out.codes.len(), n * row_bytes, "fields of these rows");
+    let row_bytes = field_bytes(k, field).unwrap_or(usize::MAX);
+    assert_eq!(codes.len(), n * row_bytes, "fields of these rows");
     let groups = spec.group.count(k);
-    let field = out.field;
-    let blocks = out.codes.par_chunks_mut(lanes * row_bytes).zip(
-        out.scales.par_chunks_mut(lanes * groups).zip(out.zeros.par_chunks_mut(lanes * groups)),
-    );
+    let blocks = codes
+        .par_chunks_mut(lanes * row_bytes)
+        .zip(scales.par_chunks_mut(lanes * groups).zip(zeros.par_chunks_mut(lanes * groups)));
     let turned = rows.transposed();
     let errors: Vec<SquaredError> = blocks
         .enumerate()
@@ -264,9 +264,9 @@ impl Span<'_> {
                 for (row, line) in (vector * LANES..self.count).zip(rows) {
                     let at = row * self.codes.stride + self.codes.first + left;
                     let out = &mut self.codes.data[at..at + width];
-                    match out.as_mut_array() {
-                        Some(out) => *out = line,
-                        None => out.copy_from_slice(&line[..width]),
+                    match <&mut [u8; LANES]>::try_from(&mut *out) {
+                        Ok(out) => *out = line,
+                        Err(_) => out.copy_from_slice(&line[..width]),
                     }
                 }
             }
