@@ -107,4 +107,13 @@ mod tests {
         assert_eq!(run(2, 2), [1, 2]);
         assert_eq!(run(2, 0), [0; 0]);
     }
+
+    #[test]
+    fn no_elements_of_any_size() {
+        let op = CenterCropPad { axes: None };
+        let x = Tensor::new(qcc_tensor::DType::U8, vec![2, 3, 2], vec![7u8; 12].into()).unwrap();
+        let shape = Tensor::vector(vec![0, i64::MAX, 3]);
+        let out = op.eval(&EvalCx::default(), &[Some(&x), Some(&shape)], 1).unwrap();
+        assert_eq!(out[0].dims(), [0, i64::MAX as usize, 3]);
+    }
 }

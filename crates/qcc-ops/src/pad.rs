@@ -139,6 +139,10 @@ pub(crate) fn pad_constant(
         dims.push(padded(dim, amount)?);
     }
     let mut room = cells.room(cx, &dims)?;
+    if dims.contains(&0) {
+        // The other dimensions may be of any size, and places in them have no numbers.
+        return cells.tensor(cx, dims, room);
+    }
     fill(room.bytes(), &cell);
     // What stays of the operand, and where it goes.
     let (mut stays, mut place) = (View::of(tensor.dims()), View::of(&dims));
