@@ -1,7 +1,8 @@
 //! The structural class of a part of a graph: equal parts have equal classes.
 //!
-//! What counts: operators, attributes, how they read each other, and types of constants. What does
-//! not: names, values of constants, and the order in which the file has the nodes.
+//! What counts: operators on the main path, attributes, how they read each other, and types of
+//! constants. What does not: names, values of constants, the order in which the file has the nodes,
+//! and how masks and shapes are made, which exporters share between layers as they see fit.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use super::flow::Flow;
 /// The class of some nodes, which stand in topological order.
 pub(super) fn class(flow: &Flow<'_>, nodes: &[NodeId]) -> u64 {
     let mut inside: BTreeMap<NodeId, u64> = BTreeMap::new();
-    for &id in nodes {
+    for &id in nodes.iter().filter(|it| flow.main.get(**it)) {
         if let Some(node) = flow.graph.node(id) {
             let digest = of_node(flow, node, &inside);
             inside.insert(id, digest);
@@ -46,10 +47,10 @@ fn of_node(flow: &Flow<'_>, node: &Node, inside: &BTreeMap<NodeId, u64>) -> u64 
 }
 
 fn operand_of(hash: &mut Xxh3, flow: &Flow<'_>, value: Value, inside: &BTreeMap<NodeId, u64>) {
-    if let Some(digest) = inside.get(&value.node) {
+    if let Some(digest) = inside.get(&value.node).filter(|_| flow.is_main(value)) {
         hash.update(&digest.to_le_bytes());
         hash.update(&value.slot.to_le_bytes());
-    } else if flow.main.get(value.node) {
+    } else if flow.is_main(value) {
         hash.update(b"main");
     } else if flow.varies.get(value.node) {
         hash.update(b"side");

@@ -25,10 +25,8 @@ pub(super) struct Chain {
 /// residual stream, and the others end before it.
 pub(super) fn find(flow: &Flow<'_>) -> Vec<Chain> {
     let (tree, vertices) = post_dominators(flow);
-    let mut number = BTreeMap::new();
-    for (idx, id) in vertices.iter().enumerate() {
-        number.insert(*id, idx + 1);
-    }
+    let number: BTreeMap<NodeId, usize> = vertices.iter().copied().zip(1..).collect();
+    let id_of = |at: usize| at.checked_sub(1).and_then(|it| vertices.get(it)).copied();
     let mut is_cut = vec![false; vertices.len() + 1];
     is_cut[0] = flow.sinks.len() > 1;
     for source in &flow.sources {
@@ -39,12 +37,12 @@ pub(super) fn find(flow: &Flow<'_>) -> Vec<Chain> {
         }
     }
     let mut children: Vec<Vec<usize>> = vec![Vec::new(); is_cut.len()];
-    for at in 1..is_cut.len() {
-        if is_cut[at] {
-            children[tree.parent[at]].push(at);
-        }
+    for at in (1..is_cut.len()).filter(|it| is_cut[*it]) {
+        children[tree.parent[at]].push(at);
     }
-    let id_of = |at: usize| at.checked_sub(1).and_then(|it| vertices.get(it)).copied();
+    for list in &mut children {
+        list.sort_by_key(|&it| id_of(it).map(|it| (flow.depth.get(it), it)));
+    }
     let mut begins: Vec<usize> = if is_cut[0] { vec![0] } else { children[0].clone() };
     let mut chains = Vec::new();
     while let Some(last) = begins.pop() {
@@ -60,11 +58,34 @@ pub(super) fn find(flow: &Flow<'_>) -> Vec<Chain> {
         cuts.reverse();
         chains.push(Chain { cuts });
     }
+    trim(flow, &mut chains);
     chains
 }
 
+/// Ends a chain where it first reads one that stands before it, as that which it joins does: from
+/// there on it is inside a part of that one. So the inner values of a cross attention are no cuts,
+/// although all that an encoder makes goes through them.
+fn trim(flow: &Flow<'_>, chains: &mut Vec<Chain>) {
+    let mut of = BTreeMap::new();
+    for (idx, chain) in chains.iter().enumerate() {
+        of.extend(chain.cuts.iter().flatten().map(|it| (*it, idx)));
+    }
+    // The first chain with a cut that each node depends on, itself included.
+    let mut first: BTreeMap<NodeId, usize> = BTreeMap::new();
+    for (id, node) in flow.nodes().filter(|it| flow.live.get(it.0)) {
+        let before = flow.main_operands(node).filter_map(|it| first.get(&it).copied());
+        if let Some(it) = before.chain(of.get(&id).copied()).min() {
+            first.insert(id, it);
+        }
+    }
+    for (idx, chain) in chains.iter_mut().enumerate() {
+        chain.cuts.retain(|it| it.is_none_or(|it| first.get(&it) == Some(&idx)));
+    }
+    chains.retain(|it| !it.cuts.is_empty());
+}
+
 /// Of the cuts that come right before one, that with the fewest nodes between; of two such the
-/// deeper one.
+/// one that comes first: the other one may read it on its way.
 fn nearest(
     flow: &Flow<'_>,
     cut: Option<NodeId>,
@@ -82,7 +103,7 @@ fn nearest(
     while !front.is_empty() {
         let reached = |id: &NodeId| number.get(id).copied().filter(|it| ends.contains(it));
         let found: Vec<usize> = front.iter().filter_map(reached).collect();
-        if let Some(best) = found.into_iter().max_by_key(depth) {
+        if let Some(best) = found.into_iter().min_by_key(depth) {
             return Some(best);
         }
         let mut next = Vec::new();

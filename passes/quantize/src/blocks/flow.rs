@@ -94,7 +94,12 @@ impl<'g> Flow<'g> {
 
     /// Nodes of the main path that a node reads data of.
     pub(super) fn main_operands(&self, node: &'g Node) -> impl Iterator<Item = NodeId> {
-        data(node).map(|it| it.node).filter(|&it| self.main.get(it))
+        data(self.graph, node).map(|it| it.node).filter(|&it| self.main.get(it))
+    }
+
+    /// Whether a value is on the main path.
+    pub(super) fn is_main(&self, value: Value) -> bool {
+        self.main.get(value.node) && !is_beside(self.graph, value)
     }
 
     fn find_products(&mut self, sites: &[Site]) {
@@ -142,7 +147,7 @@ impl<'g> Flow<'g> {
         let mut heavy = PerNode::<bool>::new(self.graph);
         let mut begins = PerNode::<bool>::new(self.graph); // at a lookup or a float input
         for (id, node) in self.nodes() {
-            let reads = |marks: &PerNode<bool>| data(node).any(|it| marks.get(it.node));
+            let reads = |marks: &PerNode<bool>| data(self.graph, node).any(|it| marks.get(it.node));
             heavy.set(id, self.products.contains_key(&id) || reads(&heavy));
             begins.set(id, self.is_source(id, node) || reads(&begins));
         }
@@ -151,7 +156,7 @@ impl<'g> Flow<'g> {
             if self.products.contains_key(&id) {
                 product_data(self.graph, node).for_each(|it| feeds.set(it.node, true));
             } else if !heavy.get(id) && feeds.get(id) {
-                data(node).for_each(|it| feeds.set(it.node, true));
+                data(self.graph, node).for_each(|it| feeds.set(it.node, true));
             }
         }
         let (mut main, mut touched) = (PerNode::new(self.graph), PerNode::new(self.graph));
@@ -165,7 +170,7 @@ impl<'g> Flow<'g> {
             if !is_main {
                 continue;
             }
-            let before = data(node).map(|it| it.node).filter(|&it| main.get(it));
+            let before = data(self.graph, node).map(|it| it.node).filter(|&it| main.get(it));
             let before = before.map(|it| depth.get(it)).max();
             depth.set(id, before.unwrap_or(0u32).saturating_add(1));
             if before.is_none() {
@@ -239,14 +244,20 @@ impl<'g> Flow<'g> {
 }
 
 /// Values whose elements, and not only shapes, a node reads.
-fn data(node: &Node) -> impl Iterator<Item = Value> {
+fn data(graph: &Graph, node: &Node) -> impl Iterator<Item = Value> {
     let name = node.op().filter(|it| it.domain().is_empty()).map_or("", |it| it.name());
     let most = match name {
         "Shape" | "Size" | "EyeLike" | "RandomNormalLike" | "RandomUniformLike" => 0,
         "CastLike" => 1,
         _ => usize::MAX,
     };
-    node.uses().take(most)
+    node.uses().take(most).filter(|it| !is_beside(graph, *it))
+}
+
+/// Whether a value is a mask that a node on the main path makes besides.
+fn is_beside(graph: &Graph, value: Value) -> bool {
+    let op = graph.node(value.node).filter(|_| value.slot == 1).and_then(|it| it.op());
+    op.is_some_and(|it| it.name() == "EmbedLayerNormalization")
 }
 
 /// Values that a product multiplies by its weights. A bias, a mask or a cache is not among them.

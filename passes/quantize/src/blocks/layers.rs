@@ -1,6 +1,7 @@
 //! Layers: what repeats along a chain of cuts.
 //!
-//! The parts between cuts that hold products are compared by the sizes of their weights. The row of
+//! The parts between cuts that hold products are compared by the sizes of their weights, and by
+//! whether they hold attention, over what the same or another chain makes. The row of
 //! parts with the smallest period that covers most is a run of layers, period by period; what lies
 //! before and after it is searched in turn. A layer begins with attention where it has any. A
 //! part that does not repeat is a layer by itself if it is an attention, with what comes after it
@@ -111,7 +112,7 @@ fn run(
     const LONGEST: usize = 64;
     let same = |a: usize, b: usize| {
         let (a, b) = (&segments[products[a]], &segments[products[b]]);
-        a.weights == b.weights && a.attends == b.attends
+        a.weights == b.weights && a.attends == b.attends && a.crosses == b.crosses
     };
     let mut best: Option<(usize, usize, usize)> = None;
     for period in 1..=(range.len() / 2).min(LONGEST) {

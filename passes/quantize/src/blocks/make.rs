@@ -227,7 +227,7 @@ fn finish(flow: &Flow<'_>, sites: &[Site], parts: &[Part], ranks: &Ranks) -> Vec
             let is_op = |it: &Value| graph.node(it.node).is_some_and(|it| it.op().is_some());
             let outside = node.uses().filter(|it| !(is_here(it.node) && is_op(it)));
             for value in outside.filter(|it| flow.varies.get(it.node)) {
-                let is_main = flow.main.get(value.node);
+                let is_main = flow.is_main(value);
                 if is_main {
                     inputs.insert(value)
                 } else {
@@ -240,7 +240,7 @@ fn finish(flow: &Flow<'_>, sites: &[Site], parts: &[Part], ranks: &Ranks) -> Vec
                 if !is_output && !is_read {
                     continue;
                 }
-                let is_main = flow.main.get(id) && (is_read || flow.sinks.contains(&id));
+                let is_main = flow.is_main(value) && (is_read || flow.sinks.contains(&id));
                 if is_main {
                     outputs.insert(value)
                 } else {
