@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use qcc_ir::{Graph, Kind, Node, NodeId, Value};
 use qcc_ops::nbits::MatMulNBits;
+use qcc_ops::transpose::Transpose;
 use qcc_tensor::DType;
 
 use crate::sites::Site;
@@ -319,13 +320,20 @@ fn count(dims: &[usize]) -> u64 {
 }
 
 /// Dimensions of a value that follows from constants: where types were not inferred, those of
-/// what it is made from.
+/// what it is made from, as it is transposed on the way.
 fn dims_of(graph: &Graph, value: Value) -> Option<Vec<usize>> {
-    let mut value = value;
-    loop {
+    let (mut value, mut turns) = (value, Vec::new());
+    let mut dims = loop {
         if let Some(dims) = graph.ty(value).known_dims() {
-            return Some(dims);
+            break dims;
         }
-        value = (*graph.node(value.node)?.inputs.first()?)?;
+        let node = graph.node(value.node)?;
+        turns.extend(node.op().and_then(|it| it.is::<Transpose>()));
+        value = (*node.inputs.first()?)?;
+    };
+    for turn in turns.iter().rev() {
+        let order = turn.order(dims.len()).ok()?;
+        dims = order.iter().filter_map(|it| dims.get(*it)).copied().collect();
     }
+    Some(dims)
 }
