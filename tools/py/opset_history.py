@@ -4,7 +4,7 @@
     opset_history.py           compares the table in stable.rs with the schemas; fails if they differ
     opset_history.py --write   writes the table
 
-An operator is listed under the oldest opset from which on it means the same up to opset 25. Between two versions of a schema
+An operator is listed under the oldest opset from which on it means the same up to opset 25, and again if it is older. Between two versions of a schema
 it does when every attribute keeps its type and default, new ones are not required, and inputs and outputs keep their places,
 new ones being optional. OTHER_MEANING holds the versions that changed the meaning under the same form.
 """
@@ -49,12 +49,12 @@ def means_the_same(old, new):
 
 
 def stable():
-    """Names by the oldest opset from which on they mean the same."""
+    """Names by the oldest opset from which on they mean the same, and those of them that are older."""
     history = {}
     for schema in defs.get_all_schemas_with_history():
         if schema.domain == "" and schema.since_version <= NEWEST:
             history.setdefault(schema.name, {})[schema.since_version] = schema
-    since = {}
+    since, changed = {}, []
     for name, versions in history.items():
         order = [versions[v] for v in sorted(versions)]
         first = order[0]
@@ -62,11 +62,13 @@ def stable():
             first = first if means_the_same(old, new) else new
         if not order[-1].deprecated:
             since.setdefault(first.since_version, []).append(name)
-    return {v: sorted(names) for v, names in sorted(since.items())}
+            changed += [name] if first is not order[0] else []
+    return {v: sorted(names) for v, names in sorted(since.items())}, sorted(changed)
 
 
 def listed(text):
-    return {int(v): re.findall(r'"(\w+)"', names) for v, names in re.findall(r"\(\s*(\d+),\s*&\[(.*?)\],?\s*\)", text, re.S)}
+    changed = re.search(r"(?s)CHANGED: [^=]*= &\[(.*?)\];", text)[1]
+    return {int(v): re.findall(r'"(\w+)"', names) for v, names in re.findall(r"\(\s*(\d+),\s*&\[(.*?)\],?\s*\)", text, re.S)}, re.findall(r'"(\w+)"', changed)
 
 
 def main():
@@ -75,20 +77,22 @@ def main():
     a = p.parse_args()
     with open(TABLE) as f:
         text = f.read()
-    want = stable()
+    want, have = stable(), listed(text)
     if a.write:
-        rows = ["    (%d, &[%s])," % (v, ", ".join(f'"{n}"' for n in names)) for v, names in want.items()]
+        rows = ["    (%d, &[%s])," % (v, ", ".join(f'"{n}"' for n in names)) for v, names in want[0].items()]
+        text = re.sub(r"(?s)(STABLE: [^=]*= &\[).*?(\];)", lambda m: "\n".join([m[1], *rows, m[2]]), text, count=1)
+        names = ", ".join(f'"{n}"' for n in want[1])
+        text = re.sub(r"(?s)(CHANGED: [^=]*= &\[).*?(\];)", lambda m: m[1] + names + m[2], text, count=1)
         with open(TABLE, "w") as f:
-            f.write(re.sub(r"(?s)(STABLE: [^=]*= &\[).*?(\];)", lambda m: "\n".join([m[1], *rows, m[2]]), text, count=1))
+            f.write(text)
         return
-    have = listed(text)
-    for version in sorted({*want, *have}):
-        wrong = set(want.get(version, ())) ^ set(have.get(version, ()))
+    for version in sorted({*want[0], *have[0]}):
+        wrong = set(want[0].get(version, ())) ^ set(have[0].get(version, ()))
         if wrong:
             print(f"opset {version}: the table and the schemas differ in {', '.join(sorted(wrong))}")
     if have != want:
         sys.exit("the table is not that of the schemas; opset_history.py --write, then rustfmt")
-    print(f"{sum(map(len, want.values()))} operators are listed as the schemas have them")
+    print(f"{sum(map(len, want[0].values()))} operators are listed as the schemas have them")
 
 
 if __name__ == "__main__":

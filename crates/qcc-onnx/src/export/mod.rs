@@ -291,6 +291,9 @@ impl Needs {
                                 needs.at_least(21, 10);
                             }
                         }
+                        if op.is_named("Expand") {
+                            needs.at_least(8, 3);
+                        }
                         if op.is_named("Slice") {
                             needs.at_least(10, 5); // starts and ends are inputs
                         }
