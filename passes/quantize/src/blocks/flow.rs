@@ -252,7 +252,7 @@ impl<'g> Flow<'g> {
 
     /// Marks what some nodes read of the main path, themselves included, and tells what is new.
     fn reach(&self, from: &[NodeId], seen: &mut PerNode<bool>, tell: &mut dyn FnMut(NodeId)) {
-        let mut stack = from.to_vec();
+        let mut stack: Vec<NodeId> = from.iter().copied().collect();
         while let Some(id) = stack.pop() {
             let Some(node) = self.graph.node(id).filter(|_| !seen.get(id)) else { continue };
             seen.set(id, true);

@@ -38,7 +38,7 @@ pub(super) fn blocks(flow: &Flow<'_>, sites: &[Site], options: &BlockOptions) ->
             for range in bounded(segments, group.segments, options.max_params) {
                 let params = segments[range.clone()].iter().map(|it| it.params);
                 let params = params.fold(0, u64::saturating_add);
-                let cuts = chain.cuts[range].to_vec();
+                let cuts = chain.cuts[range].iter().copied().collect();
                 parts.push(Part { cuts, kind: group.kind, params, group: n_groups });
             }
             n_groups += 1;

@@ -1,6 +1,6 @@
 //! Blocks of graphs made by hand, and what does not change them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use qcc_ir::{GraphBuilder, Node, Output, Type};
@@ -360,16 +360,8 @@ proptest! {
         for (a, b) in before.iter().zip(&after) {
             let about = |it: &Block| (it.kind, it.layer, it.class, it.params);
             prop_assert_eq!(about(a), about(b));
-            let nodes = |list: &[NodeId]| {
-                let mut list = list.to_vec();
-                list.sort_unstable();
-                list
-            };
-            let values = |list: &[Value]| {
-                let mut list = list.to_vec();
-                list.sort_unstable();
-                list
-            };
+            let nodes = |list: &[NodeId]| list.iter().copied().collect::<BTreeSet<_>>();
+            let values = |list: &[Value]| list.iter().copied().collect::<BTreeSet<_>>();
             let there = |it: &Value| Value { node: moved[&it.node], slot: it.slot };
             let moved_nodes: Vec<NodeId> = a.nodes.iter().map(|it| moved[it]).collect();
             prop_assert_eq!(nodes(&moved_nodes), nodes(&b.nodes));
