@@ -232,13 +232,13 @@ impl<'g> Flow<'g> {
         let mut seen = PerNode::<bool>::new(self.graph);
         for output in outputs {
             let mut adds = self.sinks.is_empty();
-            self.reach(&[output], &mut seen, &mut |id| adds |= self.products.contains_key(&id));
+            self.reach(vec![output], &mut seen, &mut |id| adds |= self.products.contains_key(&id));
             if adds {
                 self.sinks.push(output);
             }
         }
         let mut live = PerNode::new(self.graph);
-        self.reach(&self.sinks, &mut live, &mut |_| {});
+        self.reach(self.sinks.clone(), &mut live, &mut |_| {});
         let mut height = PerNode::<u32>::new(self.graph);
         for (id, node) in self.nodes().rev().filter(|it| live.get(it.0)) {
             let here = height.get(id).saturating_add(1);
@@ -251,8 +251,8 @@ impl<'g> Flow<'g> {
     }
 
     /// Marks what some nodes read of the main path, themselves included, and tells what is new.
-    fn reach(&self, from: &[NodeId], seen: &mut PerNode<bool>, tell: &mut dyn FnMut(NodeId)) {
-        let mut stack: Vec<NodeId> = from.iter().copied().collect();
+    fn reach(&self, from: Vec<NodeId>, seen: &mut PerNode<bool>, tell: &mut dyn FnMut(NodeId)) {
+        let mut stack = from;
         while let Some(id) = stack.pop() {
             let Some(node) = self.graph.node(id).filter(|_| !seen.get(id)) else { continue };
             seen.set(id, true);

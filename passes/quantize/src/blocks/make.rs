@@ -30,15 +30,17 @@ pub(super) fn blocks(flow: &Flow<'_>, sites: &[Site], options: &BlockOptions) ->
     let segments = segments(flow, &chains);
     let mut parts = Vec::new();
     let mut n_groups = 0;
-    for (chain, segments) in chains.iter().zip(&segments) {
+    for (chain, segments) in chains.into_iter().zip(&segments) {
         if segments.iter().all(|it| it.weights.is_empty()) {
             continue; // its nodes go where they are read
         }
+        // Groups and their pieces have all segments in order.
+        let mut cuts = chain.cuts.into_iter();
         for group in group(segments) {
             for range in bounded(segments, group.segments, options.max_params) {
                 let params = segments[range.clone()].iter().map(|it| it.params);
                 let params = params.fold(0, u64::saturating_add);
-                let cuts = chain.cuts[range].iter().copied().collect();
+                let cuts = cuts.by_ref().take(range.len()).collect();
                 parts.push(Part { cuts, kind: group.kind, params, group: n_groups });
             }
             n_groups += 1;
