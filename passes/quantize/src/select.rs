@@ -388,34 +388,43 @@ fn others(root: &Graph, key: &(Scope, Value), uses: &[Chosen<'_>]) -> Option<Vec
     let chosen: Vec<(&Scope, NodeId, usize)> =
         uses.iter().map(|it| (&it.site.scope, it.site.node, it.site.operand)).collect();
     let all = leaf_uses(root, key)?.into_iter();
-    Some(all.filter(|it| !chosen.contains(&(&it.0, it.1, it.2))).map(|it| (it.0, it.1)).collect())
+    let left = all.filter(|it| !chosen.contains(&(&it.0, it.1, it.2))).map(|it| (it.0, it.1));
+    let mut left: Vec<(Scope, NodeId)> = left.collect();
+    left.dedup(); // a node may read it twice
+    Some(left)
 }
 
 /// Says when the file will hold the floats of a weight beside its codes.
 fn note_kept(ctx: &mut Ctx<'_>, root: &Graph, key: &(Scope, Value), uses: &[Chosen<'_>]) {
     let Some(first) = uses.first() else { return };
-    let who = match others(root, key, uses) {
+    let others = others(root, key, uses);
+    let who = match others.as_deref() {
         None => "an output".to_owned(),
-        Some(others) => {
-            let Some((scope, node)) = others.first() else { return };
-            let more = match others.len() {
-                1 => String::new(),
-                count => format!(" and {} more", count - 1),
-            };
-            let graph = root.at(scope);
-            let label = graph.and_then(|graph| {
+        Some([]) => return,
+        Some([(scope, node), rest @ ..]) => {
+            let label = root.at(scope).and_then(|graph| {
                 let name = graph.node(*node)?.name.as_str();
                 let value = Value { node: *node, slot: 0 };
                 Some(if name.is_empty() { graph.value_name(value) } else { name })
             });
+            let more = match rest.len() {
+                0 => String::new(),
+                count => format!(" and {count} more"),
+            };
             format!("'{}'{more}", label.unwrap_or_default())
         }
     };
+    let is_looked_up = others.iter().flatten().any(|(scope, node)| {
+        let node = root.at(scope).and_then(|it| it.node(*node));
+        node.and_then(|it| it.op()).is_some_and(|it| it.is_named("Gather"))
+    });
     let name = &first.site.name;
     let text = format!("'{name}' is quantized, and kept in float as well for {who}");
-    ctx.note(Diagnostic::warning(codes::QCC0608, text).with_note("the file holds both").with_help(
-        format!("--embeddings lets lookups read the codes; --exclude '{name}' leaves it in float"),
-    ));
+    let mut note = Diagnostic::warning(codes::QCC0608, text).with_note("the file holds both");
+    if is_looked_up {
+        note = note.with_help("--embeddings with the same bits lets lookups read the codes");
+    }
+    ctx.note(note.with_help(format!("--exclude '{name}' leaves it in float only")));
 }
 
 fn record(ctx: &mut Ctx<'_>, graph: &Graph, key: &(Scope, Value), uses: &[Chosen<'_>]) {

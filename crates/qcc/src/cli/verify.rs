@@ -43,8 +43,13 @@ impl Instrument for Choices {
             let Some(graph) = at.graph.at(&scope) else { continue };
             for (id, node) in graph.nodes() {
                 if let Some(op) = node.op().filter(|it| it.is::<Quant>().is_some()) {
-                    let name = graph.value_name(Value { node: id, slot: 0 });
-                    all.insert(name.to_owned(), op.clone());
+                    // A `Quant` of only some uses has a longer name than the weight.
+                    let own = graph.value_name(Value { node: id, slot: 0 });
+                    let source = node.inputs.first().copied().flatten();
+                    let source = source.map(|it| graph.value_name(it));
+                    let rest = source.and_then(|it| own.strip_prefix(it));
+                    let name = source.filter(|_| rest.is_some_and(|it| it.starts_with(".quant")));
+                    all.insert(name.unwrap_or(own).to_owned(), op.clone());
                 }
             }
         }

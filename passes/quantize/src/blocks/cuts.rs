@@ -41,7 +41,7 @@ pub(super) fn find(flow: &Flow<'_>) -> Vec<Chain> {
         children[tree.parent[at]].push(at);
     }
     for list in &mut children {
-        list.sort_by_key(|&it| id_of(it).map(|it| (flow.depth.get(it), it)));
+        list.sort_by_key(|&it| id_of(it).map(|it| flow.position(it)));
     }
     let mut begins: Vec<usize> = if is_cut[0] { vec![0] } else { children[0].clone() };
     let mut chains = Vec::new();
@@ -96,14 +96,14 @@ fn nearest(
     if before.len() < 2 {
         return before.first().copied();
     }
-    let depth = |it: &usize| id_of(*it).map_or(0, |it| flow.depth.get(it));
+    let position = |it: &usize| id_of(*it).map(|it| flow.position(it));
     let ends: BTreeSet<usize> = before.iter().copied().collect();
     let mut seen = BTreeSet::new();
     let mut front: Vec<NodeId> = cut.map_or_else(|| flow.sinks.clone(), |it| vec![it]);
     while !front.is_empty() {
         let reached = |id: &NodeId| number.get(id).copied().filter(|it| ends.contains(it));
         let found: Vec<usize> = front.iter().filter_map(reached).collect();
-        if let Some(best) = found.into_iter().min_by_key(depth) {
+        if let Some(best) = found.into_iter().min_by_key(position) {
             return Some(best);
         }
         let mut next = Vec::new();
@@ -117,7 +117,7 @@ fn nearest(
         }
         front = next;
     }
-    before.iter().copied().max_by_key(depth)
+    before.iter().copied().max_by_key(position)
 }
 
 /// Ancestors in a tree that grows by leaves, in logarithmic time: each vertex knows its parent and

@@ -5,6 +5,7 @@
 //! embeddings do, while masks, rotary tables and caches, which meet heavy values first, do not.
 //! A shape carries no data, so `Shape` ends every path.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use qcc_ir::{Graph, Kind, Node, NodeId, Value};
@@ -58,6 +59,8 @@ pub(super) struct Flow<'g> {
     pub(super) live: PerNode<bool>,
     /// Nodes of the main path on the longest one that ends here.
     pub(super) depth: PerNode<u32>,
+    /// Nodes of the main path on the longest one that begins here.
+    pub(super) height: PerNode<u32>,
     /// Nodes that multiply by weights.
     pub(super) products: BTreeMap<NodeId, Product>,
     /// Where the main path begins.
@@ -77,6 +80,7 @@ impl<'g> Flow<'g> {
             touched: PerNode::new(graph),
             live: PerNode::new(graph),
             depth: PerNode::new(graph),
+            height: PerNode::new(graph),
             products: BTreeMap::new(),
             sources: Vec::new(),
             sinks: Vec::new(),
@@ -96,6 +100,12 @@ impl<'g> Flow<'g> {
     /// Nodes of the main path that a node reads data of.
     pub(super) fn main_operands(&self, node: &'g Node) -> impl Iterator<Item = NodeId> {
         data(self.graph, node).map(|it| it.node).filter(|&it| self.main.get(it))
+    }
+
+    /// Where a node stands, apart from the order in which the file has it: what it depends on stands
+    /// before it. Only nodes that stand alike in every way are told apart by their number.
+    pub(super) fn position(&self, id: NodeId) -> (u32, Reverse<u32>, NodeId) {
+        (self.depth.get(id), Reverse(self.height.get(id)), id)
     }
 
     /// Whether a value is on the main path.
@@ -218,23 +228,31 @@ impl<'g> Flow<'g> {
         }
         let outputs = self.graph.outputs().iter().map(|it| it.node);
         let mut outputs: Vec<NodeId> = outputs.filter(|&it| self.main.get(it)).collect();
-        outputs.sort_by_key(|&it| std::cmp::Reverse(weight.get(it))); // stable
+        outputs.sort_by_key(|&it| Reverse(weight.get(it))); // stable
         let mut seen = PerNode::<bool>::new(self.graph);
         for output in outputs {
             let mut adds = self.sinks.is_empty();
-            self.reach(&[output], &mut seen, &mut |id| adds |= self.products.contains_key(&id));
+            self.reach(vec![output], &mut seen, &mut |id| adds |= self.products.contains_key(&id));
             if adds {
                 self.sinks.push(output);
             }
         }
         let mut live = PerNode::new(self.graph);
-        self.reach(&self.sinks, &mut live, &mut |_| {});
-        self.live = live;
+        self.reach(self.sinks.clone(), &mut live, &mut |_| {});
+        let mut height = PerNode::<u32>::new(self.graph);
+        for (id, node) in self.nodes().rev().filter(|it| live.get(it.0)) {
+            let here = height.get(id).saturating_add(1);
+            height.set(id, here);
+            for operand in self.main_operands(node) {
+                height.set(operand, height.get(operand).max(here));
+            }
+        }
+        (self.live, self.height) = (live, height);
     }
 
     /// Marks what some nodes read of the main path, themselves included, and tells what is new.
-    fn reach(&self, from: &[NodeId], seen: &mut PerNode<bool>, tell: &mut dyn FnMut(NodeId)) {
-        let mut stack = from.to_vec();
+    fn reach(&self, from: Vec<NodeId>, seen: &mut PerNode<bool>, tell: &mut dyn FnMut(NodeId)) {
+        let mut stack = from;
         while let Some(id) = stack.pop() {
             let Some(node) = self.graph.node(id).filter(|_| !seen.get(id)) else { continue };
             seen.set(id, true);

@@ -87,7 +87,8 @@ fn singles(segments: &[Segment], range: Range<usize>) -> Vec<Group> {
 /// Layers as ranges of `products`, in order and apart from each other.
 fn layers(segments: &[Segment], products: &[usize]) -> Vec<Range<usize>> {
     let mut found = Vec::new();
-    let mut open = vec![0..products.len()];
+    let all = 0..products.len();
+    let mut open = vec![all];
     while let Some(range) = open.pop() {
         let Some((start, period, count)) = run(segments, products, range.clone()) else {
             found.extend(by_form(segments, products, range));

@@ -30,23 +30,28 @@ pub(super) fn blocks(flow: &Flow<'_>, sites: &[Site], options: &BlockOptions) ->
     let segments = segments(flow, &chains);
     let mut parts = Vec::new();
     let mut n_groups = 0;
-    for (chain, segments) in chains.iter().zip(&segments) {
+    for (chain, segments) in chains.into_iter().zip(&segments) {
         if segments.iter().all(|it| it.weights.is_empty()) {
             continue; // its nodes go where they are read
         }
+        // Groups and their pieces have all segments in order.
+        let mut cuts = chain.cuts.into_iter();
         for group in group(segments) {
             for range in bounded(segments, group.segments, options.max_params) {
                 let params = segments[range.clone()].iter().map(|it| it.params);
                 let params = params.fold(0, u64::saturating_add);
-                let cuts = chain.cuts[range].to_vec();
+                let cuts = cuts.by_ref().take(range.len()).collect();
                 parts.push(Part { cuts, kind: group.kind, params, group: n_groups });
             }
             n_groups += 1;
         }
     }
-    let depth = |it: &Option<NodeId>| it.map_or(u32::MAX, |it| flow.depth.get(it));
+    // A part runs after what its last cut depends on; the end of all is no node.
     let last = |it: &Part| it.cuts.last().copied().flatten();
-    parts.sort_by_key(|it| (it.cuts.iter().map(depth).max(), last(it)));
+    parts.sort_by_key(|it| {
+        let last = last(it);
+        (last.is_none(), last.map(|it| flow.position(it)))
+    });
     if parts.is_empty() {
         parts.push(Part { cuts: vec![None], kind: Kind::Single, params: 0, group: 0 });
     }
@@ -58,7 +63,7 @@ pub(super) fn blocks(flow: &Flow<'_>, sites: &[Site], options: &BlockOptions) ->
 /// What lies before each cut of each chain.
 fn segments(flow: &Flow<'_>, chains: &[Chain]) -> Vec<Vec<Segment>> {
     let mut cuts: Vec<NodeId> = chains.iter().flat_map(|it| &it.cuts).copied().flatten().collect();
-    cuts.sort_by_key(|&it| (flow.depth.get(it), it));
+    cuts.sort_by_key(|&it| flow.position(it));
     let fixed: BTreeMap<NodeId, u32> = cuts.iter().zip(0..).map(|(a, b)| (*a, b)).collect();
     let end = u32::try_from(cuts.len()).unwrap_or(u32::MAX);
     let ranks = assign(flow, &fixed, Some(end));

@@ -106,11 +106,10 @@ fn crossings(flow: &Flow<'_>, nodes: &[NodeId], max: u64) -> Vec<u32> {
     let (mut cuts, mut sum, mut candidate) = (Vec::new(), 0u64, None);
     let n_levels = levels.len();
     for (idx, (depth, params)) in levels.into_iter().enumerate() {
-        if sum > 0 && params > 0 && sum.saturating_add(params) > max {
-            if let Some((at, rest)) = candidate.take() {
-                cuts.push(at);
-                sum = sum.saturating_sub(rest);
-            }
+        let is_full = sum > 0 && params > 0 && sum.saturating_add(params) > max;
+        if let Some((at, rest)) = candidate.take_if(|_| is_full) {
+            cuts.push(at);
+            sum = sum.saturating_sub(rest);
         }
         sum = sum.saturating_add(params);
         while let Some((_, delta)) = changes.next_if(|it| it.0 <= depth) {
