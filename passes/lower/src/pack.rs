@@ -181,7 +181,7 @@ fn pack(layout: Layout, quant: &Quant, numbers: &Numbers, store: &Store) -> Resu
                 let dims = vec![n, layout.blocks()];
                 let scales = match spec.scale {
                     ScaleType::F32 => numbers.scales().reshape(dims).map_err(|it| in_words(&it))?,
-                    _ => stored(scales.to_vec(), dims, spec.scale)?,
+                    _ => stored(scales.iter().copied(), dims, spec.scale)?,
                 };
                 return Ok(Bytes { codes, scales, zeros, block });
             }
@@ -280,15 +280,16 @@ fn tensor(dtype: DType, dims: Vec<usize>, bytes: Buffer) -> Result<Tensor, Strin
 }
 
 /// Scales in the type they are stored in. They were rounded to it before codes were chosen.
-fn stored(scales: Vec<f32>, dims: Vec<usize>, kind: ScaleType) -> Result<Tensor, String> {
+fn stored(
+    scales: impl IntoIterator<Item = f32>,
+    dims: Vec<usize>,
+    kind: ScaleType,
+) -> Result<Tensor, String> {
+    let scales = scales.into_iter();
     let tensor = match kind {
-        ScaleType::F32 => Tensor::from_vec(dims, scales),
-        ScaleType::F16 => {
-            Tensor::from_vec(dims, scales.into_iter().map(f16::from_f32).collect::<Vec<_>>())
-        }
-        ScaleType::BF16 => {
-            Tensor::from_vec(dims, scales.into_iter().map(bf16::from_f32).collect::<Vec<_>>())
-        }
+        ScaleType::F32 => Tensor::from_vec(dims, scales.collect::<Vec<_>>()),
+        ScaleType::F16 => Tensor::from_vec(dims, scales.map(f16::from_f32).collect::<Vec<_>>()),
+        ScaleType::BF16 => Tensor::from_vec(dims, scales.map(bf16::from_f32).collect::<Vec<_>>()),
     };
     tensor.map_err(|it| it.to_string())
 }
