@@ -96,7 +96,7 @@ pub(crate) fn tune(
         for (&idx, _) in &chosen {
             squares.insert(idx, Squares::new(weights[idx].quant.form.k));
         }
-        let mut part = Part::new(graph, &results, &tapped, &session.pool);
+        let mut part = Part::new(graph, results.clone(), tapped, &session.pool);
         let mut wanted = Vec::with_capacity(chain.len());
         for sample in 0..chain.len() {
             let feed = chain.feed(graph, block, sample, Side::Float);
@@ -133,7 +133,7 @@ pub(crate) fn tune(
             chain.part();
         }
         if chain.has_parted() {
-            let mut part = Part::new(graph, &results, &[], &session.pool);
+            let mut part = Part::new(graph, results.clone(), Vec::new(), &session.pool);
             let rounded = tuned.iter().map(|it| Ok((it.name.clone(), it.best()?)));
             let rounded = rounded.collect::<Result<Vec<_>, PassError>>()?;
             for sample in 0..chain.len() {

@@ -19,13 +19,14 @@ pub(super) struct Part<'a> {
 
 impl<'a> Part<'a> {
     /// The part that computes `outputs`, and `tapped` to be seen.
-    pub(super) fn new(graph: &'a Graph, outputs: &[Value], tapped: &[Value], pool: &Pool) -> Self {
-        let options = PlanOptions {
-            outputs: Some(outputs.to_vec()),
-            tapped: tapped.to_vec(),
-            pool: pool.clone(),
-            profile: false,
-        };
+    pub(super) fn new(
+        graph: &'a Graph,
+        outputs: Vec<Value>,
+        tapped: Vec<Value>,
+        pool: &Pool,
+    ) -> Self {
+        let options =
+            PlanOptions { outputs: Some(outputs), tapped, pool: pool.clone(), profile: false };
         Self { graph, options, plan: None }
     }
 

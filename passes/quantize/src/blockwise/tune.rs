@@ -1,6 +1,5 @@
 //! The steps of one block.
 
-use qcc_exec::ExecError;
 use qcc_ir::{Graph, Value};
 use qcc_pass::{Ctx, PassError};
 use qcc_tensor::Tensor;
@@ -37,13 +36,13 @@ impl Objective<'_> {
         options: Options,
     ) -> Result<Result<(), String>, PassError> {
         let values: Vec<Value> = tuned.iter().map(|it| it.value).collect();
-        let (graph, n_gradients) = match gradients(self.graph, &self.block.outputs, &values) {
-            Ok(graph) => (graph, values.len()),
+        let graph = match gradients(self.graph, &self.block.outputs, &values) {
+            Ok(graph) => graph,
             Err(why) => return Ok(Err(why)),
         };
         let pool = &ctx.session.pool;
-        let mut backward = Part::new(&graph, &graph.outputs()[..n_gradients], &[], pool);
-        let mut forward = Part::new(self.graph, &self.block.outputs, &[], pool);
+        let mut backward = Part::new(&graph, graph.outputs().into(), Vec::new(), pool);
+        let mut forward = Part::new(self.graph, self.block.outputs.clone(), Vec::new(), pool);
         let (held, used): (Vec<usize>, Vec<usize>) = split(self.chain.len());
         let start = self.loss(&mut forward, tuned, &held)?;
         let mut least = start;

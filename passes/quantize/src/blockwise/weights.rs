@@ -49,7 +49,7 @@ impl Tuned {
             value,
             name,
             form: weight.quant.form,
-            dims: weight.tensor.dims().to_vec(),
+            dims: weight.tensor.dims().into(),
             tuner: Tuner::new(&start, steps, Scales::Tuned),
             gradient: vec![0.0; weights.len()],
             weights,
@@ -99,5 +99,5 @@ impl Tuned {
 
 fn tensor(form: Form, dims: &[usize], codes: &Codes) -> Result<Tensor, PassError> {
     let fill = &mut |row: usize, out: &mut [f32]| codes.dequantize(row, out);
-    Ok(floats(form, DType::F32, dims.to_vec(), fill)?)
+    Ok(floats(form, DType::F32, dims.into(), fill)?)
 }
