@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use qcc_ir::{Graph, Kind, Node, NodeId, OpRef, Scope, Type, Value};
 use qcc_ops::fused_matmul::FusedMatMul;
+use qcc_ops::grad::MatMulGradW;
 use qcc_ops::matmul::{Gemm, MatMul};
 use qcc_ops::nbits::MatMulNBits;
 
@@ -213,7 +214,9 @@ impl<'a> Planner<'a> {
 fn flops(op: &OpRef, inputs: &[Option<Type>], outputs: &[Option<Type>]) -> Option<u64> {
     let dims = inputs.first()?.as_ref()?.known_dims()?;
     let (&last, before) = dims.split_last()?;
-    let depth = if let Some(op) = op.is::<MatMulNBits>() {
+    let depth = if op.is::<MatMulGradW>().is_some() {
+        before.iter().try_fold(1usize, |all, &it| all.checked_mul(it))?
+    } else if let Some(op) = op.is::<MatMulNBits>() {
         op.k
     } else if op.is::<Gemm>().is_some_and(|it| it.trans_a)
         || op.is::<FusedMatMul>().is_some_and(|it| it.a.matrix)

@@ -5,6 +5,8 @@
 //! reader of each value, so that a run gives the memory of a result to a later one. A plan runs as
 //! often as there are samples of its shape; results are the same bytes for any number of threads.
 //!
+//! [`differentiate`] adds to a graph the nodes that compute its derivative.
+//!
 //! `If`, `Loop` and `Scan` are run here; every other operator runs itself.
 
 #![warn(clippy::indexing_slicing, clippy::panic)]
@@ -12,6 +14,7 @@
 mod bind;
 mod compile;
 mod control;
+mod differentiate;
 pub mod equal;
 mod error;
 mod facts;
@@ -29,6 +32,7 @@ use qcc_ir::Graph;
 use qcc_tensor::Tensor;
 
 pub use bind::Bound;
+pub use differentiate::{Gradient, GradientError, Seed, differentiate};
 pub use error::{ExecError, Label, Unsupported, unsupported};
 pub use plan::{Plan, PlanOptions};
 pub use profile::{Profile, ProfileRow};

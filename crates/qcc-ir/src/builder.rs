@@ -22,6 +22,12 @@ impl GraphBuilder {
         Self { graph, position: 0 }
     }
 
+    /// Goes on from a graph that exists: what is added stands behind all that is there.
+    pub fn on(graph: Graph) -> Self {
+        let last = graph.nodes().map(|it| it.1.place.position).max();
+        Self { graph, position: last.map_or(0, |it| it.saturating_add(1)) }
+    }
+
     /// Adds an input; `default` is an initializer that callers may override.
     pub fn input(&mut self, name: &str, ty: Type, default: Option<Tensor>) -> Value {
         self.leaf(Kind::Input(default), name, ty)
@@ -85,9 +91,23 @@ impl GraphBuilder {
         }
     }
 
+    /// Renames a value; the name must be free.
+    pub(crate) fn rename(&mut self, value: Value, name: String) {
+        if let Some(node) = self.graph.node_mut(value.node)
+            && let Some(output) = node.outputs.get_mut(value.slot as usize)
+        {
+            output.name = name;
+        }
+    }
+
     /// The graph so far.
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// The graph, of which the caller knows that it has no cycle.
+    pub(crate) fn into_graph(self) -> Graph {
+        self.graph
     }
 
     /// The graph.

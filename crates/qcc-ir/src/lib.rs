@@ -9,6 +9,7 @@ mod apply;
 mod attr;
 mod builder;
 mod compare;
+mod emit;
 mod function;
 mod graph;
 mod names;
@@ -23,6 +24,7 @@ mod verify;
 
 pub use attr::{Attr, Attrs};
 pub use builder::GraphBuilder;
+pub use emit::{Adjoints, Emitter, Io, NotDifferentiable};
 pub use function::{Function, Functions};
 pub use graph::Graph;
 pub use node::{Kind, Node, NodeId, Output, Place, Region, Value};

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::{Graph, Node, NodeId};
 
 /// Names of nodes and values in every scope, so that no new name hides an old one.
+#[derive(Debug)]
 pub(crate) struct Names {
     values: BTreeSet<String>,
     nodes: BTreeSet<String>,

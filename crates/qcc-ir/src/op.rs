@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use qcc_tensor::{Dim, Pool, Tensor, TensorError};
 
-use crate::{Attrs, Type};
+use crate::{Adjoints, Attrs, Emitter, Io, NotDifferentiable, Type, Value};
 
 /// A shared operator.
 pub type OpRef = Arc<dyn Op>;
@@ -59,6 +59,17 @@ pub trait Op: fmt::Debug + Any + Send + Sync {
         inputs: &[Option<&Tensor>],
         n_outputs: usize,
     ) -> Result<Vec<Tensor>, EvalError>;
+
+    /// The vector-Jacobian product, as nodes that `b` adds: from the adjoints `dy` of the outputs
+    /// the adjoint of each operand. An output that nothing reads on the way to the loss has no
+    /// adjoint; an operand that is not wanted, or on which no output depends, gets none.
+    ///
+    /// # Errors
+    /// When the operator, or this form of it, has no derivative that is known here.
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let _ = (b, io, dy);
+        Err(NotDifferentiable::new(self.domain(), self.name(), ""))
+    }
 
     /// Whether equal operands give equal results and nothing else happens. Random operators, and
     /// those that are not known, are not pure.

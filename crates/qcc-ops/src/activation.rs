@@ -5,11 +5,16 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::Tensor;
 
+use crate::compare::Compare;
+use crate::emit::{Emit, args};
 use crate::numeric::{Number, build, map_float, with_integer};
 use crate::operands::one;
+use crate::unary::Unary;
 use crate::vector::{self, Lane};
 use crate::{AttrError, AttrReader, OpDef};
 
@@ -206,6 +211,106 @@ impl Op for Activation {
             }
         }?])
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, y, [x]) = args(self, io, dy)?;
+        Ok(vec![Some(self.pull(b, g, x, y))])
+    }
+}
+
+impl Activation {
+    /// The adjoint of `x` from `g`, that of `y = f(x)`.
+    pub(crate) fn pull(self, b: &mut Emitter, g: Value, x: Value, y: Value) -> Value {
+        let is = |b: &mut Emitter, how: Compare, x: Value, bound: f64| {
+            let bound = b.scalar(x, bound);
+            b.apply(how, &[x, bound])
+        };
+        // `g` times a slope that is linear in `y`.
+        let by = |b: &mut Emitter, factor: f32, term: f32| {
+            let scaled = b.scale(y, factor.into());
+            let slope = b.shift(scaled, term.into());
+            b.mul(g, slope)
+        };
+        match self {
+            LeakyRelu { alpha } => {
+                let is_below = is(b, Compare::Less, x, 0.0);
+                let scaled = b.scale(g, alpha.into());
+                b.select(is_below, scaled, g)
+            }
+            Elu { alpha } => {
+                let is_below = is(b, Compare::Less, x, 0.0);
+                let scaled = by(b, 1.0, alpha);
+                b.select(is_below, scaled, g)
+            }
+            Selu { alpha, gamma } => {
+                let is_above = is(b, Compare::Greater, x, 0.0);
+                let (line, scaled) = (b.scale(g, gamma.into()), by(b, 1.0, gamma * alpha));
+                b.select(is_above, line, scaled)
+            }
+            Celu { alpha } => {
+                let is_below = is(b, Compare::Less, x, 0.0);
+                let scaled = by(b, 1.0 / alpha, 1.0);
+                b.select(is_below, scaled, g)
+            }
+            HardSigmoid { alpha, .. } => {
+                let (low, high) = (is(b, Compare::Greater, y, 0.0), is(b, Compare::Less, y, 1.0));
+                let is_inside = b.apply(Compare::And, &[low, high]);
+                let scaled = b.scale(g, alpha.into());
+                b.masked(is_inside, scaled)
+            }
+            ThresholdedRelu { alpha } => {
+                let is_above = is(b, Compare::Greater, x, alpha.into());
+                b.masked(is_above, g)
+            }
+            Shrink { lambd, .. } => {
+                let size = b.apply(Unary::Abs, &[x]);
+                let is_outside = is(b, Compare::Greater, size, lambd.into());
+                b.masked(is_outside, g)
+            }
+            // The normal distribution's share below x, plus x times its density.
+            Gelu => {
+                let scaled = b.scale(x, std::f64::consts::FRAC_1_SQRT_2);
+                let error = b.apply(Unary::Erf, &[scaled]);
+                let twice = b.shift(error, 1.0);
+                let share = b.scale(twice, 0.5);
+                let square = b.mul(scaled, scaled);
+                let less = b.scale(square, -1.0);
+                let bell = b.apply(Unary::Exp, &[less]);
+                let density = b.scale(bell, (2.0 * std::f64::consts::PI).sqrt().recip());
+                let tail = b.mul(x, density);
+                let slope = b.add(share, tail);
+                b.mul(g, slope)
+            }
+            // With `t` the tangent and `k` the root: `(1 + t + x (1 - t^2) k (1 + 3 * 0.044715 x^2)) / 2`.
+            GeluTanh => {
+                let k = std::f64::consts::FRAC_2_PI.sqrt();
+                let square = b.mul(x, x);
+                let bent = b.scale(square, 0.044715 * k);
+                let inner = b.shift(bent, k);
+                let arg = b.mul(x, inner);
+                let t = b.apply(Unary::Tanh, &[arg]);
+                let t2 = b.mul(t, t);
+                let rest = b.minus(1.0, t2);
+                let steep = b.scale(square, 3.0 * 0.044715 * k);
+                let inner_slope = b.shift(steep, k);
+                let xr = b.mul(x, rest);
+                let tail = b.mul(xr, inner_slope);
+                let one_t = b.shift(t, 1.0);
+                let twice = b.add(one_t, tail);
+                let slope = b.scale(twice, 0.5);
+                b.mul(g, slope)
+            }
+            Swish { alpha } => {
+                let ax = b.scale(x, alpha.into());
+                let s = b.sigmoid(ax);
+                let ay = b.scale(y, alpha.into());
+                let rest = b.minus(1.0, s);
+                let tail = b.mul(ay, rest);
+                let slope = b.add(s, tail);
+                b.mul(g, slope)
+            }
+        }
+    }
 }
 
 fn shrink(cx: &EvalCx, x: &Tensor, bias: f64, lambd: f64) -> Result<Tensor, EvalError> {
@@ -253,6 +358,7 @@ mod tests {
 
     use super::*;
     use crate::parse;
+    use crate::testing::{check_vjp, floats, values};
 
     fn all() -> [Activation; 10] {
         [
@@ -277,6 +383,14 @@ mod tests {
         }
         let attrs = vec![("approximate".to_owned(), Attr::from("sin"))];
         assert!(parse("", "Gelu", 20, attrs).is_err());
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        for it in all() {
+            check_vjp(&it, &[floats(&[-4.1, -1.7, -0.8, -0.3, 0.2, 0.5, 1.1, 2.3, 6.0])], 1);
+            check_vjp(&it, &[values(&[2, 1, 5])], 1);
+        }
     }
 
     #[test]

@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attr, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{DType, Dim, Tensor};
 
+use crate::emit::{Emit, args};
 use crate::numeric::{Number, build, with_number, wrong_type};
 use crate::operands::{axis, one, two};
 use crate::{AttrError, AttrReader, OpDef};
@@ -176,6 +179,11 @@ impl Op for CumSum {
             }))?
         }, other => return Err(wrong_type("CumSum", other)))])
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [_, axis]) = args(self, io, dy)?;
+        Ok(vec![Some(b.apply(Self { reverse: !self.reverse, ..*self }, &[g, axis]))])
+    }
 }
 
 /// `x / norm(x)`; 0 where the norm is 0.
@@ -248,6 +256,7 @@ impl Op for LpNorm {
 mod tests {
     use super::*;
     use crate::parse;
+    use crate::testing::{check_vjp, values};
 
     #[test]
     fn attributes_make_the_same_operator() {
@@ -275,5 +284,13 @@ mod tests {
         let it = LpNorm { axis: -1, l1: false };
         let out = it.eval(&EvalCx::default(), &[Some(&x)], 1).unwrap().remove(0);
         assert_eq!(&*out.to_f32().unwrap(), [0.0, 0.0, 0.6, -0.8]);
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        for flags in 0..4 {
+            let op = CumSum { exclusive: flags & 1 == 1, reverse: flags & 2 == 2 };
+            check_vjp(&op, &[values(&[2, 5]), Tensor::scalar(1i64).into()], 1);
+        }
     }
 }

@@ -5,13 +5,17 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attr, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{DType, Tensor};
 
 use crate::broadcast::{self, Walk, zip, zip_fast};
 use crate::numeric::{Number, build, with_integer, with_number, wrong_type};
 use crate::operands::{need, two};
 use crate::{AttrError, AttrReader, OpDef};
+
+mod vjp;
 
 /// A function of two elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +130,10 @@ impl Op for Arith {
     ) -> Result<Vec<Tensor>, EvalError> {
         let (a, b) = two(self.name(), inputs)?;
         Ok(vec![self.apply(cx, a, b)?])
+    }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        vjp::arith(*self, b, io, dy)
     }
 }
 
@@ -337,6 +345,10 @@ impl Op for Variadic {
             sum = Div.apply(cx, &sum, &count)?;
         }
         Ok(vec![sum])
+    }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        vjp::variadic(*self, b, io, dy)
     }
 }
 

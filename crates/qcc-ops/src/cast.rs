@@ -7,9 +7,12 @@
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attr, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{DType, Tensor};
 
+use crate::emit::{Emit, args, no_vjp};
 use crate::minifloat::{MiniFloat, PowerRounding, decode_power, encode_power, pack, unpack};
 use crate::numeric::{Number, with_integer, with_number};
 use crate::operands::{one, two};
@@ -101,6 +104,13 @@ impl Op for Cast {
     ) -> Result<Vec<Tensor>, EvalError> {
         Ok(vec![cast(self, cx, one("Cast", inputs)?, self.to, self.rounding)?])
     }
+
+    /// As if nothing were rounded.
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [x]) = args(self, io, dy)?;
+        let to = b.ty(x).dtype().ok_or_else(|| no_vjp(self, "the element type is not known"))?;
+        Ok(vec![Some(b.apply(Cast { to, rounding: Rounding::default() }, &[g]))])
+    }
 }
 
 /// Conversion to the element type of the second operand.
@@ -141,6 +151,13 @@ impl Op for CastLike {
     ) -> Result<Vec<Tensor>, EvalError> {
         let (x, like) = two("CastLike", inputs)?;
         Ok(vec![cast(self, cx, x, like.dtype(), self.rounding)?])
+    }
+
+    /// As if nothing were rounded.
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [x]) = args(self, io, dy)?;
+        let to = b.ty(x).dtype().ok_or_else(|| no_vjp(self, "the element type is not known"))?;
+        Ok(vec![Some(b.apply(Cast { to, rounding: Rounding::default() }, &[g]))])
     }
 }
 
@@ -271,6 +288,7 @@ impl Numbers {
 mod tests {
     use super::*;
     use crate::parse;
+    use crate::testing::{check_vjp, values};
 
     fn run(x: &Tensor, to: DType) -> Result<Tensor, EvalError> {
         let op = Cast { to, rounding: Rounding::default() };
@@ -312,5 +330,13 @@ mod tests {
         let x = Tensor::vector(vec![u64::MAX]);
         assert_eq!(run(&x, DType::F32).unwrap().to_f32().unwrap()[0], 2f32.powi(64));
         assert!(run(&x, DType::Str).is_err());
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        let op = Cast { to: DType::F64, rounding: Rounding::default() };
+        check_vjp(&op, &[values(&[2, 3])], 1);
+        let op = CastLike { rounding: Rounding::default() };
+        check_vjp(&op, &[values(&[2, 3]), Tensor::scalar(0f64).into()], 1);
     }
 }

@@ -7,7 +7,9 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attr, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{Dim, Tensor};
 
 use crate::broadcast::Walk;
@@ -15,6 +17,8 @@ use crate::numeric::{narrow, wrong_type};
 use crate::operands::{axis, count, need, one};
 use crate::vector::sum_of;
 use crate::{AttrError, AttrReader, OpDef};
+
+mod vjp;
 
 /// The operators of this file.
 pub const OPS: &[OpDef] = &[
@@ -135,6 +139,10 @@ impl Op for BatchNorm {
         }
         Ok(vec![narrow(self.name(), cx, x.dtype(), x.dims(), out)?])
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        vjp::batch_norm(self, b, io, dy)
+    }
 }
 
 /// Normalization of groups of channels of each sample; of every channel for itself as
@@ -225,6 +233,10 @@ impl Op for GroupNorm {
             }
         }
         Ok(vec![narrow(self.name(), cx, x.dtype(), x.dims(), out)?])
+    }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        vjp::group_norm(self, b, io, dy)
     }
 }
 

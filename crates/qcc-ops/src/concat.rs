@@ -5,11 +5,15 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{Dim, Tensor};
 
 use crate::cells::Cells;
+use crate::emit::{Emit, args, no_vjp};
 use crate::operands::{self, need};
+use crate::split::Split;
 use crate::strided::{Walk, each_row};
 use crate::{AttrError, AttrReader, OpDef};
 
@@ -130,6 +134,20 @@ impl Op for Concat {
         });
         Ok(vec![cells.tensor(cx, dims, room)?])
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [_]) = args(self, io, dy)?;
+        let inputs: Option<Vec<Value>> = io.inputs.iter().copied().collect();
+        let inputs = inputs.ok_or_else(|| no_vjp(self, "an operand is absent"))?;
+        let rank = inputs.iter().find_map(|&it| b.ty(it).rank());
+        let axis = rank.and_then(|it| operands::axis("Concat", self.axis, it).ok());
+        let axis = axis.ok_or_else(|| no_vjp(self, "the rank is not known"))?;
+        let sizes: Vec<Value> = inputs.iter().map(|&it| b.dim_of(it, axis)).collect();
+        let sizes = b.joined(&sizes);
+        let split = Split { axis: axis as i64, split: None, num_outputs: None };
+        let parts = b.outputs(Arc::new(split), &[Some(g), Some(sizes)], inputs.len());
+        Ok(parts.into_iter().map(Some).collect())
+    }
 }
 
 fn added(a: &Dim, b: &Dim) -> Dim {
@@ -146,6 +164,7 @@ mod tests {
     use qcc_tensor::DType;
 
     use super::*;
+    use crate::testing::{check_vjp, values};
 
     fn concat(axis: i64, parts: &[&Tensor]) -> Result<Tensor, EvalError> {
         let inputs: Vec<_> = parts.iter().map(|&it| Some(it)).collect();
@@ -195,5 +214,12 @@ mod tests {
         let any = Type::partial(Some(DType::F32), None);
         let out = Concat { axis: 1 }.infer(&[input(&any), input(&b)], 1).unwrap();
         assert_eq!(out[0].to_string(), "f32[2, ?, s]");
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        let parts = [values(&[2, 3]), values(&[2, 1]), values(&[2, 4]).fixed()];
+        check_vjp(&Concat { axis: -1 }, &parts, 1);
+        check_vjp(&Concat { axis: 0 }, &[values(&[3])], 1);
     }
 }

@@ -7,10 +7,14 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attr, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{DType, Tensor};
 
+use crate::activation::Activation;
 use crate::dims::len_of;
+use crate::emit::{Emit, args};
 use crate::floats::float_tensor;
 use crate::operands::{count, need, optional};
 use crate::vector::{self, Lane};
@@ -147,11 +151,26 @@ impl Op for ContribActivation {
             other => float_tensor(self.name(), other, dims, out)?,
         }])
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, y, [x]) = args(self, io, dy)?;
+        let of = match *self {
+            Self::Gelu | Self::BiasGelu => Activation::Gelu,
+            Self::FastGelu => Activation::GeluTanh,
+            Self::QuickGelu { alpha } => Activation::Swish { alpha },
+        };
+        let Some(bias) = io.input(1) else { return Ok(vec![Some(of.pull(b, g, x, y))]) };
+        let sum = b.add(x, bias);
+        let dx = of.pull(b, g, sum, y);
+        let db = io.wants(1).then(|| b.sum_to(dx, bias));
+        Ok(vec![Some(dx), db])
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{check_against, values};
 
     fn run(name: &str, inputs: &[&Tensor]) -> Vec<f32> {
         let op = crate::parse("com.microsoft", name, 1, Vec::new()).unwrap();
@@ -178,5 +197,37 @@ mod tests {
         let op = crate::parse("com.microsoft", "FastGelu", 1, Vec::new()).unwrap();
         let (x, bias) = (Tensor::vector(vec![1f32, 2.0]), Tensor::scalar(1f32));
         assert!(op.eval(&EvalCx::default(), &[Some(&x), Some(&bias)], 1).is_err());
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        let all = [
+            (ContribActivation::Gelu, 1),
+            (ContribActivation::BiasGelu, 2),
+            (ContribActivation::FastGelu, 1),
+            (ContribActivation::FastGelu, 2),
+            (ContribActivation::QuickGelu { alpha: 1.3 }, 1),
+        ];
+        for (op, count) in all {
+            let forward = |it: &[&Tensor]| {
+                let list: Vec<_> = it.iter().map(|it| it.as_slice::<f64>().unwrap()).collect();
+                let y = list[0].iter().enumerate().map(|(i, x)| {
+                    let x = x + list.get(1).map_or(0.0, |it| it[i % it.len()]);
+                    let k = std::f64::consts::FRAC_2_PI.sqrt();
+                    match op {
+                        ContribActivation::FastGelu => {
+                            0.5 * x * (1.0 + (k * (x + 0.044715 * x.powi(3))).tanh())
+                        }
+                        ContribActivation::QuickGelu { alpha } => {
+                            x / (1.0 + (-f64::from(alpha) * x).exp())
+                        }
+                        _ => 0.5 * x * (1.0 + libm::erf(x / std::f64::consts::SQRT_2)),
+                    }
+                });
+                vec![Tensor::from_vec(it[0].dims().to_vec(), y.collect::<Vec<f64>>()).unwrap()]
+            };
+            let args = [values(&[2, 3, 5]), values(&[5])];
+            check_against(&op, &args[..count], &forward);
+        }
     }
 }

@@ -9,11 +9,16 @@
 use std::sync::Arc;
 
 use pulp::NullaryFnOnce;
-use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attr, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{DType, Dim, Tensor};
 
 use crate::dims::len_of;
+use crate::emit::{Emit, args, no_vjp};
 use crate::floats::float_tensor;
+use crate::grad::NormGrad;
+use crate::norm::Kind;
 use crate::operands::{self, count, need, optional};
 use crate::vector::{self, dispatch};
 use crate::{AttrError, AttrReader, OpDef};
@@ -192,6 +197,15 @@ impl Op for SimplifiedLayerNorm {
         }
         Ok(results)
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        if dy.iter().skip(1).any(Option::is_some) {
+            return Err(no_vjp(self, "of its statistics"));
+        }
+        let (g, _, [x, scale]) = args(self, io, dy)?;
+        let grad = NormGrad { kind: Kind::Rms, axis: self.axis, epsilon: self.epsilon };
+        Ok(grad.pull(b, [x, scale, g], io.wants(1)).to_vec())
+    }
 }
 
 /// A norm of a sum; the sum is a result too.
@@ -317,11 +331,51 @@ impl Op for SkipLayerNorm {
         results.truncate(n_outputs.max(1));
         Ok(results)
     }
+
+    /// With `z` the sum: its adjoint is that of the norm plus that of the result that is the sum.
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        if dy.iter().take(3).skip(1).any(Option::is_some) {
+            return Err(no_vjp(self, "of its statistics"));
+        }
+        let of_sum = dy.get(3).copied().flatten();
+        let (Some(x), Some(skip), Some(gamma)) = (io.input(0), io.input(1), io.input(2)) else {
+            return Err(no_vjp(self, "an operand is absent"));
+        };
+        let bias = io.input(self.bias());
+        let (mut dz, mut dg) = (of_sum, None);
+        if let Some(&Some(g)) = dy.first() {
+            let mut z = b.add(x, skip);
+            if let Some(bias) = bias {
+                z = b.add(z, bias);
+            }
+            let kind = if self.norm == Norm::Layer { Kind::Layer } else { Kind::Rms };
+            let grad = NormGrad { kind, axis: -1, epsilon: self.epsilon };
+            let [own, scale] = grad.pull(b, [z, gamma, g], io.wants(2));
+            (dz, dg) = (own, scale);
+            if let (Some(a), Some(c)) = (own, of_sum) {
+                dz = Some(b.add(a, c));
+            }
+        }
+        let mut adjoints = vec![None; io.inputs.len()];
+        for (at, value) in [(0, Some(x)), (1, Some(skip)), (self.bias(), bias)] {
+            if let (Some(value), Some(dz), true) = (value, dz, io.wants(at)) {
+                adjoints[at] = Some(b.sum_to(dz, value));
+            }
+        }
+        adjoints[2] = dg;
+        if let (Norm::Layer, Some(&Some(g)), Some(beta), true) =
+            (self.norm, dy.first(), io.input(3), io.wants(3))
+        {
+            adjoints[3] = Some(b.sum_to(g, beta));
+        }
+        Ok(adjoints)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{check_against, layer_norm, spread, values};
 
     #[test]
     fn sums_and_norms_by_hand() {
@@ -352,5 +406,44 @@ mod tests {
         assert!(wrong.is_ok(), "only the number of elements counts");
         let wrong = op.eval(&EvalCx::default(), &[Some(&x), Some(&Tensor::scalar(1f32))], 1);
         assert!(wrong.is_err());
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        let f64s = |it: &Tensor| it.as_slice::<f64>().unwrap().into_owned();
+        for (norm, centered) in [(Norm::Layer, true), (Norm::Rms, false)] {
+            let op = SkipLayerNorm { norm, epsilon: 1e-2 };
+            let width = 5;
+            // Input, skip, gamma, beta of a layer norm, bias; results 1 and 2 have no adjoint.
+            let forward = |it: &[&Tensor]| {
+                let list: Vec<Vec<f64>> = it.iter().map(|it| f64s(it)).collect();
+                let bias = &list[if centered { 4 } else { 3 }];
+                let sum = list[0].iter().enumerate();
+                let sum = sum.map(|(i, x)| x + list[1][i % list[1].len()] + bias[i % width]);
+                let sum: Vec<f64> = sum.collect();
+                let hat = layer_norm(&sum, width, f64::from(1e-2f32), centered);
+                let shift = |i: usize| if centered { list[3][i % width] } else { 0.0 };
+                let y = hat.iter().enumerate().map(|(i, h)| h * list[2][i % width] + shift(i));
+                let y: Vec<f64> = y.collect();
+                let flags = Tensor::vector(vec![0u8; 2]);
+                let dims = it[0].dims().to_vec();
+                let (y, sum) = (Tensor::from_vec(dims.clone(), y), Tensor::from_vec(dims, sum));
+                vec![y.unwrap(), flags.clone(), flags, sum.unwrap()]
+            };
+            for skip in [&[2, 3, 5][..], &[3, 5]] {
+                let mut args = vec![values(&[2, 3, 5]), values(skip), spread(&[5]), values(&[5])];
+                if centered {
+                    args.push(spread(&[5]));
+                }
+                check_against(&op, &args, &forward);
+            }
+        }
+        let op = SimplifiedLayerNorm { axis: -1, epsilon: 1e-2, stash_type: 1 };
+        let forward = |it: &[&Tensor]| {
+            let (hat, s) = (layer_norm(&f64s(it[0]), 5, f64::from(1e-2f32), false), f64s(it[1]));
+            let y = hat.iter().enumerate().map(|(i, h)| h * s[i % 5]).collect::<Vec<f64>>();
+            vec![Tensor::from_vec(it[0].dims().to_vec(), y).unwrap()]
+        };
+        check_against(&op, &[values(&[3, 5]), spread(&[5])], &forward);
     }
 }

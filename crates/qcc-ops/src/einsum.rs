@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attr, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{DType, Dim, Tensor, checked_len};
 
 use crate::broadcast;
@@ -14,6 +16,8 @@ use crate::matmul::matmul;
 use crate::numeric::{Number, build, narrow, with_number, wrong_type};
 use crate::operands::need;
 use crate::{AttrError, AttrReader, OpDef};
+
+mod vjp;
 
 /// The operators of this file.
 pub const OPS: &[OpDef] = &[OpDef { domain: "", name: "Einsum", parse: Einsum::parse }];
@@ -208,6 +212,10 @@ impl Op for Einsum {
             let data: Vec<&[T]> = data.iter().map(|it| &**it).collect();
             build(cx, &dims, |out: &mut [T]| sum.plain(&data, &tensors, out))?
         }, other => return Err(wrong_type("Einsum", other)))])
+    }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        vjp::einsum(self, b, io, dy)
     }
 }
 

@@ -5,13 +5,16 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, EvalCx, EvalError, Input, Op, Type, TypeError};
+use qcc_ir::{Adjoints, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, Type, TypeError, Value};
 use qcc_tensor::{Dim, Tensor, TensorError};
 
 use crate::OpDef;
 use crate::cells::moved;
+use crate::emit::{Emit, args, no_vjp};
+use crate::gather::Gather;
 use crate::ints::{const_ints, ints, sizes, unknown_dims, vector_len};
 use crate::operands;
+use crate::reshape::Reshape;
 use crate::strided::View;
 
 /// The operators of this file.
@@ -90,6 +93,11 @@ impl Op for Expand {
         let out = moved("Expand", cx, input, dims, |from, width, to| view.copy(from, width, to))?;
         Ok(vec![out])
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [x, _]) = args(self, io, dy)?;
+        Ok(vec![Some(b.sum_to(g, x))])
+    }
 }
 
 /// `Tile(input, repeats)`.
@@ -158,6 +166,32 @@ impl Op for Tile {
         let out = moved("Tile", cx, input, dims, |from, width, to| view.copy(from, width, to))?;
         Ok(vec![out])
     }
+
+    /// The copies of each element are added up.
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [x, repeats]) = args(self, io, dy)?;
+        let rank = b.ty(x).rank().ok_or_else(|| no_vjp(self, "the rank is not known"))?;
+        let list = b.tensor(repeats).and_then(|it| ints("Tile", it).ok());
+        let mut parts = Vec::new();
+        for axis in 0..rank {
+            parts.push(match list.as_ref().and_then(|it| it.get(axis)) {
+                Some(&times) => b.ints(&[times]),
+                None => {
+                    let at = b.ints(&[axis as i64]);
+                    b.apply(Gather { axis: 0 }, &[repeats, at])
+                }
+            });
+            parts.push(b.dim_of(x, axis));
+        }
+        if rank == 0 {
+            return Ok(vec![Some(g)]);
+        }
+        let shape = b.joined(&parts);
+        let split = b.apply(Reshape { allowzero: true }, &[g, shape]);
+        let copies: Vec<i64> = (0..rank as i64).map(|it| 2 * it).collect();
+        let sum = b.sum_over(split, &copies);
+        Ok(vec![Some(b.reshape_to(sum, x))])
+    }
 }
 
 #[cfg(test)]
@@ -165,6 +199,7 @@ mod tests {
     use qcc_tensor::DType;
 
     use super::*;
+    use crate::testing::{check_vjp, ints, values};
 
     fn run(op: &dyn Op, x: &Tensor, list: Vec<i64>) -> Result<Tensor, EvalError> {
         Ok(op.eval(&EvalCx::default(), &[Some(x), Some(&Tensor::vector(list))], 1)?.remove(0))
@@ -203,5 +238,12 @@ mod tests {
         };
         assert_eq!(infer(&Expand, vec![4, 1, 8]), "f32[4, b, 8]");
         assert_eq!(infer(&Tile, vec![1, 2]), "f32[b, ?]");
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        check_vjp(&Expand, &[values(&[3, 1]), ints(&[2, 1, 4])], 1);
+        check_vjp(&Expand, &[values(&[3, 2]), ints(&[1, 1])], 1);
+        check_vjp(&Tile, &[values(&[3, 1, 2]), ints(&[2, 3, 1])], 1);
     }
 }

@@ -80,8 +80,8 @@ fn shape_of<D: Clone>(dims: &[D], one: D, turn: Turn, is_left: bool) -> Option<S
 }
 
 impl Turn {
-    /// One matrix `[rows, cols]` of an operand.
-    fn mat<'a>(self, data: &'a [f32], shape: &Shape<usize>, batch: usize) -> Mat<'a> {
+    /// Where one matrix of an operand begins, and how far its rows and columns lie apart.
+    fn place(self, shape: &Shape<usize>, batch: usize) -> (usize, [usize; 2]) {
         let (rows, cols) =
             if self.matrix { (shape.cols, shape.rows) } else { (shape.rows, shape.cols) };
         let (first, stride) = if self.batch {
@@ -89,8 +89,13 @@ impl Turn {
         } else {
             (batch * rows * cols, cols)
         };
-        let mat = Mat::strided(data.get(first..).unwrap_or(&[]), [rows, cols], [stride, 1]);
-        if self.matrix { mat.t() } else { mat }
+        (first, if self.matrix { [1, stride] } else { [stride, 1] })
+    }
+
+    /// One matrix `[rows, cols]` of an operand.
+    fn mat<'a>(self, data: &'a [f32], shape: &Shape<usize>, batch: usize) -> Mat<'a> {
+        let (first, strides) = self.place(shape, batch);
+        Mat::strided(data.get(first..).unwrap_or(&[]), [shape.rows, shape.cols], strides)
     }
 }
 
@@ -165,18 +170,36 @@ impl Op for FusedMatMul {
         let mut dims = batch.clone();
         dims.extend((!left.is_vector).then_some(m));
         dims.extend((!right.is_vector).then_some(n));
-        let mut out = cx.pool.take(len_of(NAME, &dims)?);
-        let (x, y) = (a.to_f32()?, b.to_f32()?);
         let turn = |it: Turn, is_vector: bool| if is_vector { Turn::default() } else { it };
         let (a_turn, b_turn) = (turn(self.a, left.is_vector), turn(self.b, right.is_vector));
         let walk = Walk::new(&batch, [&left.batch, &right.batch]);
+        if (a.dtype(), b.dtype()) == (DType::F64, DType::F64) {
+            let (x, y) = (a.as_slice::<f64>()?, b.as_slice::<f64>()?);
+            let mut out = vec![0f64; len_of(NAME, &dims)?];
+            for (i, out) in out.chunks_exact_mut((m * n).max(1)).enumerate() {
+                let [p, q] = walk.at(i);
+                let ((p, ps), (q, qs)) = (a_turn.place(&left, p), b_turn.place(&right, q));
+                for (at, out) in out.iter_mut().enumerate() {
+                    let (p, q) = (p + at / n * ps[0], q + at % n * qs[1]);
+                    let sum: f64 = (0..k).map(|i| x[p + i * ps[1]] * y[q + i * qs[0]]).sum();
+                    *out = f64::from(self.alpha) * sum;
+                }
+            }
+            return Ok(vec![Tensor::from_vec(dims, out)?]);
+        }
+        let mut out = cx.pool.take(len_of(NAME, &dims)?);
+        let (x, y) = (a.to_f32()?, b.to_f32()?);
         let operands = |i: usize| {
-            let (row, col) = (i / walk.inner.max(1), i % walk.inner.max(1));
-            let at = walk.offsets(row);
-            let at = [at[0] + col * walk.steps[0], at[1] + col * walk.steps[1]];
+            let at = walk.at(i);
             (a_turn.mat(&x, &left, at[0]), b_turn.mat(&y, &right, at[1]))
         };
-        if out.len() == m * n && !out.is_empty() {
+        let one_b = right.batch.iter().all(|&it| it == 1);
+        if one_b && !a_turn.matrix && !a_turn.batch && !out.is_empty() {
+            // The rows of all products follow each other, so that they are one.
+            let rows = out.len() / n;
+            let (a, b) = (Mat::new(&x, rows, k), b_turn.mat(&y, &right, 0));
+            par_product(MatMut::new(&mut out, rows, n), a, b, self.alpha);
+        } else if out.len() == m * n && !out.is_empty() {
             let (a, b) = operands(0);
             par_product(MatMut::new(&mut out, m, n), a, b, self.alpha);
         } else if !out.is_empty() {

@@ -6,12 +6,18 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{Dim, Tensor, checked_len};
 
 use crate::cells::moved;
+use crate::combine::Combine;
+use crate::emit::{Emit, args, no_vjp};
+use crate::grad::ScatterAdd;
 use crate::ints::{self, position, positions, unknown_dims};
 use crate::operands;
+use crate::scatter::{ScatterElements, ScatterNd};
 use crate::strided::{Walk, row_major, take};
 use crate::{AttrError, AttrReader, OpDef};
 
@@ -70,6 +76,12 @@ impl Op for Gather {
             take(from, len, block * width, &list, to);
         })?;
         Ok(vec![out])
+    }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [x, indices]) = args(self, io, dy)?;
+        let shape = b.shape_of(x);
+        Ok(vec![Some(b.apply(ScatterAdd { axis: self.axis }, &[g, indices, shape]))])
     }
 }
 
@@ -152,6 +164,13 @@ impl Op for GatherElements {
             take(from, 0, width, &list, to);
         })?;
         Ok(vec![out])
+    }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [x, indices]) = args(self, io, dy)?;
+        let (zeros, reduction) = (b.zeros_like(x), Some(Combine::Add));
+        let scatter = ScatterElements { legacy: false, axis: self.axis, reduction };
+        Ok(vec![Some(b.apply(scatter, &[zeros, indices, g]))])
     }
 }
 
@@ -256,6 +275,15 @@ impl Op for GatherNd {
         })?;
         Ok(vec![out])
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        if self.batch_dims != 0 {
+            return Err(no_vjp(self, "with batch dimensions"));
+        }
+        let (g, _, [x, indices]) = args(self, io, dy)?;
+        let (zeros, reduction) = (b.zeros_like(x), Some(Combine::Add));
+        Ok(vec![Some(b.apply(ScatterNd { reduction }, &[zeros, indices, g]))])
+    }
 }
 
 #[cfg(test)]
@@ -263,6 +291,7 @@ mod tests {
     use qcc_tensor::DType;
 
     use super::*;
+    use crate::testing::{check_vjp, ints, values};
 
     fn run(op: &dyn Op, x: &Tensor, dims: &[usize], list: Vec<i64>) -> Result<Tensor, EvalError> {
         let indices = Tensor::from_vec(dims.to_vec(), list).unwrap();
@@ -314,5 +343,22 @@ mod tests {
         let infer = |op: &dyn Op| op.infer(&inputs, 1).unwrap()[0].to_string();
         assert_eq!(infer(&Gather { axis: 0 }), "f32[b, s, 8]");
         assert_eq!(infer(&GatherElements { axis: 1 }), "f32[b, s]");
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        let matrix = |list: &[i64], dims: &[usize]| {
+            Tensor::from_vec(dims.to_vec(), list.to_vec()).unwrap().into()
+        };
+        for axis in [0, 1, -1] {
+            let data = values(&[4, 4, 3]);
+            check_vjp(&Gather { axis }, &[data.clone(), ints(&[2, 0, -1, 2])], 1);
+            check_vjp(&Gather { axis }, &[data.clone(), Tensor::scalar(1i64).into()], 1);
+            check_vjp(&Gather { axis }, &[data, matrix(&[0, 1, 1, 1], &[2, 2])], 1);
+        }
+        let list = matrix(&[0, 0, 2, -1, 1, 1], &[2, 3]);
+        check_vjp(&GatherElements { axis: 0 }, &[values(&[3, 3]), list], 1);
+        let list = matrix(&[0, 1, 0, 1, 2, -1], &[3, 2]);
+        check_vjp(&GatherNd { batch_dims: 0 }, &[values(&[3, 2, 2]), list], 1);
     }
 }

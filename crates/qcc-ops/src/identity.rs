@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attr, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{DType, Tensor};
 
+use crate::emit::args;
 use crate::operands::{count, need, one, optional};
 use crate::{AttrError, AttrReader, OpDef};
 
@@ -40,6 +43,11 @@ impl Op for Identity {
         _: usize,
     ) -> Result<Vec<Tensor>, EvalError> {
         Ok(vec![one("Identity", inputs)?.clone()])
+    }
+
+    fn vjp(&self, _: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [_]) = args(self, io, dy)?;
+        Ok(vec![Some(g)])
     }
 }
 
@@ -123,12 +131,19 @@ impl Op for Dropout {
     fn is_pure(&self) -> bool {
         false
     }
+
+    /// That of the identity: training is not executed.
+    fn vjp(&self, _: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [_]) = args(self, io, dy)?;
+        Ok(vec![Some(g)])
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::parse;
+    use crate::testing::{check_vjp, values};
 
     #[test]
     fn attributes_make_the_same_operator() {
@@ -151,5 +166,12 @@ mod tests {
         let out = run(false).unwrap();
         assert_eq!((&out[0], out[1].as_bools().unwrap()), (&x, &[1u8, 1][..]));
         assert!(run(true).is_err());
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        check_vjp(&Identity, &[values(&[2, 3])], 1);
+        let op = Dropout { ratio: None, seed: None, float_mask: false };
+        check_vjp(&op, &[values(&[2, 3])], 2);
     }
 }

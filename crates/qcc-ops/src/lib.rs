@@ -1,4 +1,4 @@
-//! Operators: attributes, shape rules and evaluation.
+//! Operators: attributes, shape rules, evaluation and derivatives.
 //!
 //! One file per family. An operator is a struct whose fields are its attributes; [`parse`] makes
 //! it from the attributes of an ONNX node or of the text form. What no file knows becomes
@@ -31,12 +31,14 @@ pub mod dequantize;
 mod dims;
 pub mod einsum;
 pub mod embed_norm;
+mod emit;
 pub mod expand;
 mod floats;
 pub mod fused_matmul;
 pub mod gather;
 pub mod gather_quant;
 mod gemv;
+pub mod grad;
 pub mod group_query;
 pub mod identity;
 mod ints;
@@ -73,6 +75,8 @@ pub mod split;
 pub mod squeeze;
 mod strided;
 pub mod tensor_scatter;
+#[cfg(test)]
+mod testing;
 pub mod topk;
 pub mod transpose;
 pub mod trilu;
@@ -110,6 +114,7 @@ const OPS: &[&[OpDef]] = &[
     fused_matmul::OPS,
     gather::OPS,
     gather_quant::OPS,
+    grad::OPS,
     group_query::OPS,
     identity::OPS,
     matmul::OPS,

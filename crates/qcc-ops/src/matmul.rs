@@ -7,7 +7,9 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attr, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{DType, Dim, Tensor};
 use rayon::prelude::*;
 
@@ -17,6 +19,8 @@ use crate::numeric::{Number, build, narrow, with_number, wrong_type};
 use crate::operands::{count, need, optional, two};
 use crate::product::{Mat, MatMut, par_product, product};
 use crate::{AttrError, AttrReader, OpDef};
+
+mod vjp;
 
 /// The operators of this file.
 pub const OPS: &[OpDef] = &[
@@ -59,6 +63,10 @@ impl Op for MatMul {
     ) -> Result<Vec<Tensor>, EvalError> {
         let (a, b) = two("MatMul", inputs)?;
         Ok(vec![matmul("MatMul", cx, a, b)?])
+    }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        vjp::matmul(*self, b, io, dy)
     }
 }
 
@@ -326,6 +334,10 @@ impl Op for Gemm {
             }, other => return Err(wrong_type("Gemm", other))),
         };
         Ok(vec![out])
+    }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        vjp::gemm(*self, b, io, dy)
     }
 }
 

@@ -7,10 +7,14 @@
 use std::sync::Arc;
 
 use pulp::NullaryFnOnce;
-use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attr, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{DType, Dim, Tensor};
 
 use crate::broadcast::{self, Walk, zip};
+use crate::emit::{Emit, args, no_vjp};
+use crate::grad::NormGrad;
 use crate::numeric::{narrow, wrong_type};
 use crate::operands::{axis, count, need, optional};
 use crate::vector::{self, dispatch, sum_of};
@@ -107,8 +111,8 @@ impl Op for Norm {
         let at = axis(self.name(), self.axis, x.rank())?;
         let (outer, inner) = x.dims().split_at(at);
         let (count, width) = (outer.iter().product::<usize>(), inner.iter().product::<usize>());
-        let scale = self.spread(scale, inner)?;
-        let bias = optional(inputs, 2).map(|it| self.spread(it, inner)).transpose()?;
+        let scale = spread(self.name(), scale, inner)?;
+        let bias = optional(inputs, 2).map(|it| spread(self.name(), it, inner)).transpose()?;
         let values = x.to_f32()?;
         let mut out = cx.pool.take(values.len());
         // Mean and inverse deviation of each row, when they are asked for.
@@ -137,29 +141,40 @@ impl Op for Norm {
         }
         Ok(results)
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        if dy.iter().skip(1).any(Option::is_some) {
+            return Err(no_vjp(self, "of its statistics"));
+        }
+        let (g, _, [x, scale]) = args(self, io, dy)?;
+        let grad = NormGrad { kind: self.kind, axis: self.axis, epsilon: self.epsilon };
+        let [dx, ds] = grad.pull(b, [x, scale, g], io.wants(1));
+        let db = io.input(2).filter(|_| io.wants(2)).map(|bias| b.sum_to(g, bias));
+        Ok(vec![dx, ds, db])
+    }
 }
 
-impl Norm {
-    /// A scale or bias, repeated to the shape of what is normalized.
-    fn spread(&self, x: &Tensor, inner: &[usize]) -> Result<Vec<f32>, EvalError> {
-        // Leading dimensions of 1 do not count.
-        let lead = x.dims().len().saturating_sub(inner.len());
-        let (lead, dims) = x.dims().split_at(lead);
-        if lead.iter().any(|&it| it != 1) || broadcast::sizes(self.name(), &[inner, dims])? != inner
-        {
-            let dims = |it: &[usize]| it.iter().map(|&it| it.into()).collect::<Vec<_>>();
-            return Err(TypeError::shapes(self.name(), &dims(x.dims()), &dims(inner)).into());
-        }
-        let values = x.to_f32()?;
-        let walk = Walk::new(inner, [inner, dims]);
-        if values.len() == walk.len() {
-            return Ok(values.into_owned());
-        }
-        let mut out = vec![0f32; walk.len()];
-        let unit = vec![(); walk.len()];
-        zip(&walk, &unit, &values, &mut out, |(), x| x);
-        Ok(out)
+/// A scale or bias, repeated to the shape of what is normalized.
+///
+/// # Errors
+/// When it does not go into it.
+pub(crate) fn spread(op: &str, x: &Tensor, inner: &[usize]) -> Result<Vec<f32>, EvalError> {
+    // Leading dimensions of 1 do not count.
+    let lead = x.dims().len().saturating_sub(inner.len());
+    let (lead, dims) = x.dims().split_at(lead);
+    if lead.iter().any(|&it| it != 1) || broadcast::sizes(op, &[inner, dims])? != inner {
+        let dims = |it: &[usize]| it.iter().map(|&it| it.into()).collect::<Vec<_>>();
+        return Err(TypeError::shapes(op, &dims(x.dims()), &dims(inner)).into());
     }
+    let values = x.to_f32()?;
+    let walk = Walk::new(inner, [inner, dims]);
+    if values.len() == walk.len() {
+        return Ok(values.into_owned());
+    }
+    let mut out = vec![0f32; walk.len()];
+    let unit = vec![(); walk.len()];
+    zip(&walk, &unit, &values, &mut out, |(), x| x);
+    Ok(out)
 }
 
 struct Rows<'a> {
@@ -208,6 +223,7 @@ impl NullaryFnOnce for Rows<'_> {
 mod tests {
     use super::*;
     use crate::parse;
+    use crate::testing::{check_against, layer_norm, spread, values};
 
     fn run(op: &dyn Op, inputs: &[&Tensor], n: usize) -> Vec<Tensor> {
         let inputs: Vec<_> = inputs.iter().map(|it| Some(*it)).collect();
@@ -242,5 +258,31 @@ mod tests {
         let it = Norm { kind: Kind::Rms, axis: -1, epsilon: 1e-5, stash_type: 1 };
         let scale = Tensor::vector(vec![1f32; 3]);
         assert!(it.eval(&EvalCx::default(), &[Some(&x), Some(&scale)], 1).is_err());
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        for (kind, centered) in [(Kind::Layer, true), (Kind::Rms, false)] {
+            for (dims, axis) in [(&[3, 5][..], -1), (&[2, 3, 4], 1), (&[2, 1, 7], 2)] {
+                let inner = &dims[crate::operands::axis("", axis, dims.len()).unwrap()..];
+                let width = inner.iter().product();
+                let op = Norm { kind, axis, epsilon: 1e-2, stash_type: 1 };
+                let forward = |it: &[&Tensor]| {
+                    let list: Vec<_> = it.iter().map(|it| it.as_slice::<f64>().unwrap()).collect();
+                    let hat = layer_norm(&list[0], width, f64::from(1e-2f32), centered);
+                    let at = |(i, h): (usize, &f64)| {
+                        h * list[1][i % width] + list.get(2).map_or(0.0, |it| it[i % width])
+                    };
+                    let list: Vec<f64> = hat.iter().enumerate().map(at).collect();
+                    vec![Tensor::from_vec(dims.to_vec(), list).unwrap()]
+                };
+                let mut args = vec![values(dims), spread(inner)];
+                check_against(&op, &args, &forward);
+                if centered {
+                    args.push(values(inner));
+                    check_against(&op, &args, &forward);
+                }
+            }
+        }
     }
 }

@@ -7,13 +7,17 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{Dim, Tensor, TensorError};
 
 use crate::cells::{Cells, fill, moved};
+use crate::emit::{Emit, args, no_vjp};
 use crate::ints::{axes, const_ints, ints, unknown_dims};
 use crate::operands::{count, need, optional};
 use crate::strided::{View, put, take};
+use crate::unary::Unary;
 use crate::{AttrError, AttrReader, OpDef};
 
 /// The operators of this file.
@@ -242,6 +246,34 @@ impl Op for Pad {
         }
         Ok(vec![out])
     }
+
+    /// What was added goes, and what was taken away is zero.
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        if self.mode != PadMode::Constant {
+            return Err(no_vjp(self, "of this mode"));
+        }
+        if io.wants(2) {
+            return Err(no_vjp(self, "by its constant"));
+        }
+        let (g, _, [_]) = args(self, io, dy)?;
+        let pads = match (&self.pads, io.input(1)) {
+            (Some(pads), _) => {
+                let less: Vec<i64> = pads.iter().map(|it| it.wrapping_neg()).collect();
+                b.ints(&less)
+            }
+            (None, Some(pads)) => match b.tensor(pads).and_then(|it| it.to_i64().ok()) {
+                Some(list) => {
+                    let less: Vec<i64> = list.iter().map(|it| it.wrapping_neg()).collect();
+                    b.ints(&less)
+                }
+                None => b.apply(Unary::Neg, &[pads]),
+            },
+            (None, None) => return Err(no_vjp(self, "an operand is absent")),
+        };
+        let cut = Self { mode: PadMode::Constant, pads: None, value: None };
+        let axes = io.input(3);
+        Ok(vec![Some(b.op_with(Arc::new(cut), &[Some(g), Some(pads), None, axes]))])
+    }
 }
 
 /// A float in the element type of a tensor of floats.
@@ -259,6 +291,7 @@ fn constant(value: f32, like: &Tensor) -> Result<Tensor, EvalError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{check_vjp, ints, values};
 
     fn run(mode: PadMode, x: Vec<i32>, pads: [i64; 2]) -> Option<Vec<i32>> {
         let op = Pad { mode, pads: None, value: None };
@@ -307,5 +340,13 @@ mod tests {
         let x = Tensor::from_vec(vec![2, 1], vec![1f32, 2.0]).unwrap();
         let out = op.eval(&EvalCx::default(), &[Some(&x)], 1).unwrap().remove(0);
         assert_eq!(&*out.to_f32().unwrap(), [9.0, 1.0, 9.0, 2.0]);
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        let op = Pad { mode: PadMode::Constant, pads: None, value: None };
+        check_vjp(&op, &[values(&[2, 5]), ints(&[1, -1, 0, 2])], 1);
+        let op = Pad { pads: Some(vec![0, 2, 1, -3]), value: Some(7.0), ..op };
+        check_vjp(&op, &[values(&[2, 5])], 1);
     }
 }

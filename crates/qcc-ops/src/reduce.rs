@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use pulp::NullaryFnOnce;
-use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attr, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{DType, Dim, Tensor};
 
 use crate::broadcast::Walk;
@@ -14,6 +16,8 @@ use crate::numeric::{Number, narrow, with_number, wrong_type};
 use crate::operands::{axis, count, need, optional};
 use crate::vector::{self, dispatch, sum_of};
 use crate::{AttrError, AttrReader, OpDef};
+
+mod vjp;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $name:literal;)*) => {
@@ -85,7 +89,10 @@ impl Reduce {
     }
 
     /// Which dimensions go; `axes` is what the operand says, if there is one.
-    fn gone(&self, rank: usize, axes: Option<&[i64]>) -> Result<Vec<bool>, TypeError> {
+    ///
+    /// # Errors
+    /// When there is no such axis.
+    pub(crate) fn gone(&self, rank: usize, axes: Option<&[i64]>) -> Result<Vec<bool>, TypeError> {
         let axes = self.axes.as_deref().or(axes).unwrap_or_default();
         if axes.is_empty() {
             return Ok(vec![!self.none_is_none; rank]);
@@ -175,6 +182,10 @@ impl Op for Reduce {
                 Tensor::from_vec(dims, out)?
             }, other => return Err(wrong_type(self.name(), other))),
         }])
+    }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        vjp::reduce(self, b, io, dy)
     }
 }
 

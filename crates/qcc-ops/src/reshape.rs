@@ -5,9 +5,12 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{Dim, Tensor, checked_len};
 
+use crate::emit::{Emit, args};
 use crate::ints::{const_ints, ints, unknown_dims, vector_len};
 use crate::operands;
 use crate::{AttrError, AttrReader, OpDef};
@@ -136,6 +139,11 @@ impl Op for Reshape {
         let dims = dims.ok_or_else(|| fail(&from, &shape))?;
         Ok(vec![data.reshape(dims)?])
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [x]) = args(self, io, dy)?;
+        Ok(vec![Some(b.reshape_to(g, x))])
+    }
 }
 
 /// Two dimensions: the product of those before `axis` and of those from it on.
@@ -194,6 +202,11 @@ impl Op for Flatten {
         };
         Ok(vec![x.reshape(vec![product(outer)?, product(inner)?])?])
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [x]) = args(self, io, dy)?;
+        Ok(vec![Some(b.reshape_to(g, x))])
+    }
 }
 
 #[cfg(test)]
@@ -201,6 +214,7 @@ mod tests {
     use qcc_tensor::DType;
 
     use super::*;
+    use crate::testing::{check_vjp, ints, values};
 
     fn inferred(from: &[Dim], shape: &[i64]) -> Result<String, TypeError> {
         let (ty, shape) = (Type::tensor(DType::F32, from.to_vec()), Tensor::vector(shape.to_vec()));
@@ -247,5 +261,12 @@ mod tests {
         let out = op.eval(&EvalCx::default(), &[Some(&x), Some(&shape)], 1).unwrap();
         assert_eq!(out[0].dims(), [6]);
         assert_eq!(out[0].bytes().as_ptr(), x.bytes().as_ptr());
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        let op = Reshape { allowzero: false };
+        check_vjp(&op, &[values(&[2, 3, 1]), ints(&[0, -1])], 1);
+        check_vjp(&Flatten { axis: 1 }, &[values(&[2, 3, 4])], 1);
     }
 }

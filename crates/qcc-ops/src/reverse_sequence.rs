@@ -5,10 +5,13 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::Tensor;
 
 use crate::cells::moved;
+use crate::emit::{Emit, args};
 use crate::ints::ints;
 use crate::operands;
 use crate::strided::take;
@@ -100,11 +103,17 @@ impl Op for ReverseSequence {
         })?;
         Ok(vec![out])
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [_, lens]) = args(self, io, dy)?;
+        Ok(vec![Some(b.apply(self.clone(), &[g, lens]))])
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{check_vjp, ints, values};
 
     #[test]
     fn each_sequence_has_its_length() {
@@ -118,5 +127,11 @@ mod tests {
         assert_eq!(run(Layout::TimeMajor, vec![2, 1, 2]), Some(vec![4, 2, 6, 1, 5, 3]));
         assert_eq!(run(Layout::BatchMajor, vec![2]), None);
         assert_eq!(run(Layout::BatchMajor, vec![2, 4]), None);
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        let op = ReverseSequence { layout: Layout::BatchMajor };
+        check_vjp(&op, &[values(&[2, 4, 1]), ints(&[3, 1])], 1);
     }
 }

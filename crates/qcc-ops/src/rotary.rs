@@ -9,12 +9,16 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attr, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::Tensor;
 use rayon::prelude::*;
 
 use crate::contrib_norm::result;
+use crate::emit::{args, no_vjp};
 use crate::operands::{count, need, optional};
+use crate::unary::Unary;
 use crate::{AttrError, AttrReader, OpDef};
 
 const NAME: &str = "RotaryEmbedding";
@@ -240,11 +244,26 @@ impl Op for RotaryEmbedding {
             });
         Ok(vec![result(cx, NAME, x.dtype(), dims, out)?])
     }
+
+    /// The same rotation, back.
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let [_, _, sin, _] = self.order();
+        if io.wanted.iter().skip(1).any(|&it| it) {
+            return Err(no_vjp(self, "by its angles"));
+        }
+        let (g, _, [_]) = args(self, io, dy)?;
+        let mut inputs = io.inputs.to_vec();
+        let angles = io.input(sin).ok_or_else(|| no_vjp(self, "an operand is absent"))?;
+        inputs[sin] = Some(b.op(Arc::new(Unary::Neg), &[angles]));
+        inputs[0] = Some(g);
+        Ok(vec![Some(b.op_with(Arc::new(self.clone()), &inputs))])
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{check_against, values};
 
     fn eval(attrs: Attrs, x: &Tensor, first: i64) -> Result<Vec<f32>, EvalError> {
         let op = crate::parse("com.microsoft", NAME, 1, attrs).unwrap();
@@ -273,6 +292,46 @@ mod tests {
         let x = Tensor::from_vec(vec![1, 1, 2], vec![1f32, 2.0]).unwrap();
         for first in [2, -1, i64::MAX] {
             assert!(eval(Attrs::new(), &x, first).is_err());
+        }
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        let angles: Vec<f64> = (0..12).map(|it| f64::from(it) * 0.37 - 1.0).collect();
+        let table = |f: fn(f64) -> f64| -> Vec<f64> { angles.iter().map(|&it| f(it)).collect() };
+        let (cos, sin) = (table(f64::cos), table(f64::sin));
+        let tensor = |list: &[f64]| Tensor::from_vec(vec![6, 2], list.to_vec()).unwrap();
+        let ids = Tensor::from_vec(vec![1, 3], vec![5i64, 0, 2]).unwrap();
+        for pairing in [Pairing::Halves, Pairing::Interleaved] {
+            let op = RotaryEmbedding {
+                domain: "",
+                pairing,
+                rotary_embedding_dim: 4,
+                num_heads: 2,
+                is_packed_batching: 0,
+                scale: 1.0,
+            };
+            // Two heads of 5 features, of which the last one stays.
+            let forward = |it: &[&Tensor]| {
+                let mut x = it[0].as_slice::<f64>().unwrap().into_owned();
+                for (row, head) in x.chunks_exact_mut(5).enumerate() {
+                    let at = [5, 0, 2][row / 2];
+                    for i in 0..2 {
+                        let (a, b) = if pairing == Pairing::Halves {
+                            (i, i + 2)
+                        } else {
+                            (2 * i, 2 * i + 1)
+                        };
+                        let (c, s, p, q) = (cos[at * 2 + i], sin[at * 2 + i], head[a], head[b]);
+                        (head[a], head[b]) = (p * c - q * s, p * s + q * c);
+                    }
+                }
+                vec![Tensor::from_vec(it[0].dims().to_vec(), x).unwrap()]
+            };
+            let tables = [&cos, &sin].map(|it| tensor(it).into());
+            let [cos, sin] = tables;
+            let args = [values(&[1, 3, 10]), cos, sin, ids.clone().into()];
+            check_against(&op, &args, &forward);
         }
     }
 }

@@ -6,12 +6,15 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{Dim, Tensor};
 
 use crate::cells::Cells;
 use crate::combine::{Combine, combiner};
-use crate::gather::{elements, slices};
+use crate::emit::{Emit, args, no_vjp};
+use crate::gather::{GatherElements, GatherNd, elements, slices};
 use crate::ints::dtype;
 use crate::operands::{self, count, need};
 use crate::{AttrError, AttrReader, OpDef};
@@ -150,6 +153,22 @@ impl Op for ScatterElements {
         let places = elements(op, data.dims(), indices, axis)?;
         Ok(vec![scattered(op, cx, (data, updates), (&places, 1), self.reduction)?])
     }
+
+    /// Zero where an element was replaced. ONNX leaves open which of two updates of one place stays.
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [_, indices, updates]) = args(self, io, dy)?;
+        let data = match self.reduction {
+            Some(Combine::Add) => g,
+            Some(_) => return Err(no_vjp(self, "of this reduction")),
+            None => {
+                let zeros = b.zeros_like(updates);
+                b.apply(self.clone(), &[g, indices, zeros])
+            }
+        };
+        let gather = GatherElements { axis: self.axis };
+        let updates = io.wants(2).then(|| b.apply(gather, &[g, indices]));
+        Ok(vec![Some(data), None, updates])
+    }
 }
 
 /// Slices by several coordinates: `out[indices[i.., :]..] = updates[i..]`.
@@ -202,11 +221,28 @@ impl Op for ScatterNd {
         let block = rest.iter().product();
         Ok(vec![scattered(op, cx, (data, updates), (&places, block), self.reduction)?])
     }
+
+    /// Zero where an element was replaced. ONNX leaves open which of two updates of one place stays.
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [_, indices, updates]) = args(self, io, dy)?;
+        let data = match self.reduction {
+            Some(Combine::Add) => g,
+            Some(_) => return Err(no_vjp(self, "of this reduction")),
+            None => {
+                let zeros = b.zeros_like(updates);
+                b.apply(self.clone(), &[g, indices, zeros])
+            }
+        };
+        let gather = GatherNd { batch_dims: 0 };
+        let updates = io.wants(2).then(|| b.apply(gather, &[g, indices]));
+        Ok(vec![Some(data), None, updates])
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{check_vjp, values};
 
     fn run(op: &dyn Op, dims: &[usize], indices: Vec<i64>, updates: Vec<f32>) -> Option<Vec<f32>> {
         let data = Tensor::from_vec(vec![2, 2], vec![1f32, 2.0, 3.0, 4.0]).unwrap();
@@ -242,5 +278,19 @@ mod tests {
         let again = crate::parse("", "ScatterElements", 18, op.attrs()).unwrap();
         assert_eq!(again.is::<ScatterElements>(), Some(&op));
         assert!(crate::parse("", "Scatter", 9, op.attrs()).is_err());
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        let matrix = |list: &[i64], dims: &[usize]| {
+            Tensor::from_vec(dims.to_vec(), list.to_vec()).unwrap().into()
+        };
+        for reduction in [None, Some(Combine::Add)] {
+            let op = ScatterElements { legacy: false, axis: 1, reduction };
+            let list = matrix(&[0, 2, -1, 1], &[2, 2]);
+            check_vjp(&op, &[values(&[2, 4]), list, values(&[2, 2])], 1);
+            let op = ScatterNd { reduction };
+            check_vjp(&op, &[values(&[4, 3]), matrix(&[3, 1], &[2, 1]), values(&[2, 3])], 1);
+        }
     }
 }

@@ -5,10 +5,14 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{DType, Tensor};
 
 use crate::broadcast::{self, Walk, select};
+use crate::compare::Compare;
+use crate::emit::{Emit, args};
 use crate::numeric::{Number, build, with_number, wrong_type};
 use crate::operands::{count, need, optional};
 use crate::vector::{self, Lane};
@@ -80,6 +84,20 @@ impl Op for Where {
             }, other => return Err(wrong_type("Where", other)))
         };
         Ok(vec![out])
+    }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [c, x, y]) = args(self, io, dy)?;
+        let zero = b.scalar(g, 0.0);
+        let dx = io.wants(1).then(|| {
+            let d = b.select(c, g, zero);
+            b.sum_to(d, x)
+        });
+        let dz = io.wants(2).then(|| {
+            let d = b.select(c, zero, g);
+            b.sum_to(d, y)
+        });
+        Ok(vec![None, dx, dz])
     }
 }
 
@@ -157,6 +175,29 @@ impl Op for Clip {
             Ok(vec![out])
         }, other => Err(wrong_type("Clip", other)))
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [x]) = args(self, io, dy)?;
+        let bounds = match self.bounds {
+            Some(it) => it.map(|it| Some(b.scalar(x, it.into()))),
+            None => [io.input(1), io.input(2)],
+        };
+        let ways =
+            [[Compare::Less, Compare::GreaterOrEqual], [Compare::Greater, Compare::LessOrEqual]];
+        let (mut adjoints, mut dx) = (vec![None; 3], g);
+        for (at, (bound, [outside, inside])) in bounds.into_iter().zip(ways).enumerate() {
+            let Some(bound) = bound else { continue };
+            let is_inside = b.apply(inside, &[x, bound]);
+            dx = b.masked(is_inside, dx);
+            if io.wants(at + 1) {
+                let is_outside = b.apply(outside, &[x, bound]);
+                let d = b.masked(is_outside, g);
+                adjoints[at + 1] = Some(b.sum_to(d, bound));
+            }
+        }
+        adjoints[0] = Some(dx);
+        Ok(adjoints)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -177,6 +218,7 @@ impl Lane for Bounds {
 mod tests {
     use super::*;
     use crate::parse;
+    use crate::testing::{check_vjp, floats, values};
 
     #[test]
     fn old_bounds_are_attributes() {
@@ -209,5 +251,16 @@ mod tests {
         let out = run(&text("a"), &text("b")).unwrap();
         assert_eq!(out.as_strings().unwrap(), ["a", "b"]);
         assert!(run(&Tensor::scalar(1i8), &Tensor::scalar(1i16)).is_err());
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        let pick = Tensor::from_bools(vec![3, 1], &[true, false, true]).unwrap();
+        check_vjp(&Where, &[pick.into(), values(&[2, 3, 4]), values(&[4])], 1);
+        let x = || floats(&[-2.3, -0.7, 0.2, 1.4, 3.1]);
+        let bound = |it: f64| Tensor::scalar(it);
+        check_vjp(&Clip { bounds: Some([-1.0, 1.5]) }, &[x()], 1);
+        check_vjp(&Clip { bounds: None }, &[x(), bound(-1.0).into()], 1);
+        check_vjp(&Clip { bounds: None }, &[x(), values(&[]), bound(2.0).into()], 1);
     }
 }

@@ -6,10 +6,14 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{Dim, Tensor};
 
 use crate::cells::moved;
+use crate::emit::{Emit, args};
+use crate::grad::SliceGrad;
 use crate::ints::{axes, const_ints, ints};
 use crate::operands::{count, need, optional};
 use crate::strided::View;
@@ -117,6 +121,27 @@ impl Slice {
         Ok(Bounds { starts: list(1)?, ends: list(2)?, axes: more(3)?, steps: more(4)? })
     }
 
+    /// What is taken of a tensor of these dimensions; the operands are those of the operator.
+    ///
+    /// # Errors
+    /// When the bounds do not fit.
+    pub(crate) fn view(
+        &self,
+        dims: &[usize],
+        inputs: &[Option<&Tensor>],
+    ) -> Result<View, TypeError> {
+        let mut view = View::of(dims);
+        for (axis, start, end, step) in self.operands(inputs)?.list(dims.len())? {
+            let range = range(dims[axis], start, end, step);
+            view.dims[axis] = range.len;
+            view.start += view.strides[axis] * range.start as isize;
+            // Of one element or none the step is not used, and may be of any size.
+            let step = if range.len > 1 { range.step as isize } else { 1 };
+            view.strides[axis] *= step;
+        }
+        Ok(view)
+    }
+
     /// Dimensions when the bounds are no constants: those of axes that are not cut, if it is known
     /// which.
     fn uncut(dims: &[Dim], inputs: &[Option<Input<'_>>]) -> Result<Vec<Dim>, TypeError> {
@@ -178,15 +203,7 @@ impl Op for Slice {
     ) -> Result<Vec<Tensor>, EvalError> {
         count("Slice", inputs, 1, 5)?;
         let data = need("Slice", inputs, 0)?;
-        let mut view = View::of(data.dims());
-        for (axis, start, end, step) in self.operands(inputs)?.list(data.rank())? {
-            let range = range(data.dims()[axis], start, end, step);
-            view.dims[axis] = range.len;
-            view.start += view.strides[axis] * range.start as isize;
-            // Of one element or none the step is not used, and may be of any size.
-            let step = if range.len > 1 { range.step as isize } else { 1 };
-            view.strides[axis] *= step;
-        }
+        let view = self.view(data.dims(), inputs)?;
         if view.dims == data.dims() && view.strides.iter().all(|&it| it >= 0) {
             return Ok(vec![data.clone()]);
         }
@@ -195,6 +212,19 @@ impl Op for Slice {
         })?;
         Ok(vec![out])
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [x]) = args(self, io, dy)?;
+        let mut inputs = vec![Some(g), Some(b.shape_of(x))];
+        match &self.bounds {
+            None => inputs.extend(io.inputs.iter().skip(1)),
+            Some(bounds) => {
+                let lists = [Some(&bounds.starts), Some(&bounds.ends), bounds.axes.as_ref()];
+                inputs.extend(lists.map(|it| it.map(|it| b.ints(it))));
+            }
+        }
+        Ok(vec![Some(b.op_with(Arc::new(SliceGrad), &inputs))])
+    }
 }
 
 #[cfg(test)]
@@ -202,6 +232,7 @@ mod tests {
     use qcc_tensor::DType;
 
     use super::*;
+    use crate::testing::{check_vjp, ints, values};
 
     fn taken(len: usize, start: i64, end: i64, step: i64) -> Vec<usize> {
         let it = range(len, start, end, step);
@@ -253,5 +284,16 @@ mod tests {
         let x = Tensor::from_vec(vec![2, 4], (0..8).collect::<Vec<i32>>()).unwrap();
         let out = op.eval(&EvalCx::default(), &[Some(&x)], 1).unwrap().remove(0);
         assert_eq!(&*out.as_slice::<i32>().unwrap(), [1, 2, 5, 6]);
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        let op = Slice { bounds: None };
+        let x = || values(&[4, 7]);
+        check_vjp(&op, &[x(), ints(&[1]), ints(&[i64::MAX])], 1);
+        check_vjp(&op, &[x(), ints(&[1, -2]), ints(&[3, 0]), ints(&[0, 1]), ints(&[1, -2])], 1);
+        check_vjp(&op, &[x(), ints(&[5]), ints(&[5]), ints(&[1])], 1);
+        let bounds = Bounds { starts: vec![2], ends: vec![6], axes: Some(vec![1]), steps: None };
+        check_vjp(&Slice { bounds: Some(bounds) }, &[x()], 1);
     }
 }

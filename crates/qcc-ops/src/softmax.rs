@@ -6,9 +6,13 @@
 use std::sync::Arc;
 
 use pulp::NullaryFnOnce;
-use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attr, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{DType, Tensor};
 
+use crate::emit::{Emit, args, no_vjp};
+use crate::grad::SoftmaxGrad;
 use crate::numeric::{narrow, wrong_type};
 use crate::operands::{axis, one};
 use crate::vector::{self, dispatch, exp};
@@ -56,7 +60,10 @@ impl Softmax {
     }
 
     /// Lines of `len` elements that lie `inner` apart.
-    fn lines(&self, dims: &[usize]) -> Result<(usize, usize), TypeError> {
+    ///
+    /// # Errors
+    /// When there is no such axis.
+    pub(crate) fn lines(&self, dims: &[usize]) -> Result<(usize, usize), TypeError> {
         // The old form may begin behind the last dimension.
         if self.flatten && usize::try_from(self.axis).is_ok_and(|it| it == dims.len()) {
             return Ok((1, 1));
@@ -155,6 +162,14 @@ impl Op for Softmax {
             other => return Err(wrong_type(self.name(), other)),
         }])
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        if self.kind == Kind::Hard {
+            return Err(no_vjp(self, ""));
+        }
+        let (g, y, [_]) = args(self, io, dy)?;
+        Ok(vec![Some(b.apply(SoftmaxGrad { of: *self }, &[y, g]))])
+    }
 }
 
 struct Lines<'a> {
@@ -231,6 +246,7 @@ mod tests {
 
     use super::*;
     use crate::parse;
+    use crate::testing::{check_vjp, values};
 
     #[test]
     fn old_form_is_kept() {
@@ -241,6 +257,17 @@ mod tests {
         let x = Tensor::from_vec(vec![1, 2, 2], vec![0f32; 4]).unwrap();
         let out = old.eval(&EvalCx::default(), &[Some(&x)], 1).unwrap().remove(0);
         assert_eq!(&*out.to_f32().unwrap(), [0.25; 4]);
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        for kind in [Kind::Soft, Kind::Log] {
+            for (axis, flatten) in [(-1, false), (0, false), (1, false), (1, true)] {
+                let op = Softmax { kind, axis, flatten };
+                check_vjp(&op, &[values(&[2, 3, 5])], 1);
+                check_vjp(&op, &[values(&[3, 1])], 1);
+            }
+        }
     }
 
     proptest! {

@@ -6,10 +6,14 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{Dim, Tensor};
 
 use crate::cells::moved;
+use crate::concat::Concat;
+use crate::emit::Emit;
 use crate::ints::{const_ints, ints, sizes};
 use crate::operands::{self, count, need, optional};
 use crate::strided::View;
@@ -130,11 +134,21 @@ impl Op for Split {
         }
         Ok(out)
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let mut parts = Vec::new();
+        for (at, &y) in io.outputs.iter().enumerate() {
+            let part = dy.get(at).copied().flatten();
+            parts.push(part.unwrap_or_else(|| b.zeros_like(y)));
+        }
+        Ok(vec![Some(b.apply(Concat { axis: self.axis }, &parts))])
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{check_vjp, ints, values};
 
     fn split(op: &Split, len: i32, sizes: Option<Vec<i64>>, n: usize) -> Option<Vec<Vec<i32>>> {
         let x = Tensor::vector((0..len).collect::<Vec<_>>());
@@ -160,5 +174,12 @@ mod tests {
         assert_eq!(split(&op, 3, Some(vec![3]), 2), None);
         let old = Split { axis: 0, split: Some(vec![1, 2]), num_outputs: None };
         assert_eq!(split(&old, 3, None, 2), Some(vec![vec![0], vec![1, 2]]));
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        let op = Split { axis: -1, split: None, num_outputs: None };
+        check_vjp(&op, &[values(&[2, 7]), ints(&[3, 0, 4])], 3);
+        check_vjp(&op, &[values(&[2, 6])], 2);
     }
 }

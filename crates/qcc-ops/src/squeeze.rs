@@ -5,9 +5,12 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{Dim, Tensor};
 
+use crate::emit::{Emit, args};
 use crate::ints::{axes, const_ints, ints, unknown_dims, vector_len};
 use crate::operands::{count, need, optional};
 use crate::{AttrError, AttrReader, OpDef};
@@ -99,6 +102,11 @@ impl Op for Squeeze {
         let dims = dims.unwrap_or_default().iter().filter_map(Dim::known).collect();
         Ok(vec![data.reshape(dims)?])
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [x]) = args(self, io, dy)?;
+        Ok(vec![Some(b.reshape_to(g, x))])
+    }
 }
 
 /// Puts in dimensions of one element.
@@ -171,6 +179,11 @@ impl Op for Unsqueeze {
         };
         Ok(vec![data.reshape(Self::dims(data.dims(), &list, 1)?)?])
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [x]) = args(self, io, dy)?;
+        Ok(vec![Some(b.reshape_to(g, x))])
+    }
 }
 
 #[cfg(test)]
@@ -180,6 +193,7 @@ mod tests {
 
     use super::*;
     use crate::parse;
+    use crate::testing::{check_vjp, ints, values};
 
     #[test]
     fn axes_are_an_attribute_before_13() {
@@ -205,5 +219,11 @@ mod tests {
         assert_eq!(infer(Some(vec![0])), Ok("f32[1, 3]".into()));
         assert_eq!(infer(Some(vec![-2])), Ok("f32[b, 3]".into()));
         assert!(infer(Some(vec![2])).is_err());
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        check_vjp(&Squeeze { axes: None }, &[values(&[2, 1, 3]), ints(&[1])], 1);
+        check_vjp(&Unsqueeze { axes: None }, &[values(&[2, 3]), ints(&[0, -1])], 1);
     }
 }

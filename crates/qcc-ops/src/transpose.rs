@@ -5,10 +5,13 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::Tensor;
 
 use crate::cells::moved;
+use crate::emit::{Emit, args, no_vjp};
 use crate::ints::axes;
 use crate::operands;
 use crate::strided::View;
@@ -84,11 +87,25 @@ impl Op for Transpose {
         })?;
         Ok(vec![out])
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [x]) = args(self, io, dy)?;
+        let mut perm = None;
+        if self.perm.is_some() {
+            let rank = b.ty(x).rank().or(self.perm.as_ref().map(Vec::len)).unwrap_or(0);
+            let order = self.order(rank).map_err(|it| no_vjp(self, &it.to_string()))?;
+            let mut inverse = vec![0i64; rank];
+            (0..).zip(order).for_each(|(to, from)| inverse[from] = to);
+            perm = Some(inverse);
+        }
+        Ok(vec![Some(b.apply(Self { perm }, &[g]))])
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{check_vjp, values};
 
     fn transposed(x: &Tensor, perm: &[i64]) -> Result<Tensor, EvalError> {
         let op = Transpose { perm: Some(perm.to_vec()) };
@@ -116,5 +133,12 @@ mod tests {
         assert!(transposed(&x, &[0]).is_err());
         assert!(transposed(&x, &[0, 0]).is_err());
         assert!(transposed(&x, &[0, 2]).is_err());
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        for perm in [Some(vec![2, 0, 1]), Some(vec![0, -1, 1]), None] {
+            check_vjp(&Transpose { perm }, &[values(&[2, 3, 1])], 1);
+        }
     }
 }

@@ -5,10 +5,13 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::Tensor;
 
 use crate::cells::{Cells, fill};
+use crate::emit::args;
 use crate::ints::int;
 use crate::operands::{count, need, optional};
 use crate::{AttrError, AttrReader, OpDef};
@@ -83,11 +86,17 @@ impl Op for Trilu {
         }
         Ok(vec![cells.tensor(cx, input.dims().to_vec(), room)?])
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [_]) = args(self, io, dy)?;
+        Ok(vec![Some(b.op_with(Arc::new(self.clone()), &[Some(g), io.input(1)]))])
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{check_vjp, values};
 
     fn run(upper: bool, k: i64) -> Vec<i32> {
         let x = Tensor::from_vec(vec![1, 2, 3], vec![1, 2, 3, 4, 5, 6]).unwrap();
@@ -104,5 +113,14 @@ mod tests {
         assert_eq!(run(false, -1), [0, 0, 0, 4, 0, 0]);
         assert_eq!(run(true, i64::MIN), [1, 2, 3, 4, 5, 6]);
         assert_eq!(run(false, i64::MAX), [1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        for upper in [false, true] {
+            let k = Tensor::scalar(1i64);
+            check_vjp(&Trilu { upper }, &[values(&[2, 3, 4]), k.into()], 1);
+            check_vjp(&Trilu { upper }, &[values(&[3, 1])], 1);
+        }
     }
 }

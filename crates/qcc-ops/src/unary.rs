@@ -5,10 +5,12 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, EvalCx, EvalError, Input, Op, Type, TypeError};
+use qcc_ir::{Adjoints, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, Type, TypeError, Value};
 use qcc_tensor::Tensor;
 
 use crate::OpDef;
+use crate::compare::Compare;
+use crate::emit::{Emit, args, no_vjp};
 use crate::numeric::{Number, build, map_float, with_integer, wrong_type};
 use crate::operands::one;
 use crate::vector;
@@ -121,6 +123,133 @@ impl Op for Unary {
         let integer = !x.dtype().is_float();
         Ok(vec![if integer { self.integers(cx, x) } else { self.floats(cx, x) }?])
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, y, [x]) = args(self, io, dy)?;
+        let own = |b: &mut Emitter, op: Self, x: Value| b.apply(op, &[x]);
+        let over_root = |b: &mut Emitter, square: Value| {
+            let root = b.apply(Self::Sqrt, &[square]);
+            b.div(g, root)
+        };
+        Ok(vec![Some(match self {
+            Self::BitwiseNot => return Err(no_vjp(self, "")),
+            Self::Sign | Self::Ceil | Self::Floor | Self::Round => return Ok(vec![None]),
+            Self::Neg => own(b, Self::Neg, g),
+            Self::Abs => {
+                let sign = own(b, Self::Sign, x);
+                b.mul(g, sign)
+            }
+            Self::Relu => {
+                let zero = b.scalar(y, 0.0);
+                let is_above = b.apply(Compare::Greater, &[y, zero]);
+                b.masked(is_above, g)
+            }
+            Self::Sqrt => {
+                let twice = b.scale(y, 2.0);
+                b.div(g, twice)
+            }
+            Self::Reciprocal => {
+                let square = b.mul(y, y);
+                let gy = b.mul(g, square);
+                own(b, Self::Neg, gy)
+            }
+            Self::Exp => b.mul(g, y),
+            Self::Log => b.div(g, x),
+            Self::Erf => {
+                let square = b.mul(x, x);
+                let less = own(b, Self::Neg, square);
+                let bell = own(b, Self::Exp, less);
+                let slope = b.scale(bell, std::f64::consts::FRAC_2_SQRT_PI);
+                b.mul(g, slope)
+            }
+            Self::Sigmoid => {
+                let rest = b.minus(1.0, y);
+                let slope = b.mul(y, rest);
+                b.mul(g, slope)
+            }
+            Self::Softplus => {
+                let slope = b.sigmoid(x);
+                b.mul(g, slope)
+            }
+            Self::Softsign => {
+                let size = own(b, Self::Abs, x);
+                let root = b.shift(size, 1.0);
+                let square = b.mul(root, root);
+                b.div(g, square)
+            }
+            // 0 below -3, 1 above 3, and `x / 3 + 1 / 2` between.
+            Self::HardSwish => {
+                let third = b.scale(x, 1.0 / 3.0);
+                let between = b.shift(third, 0.5);
+                let [one, low, high] = [1.0, -3.0, 3.0].map(|it| b.scalar(x, it));
+                let is_below = b.apply(Compare::Less, &[x, high]);
+                let slope = b.select(is_below, between, one);
+                let scaled = b.mul(g, slope);
+                let is_above = b.apply(Compare::Greater, &[x, low]);
+                b.masked(is_above, scaled)
+            }
+            // With `t = tanh(softplus(x))` and `s = sigmoid(x)`: `t + x * s * (1 - t^2)`.
+            Self::Mish => {
+                let soft = own(b, Self::Softplus, x);
+                let t = own(b, Self::Tanh, soft);
+                let s = b.sigmoid(x);
+                let square = b.mul(t, t);
+                let rest = b.minus(1.0, square);
+                let xs = b.mul(x, s);
+                let tail = b.mul(xs, rest);
+                let slope = b.add(t, tail);
+                b.mul(g, slope)
+            }
+            Self::Sin => {
+                let slope = own(b, Self::Cos, x);
+                b.mul(g, slope)
+            }
+            Self::Cos => {
+                let sine = own(b, Self::Sin, x);
+                let slope = own(b, Self::Neg, sine);
+                b.mul(g, slope)
+            }
+            Self::Tan => {
+                let square = b.mul(y, y);
+                let slope = b.shift(square, 1.0);
+                b.mul(g, slope)
+            }
+            Self::Sinh => {
+                let slope = own(b, Self::Cosh, x);
+                b.mul(g, slope)
+            }
+            Self::Cosh => {
+                let slope = own(b, Self::Sinh, x);
+                b.mul(g, slope)
+            }
+            Self::Tanh => {
+                let square = b.mul(y, y);
+                let slope = b.minus(1.0, square);
+                b.mul(g, slope)
+            }
+            Self::Asin | Self::Acos | Self::Atan | Self::Asinh | Self::Acosh | Self::Atanh => {
+                let square = b.mul(x, x);
+                match self {
+                    Self::Asin | Self::Acos => {
+                        let rest = b.minus(1.0, square);
+                        let d = over_root(b, rest);
+                        b.scale(d, if *self == Self::Asin { 1.0 } else { -1.0 })
+                    }
+                    Self::Asinh | Self::Acosh => {
+                        let term = if *self == Self::Asinh { 1.0 } else { -1.0 };
+                        let rest = b.shift(square, term);
+                        over_root(b, rest)
+                    }
+                    _ => {
+                        let is_plain = *self == Self::Atan;
+                        let rest =
+                            if is_plain { b.shift(square, 1.0) } else { b.minus(1.0, square) };
+                        b.div(g, rest)
+                    }
+                }
+            }
+        })])
+    }
 }
 
 impl Unary {
@@ -202,6 +331,7 @@ fn mish(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{check_vjp, floats};
 
     #[test]
     fn single_agrees_with_double() {
@@ -225,6 +355,20 @@ mod tests {
                     op.name()
                 );
             }
+        }
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        for op in OPS.iter().filter(|it| it.name != "BitwiseNot") {
+            let list: &[f64] = match op.name {
+                "Sqrt" | "Log" => &[0.3, 1.7, 4.0],
+                "Asin" | "Acos" | "Atanh" => &[-0.7, 0.1, 0.6],
+                "Acosh" => &[1.3, 2.0, 7.5],
+                _ => &[-7.3, -3.2, -2.1, -0.6, 0.4, 1.2, 2.9, 3.3, 6.1],
+            };
+            let op = (op.parse)(&mut crate::AttrReader::new(op.name, 20, &Vec::new())).unwrap();
+            check_vjp(&*op, &[floats(list)], 1);
         }
     }
 

@@ -5,6 +5,8 @@ mod books;
 #[cfg(test)]
 mod control;
 #[cfg(test)]
+mod differentiate;
+#[cfg(test)]
 mod equal;
 #[cfg(test)]
 mod folding;

@@ -1,0 +1,167 @@
+//! Derivatives of small graphs, and of a layer of the bundled model.
+
+use std::path::Path;
+
+use qcc_diag::{Diagnostic, codes};
+use qcc_exec::{Gradient, GradientError, Seed, differentiate, run_once};
+use qcc_ir::verify;
+use qcc_onnx::{ReadOptions, read};
+
+use crate::support::*;
+
+fn gradient(graph: &Graph, seeds: &[&str], wrt: &[&str]) -> Result<Gradient, GradientError> {
+    let seeds: Vec<Seed> = seeds.iter().map(|it| Seed::fed(value(graph, it))).collect();
+    let wrt: Vec<Value> = wrt.iter().map(|it| value(graph, it)).collect();
+    differentiate(graph, &seeds, &wrt)
+}
+
+const TWO_READERS: &str = "graph @g(%x: f32[2], %w: f32[2]) -> (%y: f32[2]) {
+    %a: f32[2] = Mul(%x, %w)
+    %b: f32[2] = Exp(%a)
+    %y: f32[2] = Add(%a, %b)
+}";
+
+#[test]
+fn adjoints_of_readers_are_added() {
+    let graph = graph(TWO_READERS);
+    let it = gradient(&graph, &["y"], &["x", "w", "a"]).unwrap();
+    assert_eq!(verify(&it.graph), []);
+    let names: Vec<_> = it.wrt.iter().map(|it2| it.graph.value_name(it2.unwrap())).collect();
+    assert_eq!(names, ["x.grad", "w.grad", "a.grad"]);
+    let inputs = [("x", [1f32, 2.0]), ("w", [0.5, -1.0]), ("y.grad", [1.0, 10.0])];
+    let inputs = inputs.map(|(name, list)| (name.to_owned(), Tensor::vector(list.to_vec())));
+    let out: BTreeMap<_, _> =
+        run_once(&it.graph, &inputs.into_iter().collect()).unwrap().into_iter().collect();
+    let slope = [1.0 + 0.5f32.exp(), 10.0 * (1.0 + (-2f32).exp())];
+    let near = |name: &str, want: [f32; 2]| {
+        let got = out[name].to_f32().unwrap();
+        assert!(got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-5), "{name} {got:?}");
+    };
+    near("a.grad", slope);
+    near("x.grad", [0.5 * slope[0], -slope[1]]);
+    near("w.grad", [slope[0], 2.0 * slope[1]]);
+    assert!(out.contains_key("y"), "outputs stay");
+}
+
+#[test]
+fn only_what_lies_between_has_an_adjoint() {
+    let graph = graph(TWO_READERS);
+    let it = gradient(&graph, &["b"], &["w"]).unwrap();
+    let ops = it.graph.nodes().filter(|it| it.1.op().is_some()).count();
+    assert_eq!(ops, 3 + 2, "one product for Exp and one for Mul");
+    let it = gradient(&graph, &["a"], &["b"]).unwrap();
+    assert_eq!(it.wrt, [None]);
+    assert_eq!(it.graph.outputs(), graph.outputs());
+}
+
+#[test]
+fn a_seed_may_be_a_value_and_adjoints_have_names_of_their_own() {
+    let graph = graph(
+        "graph @g(%a: f32[2], %b: f32[2]) -> (%y: f32[2]) {
+        %one = const f32[2] [1.0, 1.0]
+        %y: f32[2] = Add(%a, %b)
+    }",
+    );
+    let seed = Seed { value: value(&graph, "y"), adjoint: Some(value(&graph, "one")) };
+    let it = differentiate(&graph, &[seed], &[value(&graph, "a"), value(&graph, "b")]).unwrap();
+    assert_eq!(verify(&it.graph), []);
+    assert_ne!(it.wrt[0], it.wrt[1]);
+    let names: Vec<_> = it.graph.outputs().iter().map(|v| it.graph.value_name(*v)).collect();
+    assert_eq!(names, ["y", "a.grad", "b.grad"]);
+}
+
+#[test]
+fn a_node_without_derivative_is_named() {
+    let graph = graph(
+        "graph @g(%x: f32[2], %s: f32[2]) -> (%y: f32[2]) {
+        %n = Shape(%x)
+        %m: f32[2] = Mul(%x, %s)
+        %h: f32[2] = my.domain::Thing(%m)
+        %y: f32[2] = Add(%h, %s)
+    }",
+    );
+    let error = gradient(&graph, &["y"], &["x"]).unwrap_err();
+    assert_eq!(error.to_string(), "my.domain::Thing 'h': my.domain::Thing has no derivative");
+    let error = gradient(&graph, &["y"], &["n"]).unwrap_err();
+    assert!(matches!(error, GradientError::Value { .. }));
+    let code = Diagnostic::from(gradient(&graph, &["y"], &["x"]).unwrap_err()).code;
+    assert_eq!(code, codes::QCC0201);
+    assert!(gradient(&graph, &["m"], &["x"]).is_ok(), "it is not on the way");
+}
+
+#[test]
+fn quantizing_operators_are_no_obstacle_behind_what_is_asked_for() {
+    let graph = graph(
+        "graph @g(%x: f32[2, 3], %w: f32[3, 2]) -> (%y: f32[2, 2]) {
+        %q: f32[3, 2] = my.domain::Rounded(%w)
+        %y: f32[2, 2] = MatMul(%x, %q)
+    }",
+    );
+    let it = gradient(&graph, &["y"], &["q"]).unwrap();
+    let grad = &it.graph[it.wrt[0].unwrap().node];
+    assert_eq!(grad.op().unwrap().name(), "MatMulGradW");
+}
+
+/// The bundled model, and the numbers that a tool made of its second layer: of each tensor 64
+/// elements at even distances, and the root of the sum of its squares.
+fn layer() -> (Graph, Vec<Vec<f64>>) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let model = root.join("../../tests/models/books1M/model.onnx");
+    let bytes = std::fs::read(root.join("tests/data/books1M_layer1.npy")).unwrap();
+    let head = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    let numbers = bytes[head..].as_chunks::<8>().0.iter().map(|it| f64::from_le_bytes(*it));
+    let rows = numbers.collect::<Vec<_>>().chunks(65).map(<[f64]>::to_vec).collect();
+    (read(&model, &ReadOptions::default()).unwrap().graph, rows)
+}
+
+/// Names of the weights of that layer.
+const WEIGHTS: [&str; 9] = [
+    "m.model.layers.1.input_layernorm.weight",
+    "val_265",
+    "val_272",
+    "val_279",
+    "val_390",
+    "m.model.layers.1.post_attention_layernorm.weight",
+    "val_395",
+    "val_397",
+    "val_398",
+];
+
+#[test]
+fn gradients_of_a_layer_are_those_of_torch() {
+    let (graph, want) = layer();
+    let wrt: Vec<&str> = ["add_10"].into_iter().chain(WEIGHTS).collect();
+    let it = gradient(&graph, &["add_16"], &wrt).unwrap();
+    assert_eq!(verify(&it.graph), []);
+    let dims = [2, 7, 128];
+    // No period of these divides the width, so that no two rows are the same.
+    let x = (0..1792).map(|it| ((it * 37 + 11) % 61) as f32 / 8.0 - 3.75).collect();
+    let adjoint = (0..1792).map(|it| ((it * 29 + 5) % 53) as f32 / 26.0 - 1.0).collect();
+    let inputs = inputs([
+        ("input_ids", Tensor::from_vec(vec![2, 7], vec![1i64; 14]).unwrap()),
+        ("add_10", Tensor::from_vec::<f32>(dims.to_vec(), x).unwrap()),
+        ("add_16.grad", Tensor::from_vec::<f32>(dims.to_vec(), adjoint).unwrap()),
+    ]);
+    let found = it.wrt.iter().map(|it| it.unwrap());
+    let outputs: Vec<Value> = [value(&graph, "add_16")].into_iter().chain(found).collect();
+    let options = PlanOptions { outputs: Some(outputs), ..PlanOptions::default() };
+    let plan = Plan::new(&it.graph, &bound(&inputs), &options).unwrap();
+    let once = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| run(&plan, &inputs))
+    };
+    let out = once(1);
+    assert_eq!(out.len(), want.len());
+    for (tensor, want) in out.iter().zip(&want) {
+        let list = floats(tensor);
+        let (want, norm) = (&want[..64], want[64]);
+        let scale = norm / (list.len() as f64).sqrt();
+        for (idx, want) in want.iter().enumerate() {
+            let got = f64::from(list[idx * list.len() / 64]);
+            assert!((got - want).abs() < 1e-4 * scale, "{:?}: {got} {want}", tensor.dims());
+        }
+        let got = list.iter().map(|&it| f64::from(it).powi(2)).sum::<f64>().sqrt();
+        assert!((got / norm - 1.0).abs() < 1e-6, "{:?}: {got} {norm}", tensor.dims());
+    }
+    assert_eq!(out, once(3), "bits do not depend on threads");
+}
