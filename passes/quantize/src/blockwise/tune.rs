@@ -6,7 +6,7 @@ use qcc_tensor::Tensor;
 
 use super::Options;
 use super::chain::{Chain, Side};
-use super::gradient::{gradients, target};
+use super::gradient::Gradients;
 use super::part::{Feed, Part};
 use super::weights::Tuned;
 use crate::blocks::Block;
@@ -36,12 +36,12 @@ impl Objective<'_> {
         options: Options,
     ) -> Result<Result<(), String>, PassError> {
         let values: Vec<Value> = tuned.iter().map(|it| it.value).collect();
-        let graph = match gradients(self.graph, &self.block.outputs, &values) {
-            Ok(graph) => graph,
+        let gradients = match Gradients::new(self.graph, &self.block.outputs, &values) {
+            Ok(it) => it,
             Err(why) => return Ok(Err(why)),
         };
         let pool = &ctx.session.pool;
-        let mut backward = Part::new(&graph, graph.outputs().into(), Vec::new(), pool);
+        let mut backward = Part::new(&gradients.graph, gradients.weights, Vec::new(), pool);
         let mut forward = Part::new(self.graph, self.block.outputs.clone(), Vec::new(), pool);
         let (held, used): (Vec<usize>, Vec<usize>) = split(self.chain.len());
         let start = self.loss(&mut forward, tuned, &held)?;
@@ -58,9 +58,9 @@ impl Objective<'_> {
                 }
                 let Some(sample) = order.pop() else { break };
                 let mut feed = self.feed(sample, &weights);
-                for (output, wanted) in self.block.outputs.iter().zip(&self.wanted[sample]) {
-                    feed.insert(target(self.graph, *output), wanted.clone());
-                }
+                feed.extend(
+                    gradients.wanted.iter().cloned().zip(self.wanted[sample].iter().cloned()),
+                );
                 let found = match backward.run(&feed, &mut |_, _| ()) {
                     Ok(found) => found,
                     Err(error) => return Ok(Err(error.to_string())),
