@@ -19,11 +19,12 @@ use std::collections::BTreeMap;
 
 use qcc_ir::{Graph, Patch, Scope, Value};
 use qcc_pass::{Ctx, PassError, SampleSource, WorkingCopy};
+use qcc_tensor::Tensor;
 
-use crate::activations::{Squares, Sums as _, in_float};
-use crate::blocks::{BlockOptions, blocks};
+use crate::activations::{self, Squares, Sums as _, in_float};
+use crate::blocks::{Block, BlockOptions, blocks};
 use crate::choose::{self, Weight};
-use crate::sites::find_sites;
+use crate::sites::{Site, find_sites};
 
 use chain::{Chain, Side};
 use part::Part;
@@ -44,7 +45,7 @@ pub(crate) struct Outcome {
     /// Patches of those that were tuned.
     pub(crate) patches: Vec<Patch>,
     /// Those that were not: which, and why.
-    pub(crate) left: Vec<(usize, String)>,
+    pub(crate) left: BTreeMap<usize, String>,
 }
 
 /// Tunes the weights, block after block.
@@ -59,123 +60,156 @@ pub(crate) fn tune(
     samples: &dyn SampleSource,
     options: Options,
 ) -> Result<Outcome, PassError> {
-    let sources = sources(root, weights);
+    let sources: Vec<Option<(Scope, Value)>> =
+        weights.iter().map(|it| constant(root, it)).collect();
     let taps: Vec<(Scope, Value)> = sources.iter().flatten().cloned().collect();
     let session = ctx.session;
     let copy = WorkingCopy::through(&in_float(root)?, &taps, &session.tuning_copy, session)?;
-    let graph = &copy.graph;
-    // Which weight a constant of the copy is.
+    let sites = find_sites(&copy.graph);
+    let blocks = blocks(&copy.graph, &sites, &BlockOptions::default());
+    let mut chain = Chain::new(samples)?;
+    let mut patches = Vec::new();
+    let mut left: BTreeMap<usize, String> =
+        (0..weights.len()).map(|idx| (idx, "it is in no block".to_owned())).collect();
+    // Which weight a constant of the copy is, until it has been tuned.
     let mut index: BTreeMap<Value, usize> = BTreeMap::new();
     for (idx, source) in sources.iter().enumerate() {
-        let value = source.as_ref().and_then(|it| copy.tap(it)).filter(|it| it.0.0.is_empty());
-        if let Some((_, value)) = value {
+        if let Some((_, value)) = source.as_ref().and_then(|it| copy.tap(it)) {
             index.insert(*value, idx);
         }
     }
-    let sites = find_sites(graph);
-    let found = blocks(graph, &sites, &BlockOptions::default());
-    let mut chain = Chain::new(samples)?;
-    let mut outcome = Outcome { patches: Vec::new(), left: Vec::new() };
-    let mut reason: BTreeMap<usize, String> = BTreeMap::new();
-    let work = found.iter().filter(|it| !it.weights.is_empty()).count() as u64;
-    ctx.session.progress.start(pass, work * u64::from(options.steps));
-    for (at, block) in found.iter().enumerate() {
+    let steps = blocks.len() as u64 * u64::from(options.steps);
+    session.progress.start(pass, steps);
+    for (at, block) in blocks.iter().enumerate() {
         ctx.check_cancelled()?;
-        let mut chosen: BTreeMap<usize, (Value, Value)> = BTreeMap::new();
-        for &site in &block.weights {
-            let Some(site) = sites.get(site) else { continue };
-            let Some(&idx) = index.get(&site.weight.source) else { continue };
-            let left = graph.node(site.node).and_then(|it| it.inputs.first().copied().flatten());
-            if let Some(left) = left {
-                chosen.insert(idx, (site.weight.source, left));
-            }
-        }
-        let results: Vec<Value> = block.outputs.iter().chain(&block.others).copied().collect();
-        let tapped: Vec<Value> = chosen.values().map(|it| it.1).collect();
-        let mut squares: BTreeMap<usize, Squares> = BTreeMap::new();
-        for (&idx, _) in &chosen {
-            squares.insert(idx, Squares::new(weights[idx].quant.form.k));
-        }
-        let mut part = Part::new(graph, results.clone(), tapped, &session.pool);
-        let mut wanted = Vec::with_capacity(chain.len());
-        for sample in 0..chain.len() {
-            let feed = chain.feed(graph, block, sample, Side::Float);
-            let mut failed = None;
-            let outputs = part.run(&feed, &mut |value, tensor| {
-                for (idx, (_, left)) in &chosen {
-                    if let (true, Some(sum)) = (*left == value, squares.get_mut(idx)) {
-                        let added =
-                            tensor.to_f32().map_err(PassError::from).and_then(|it| sum.add(&it));
-                        failed = failed.take().or(added.err());
-                    }
-                }
-            });
-            let outputs = outputs.map_err(crate::activations::error)?;
-            failed.map_or(Ok(()), Err)?;
-            wanted.push(outputs);
-        }
+        let reads = reads(&copy.graph, &sites, block, &index);
+        let run = BlockRun { graph: &copy.graph, block, chain: &chain, ctx };
+        let (results, squares) = run.float(&reads, weights)?;
         let mut tuned = Vec::new();
-        for (&idx, (value, _)) in &chosen {
-            let name = graph.value_name(*value).to_owned();
-            let d = squares.get(&idx).and_then(Squares::mean);
-            tuned.push(Tuned::new(
-                (idx, &weights[idx]),
-                (*value, name),
-                d.as_deref(),
-                options.steps,
-            )?);
+        for it in &reads {
+            let d = squares.get(&it.index).and_then(Squares::mean);
+            let name = copy.graph.value_name(it.weight).to_owned();
+            let weight = (it.index, &weights[it.index]);
+            tuned.push(Tuned::new(weight, (it.weight, name), d.as_deref(), options.steps)?);
         }
-        if !tuned.is_empty() {
-            let objective = Objective { graph, block, chain: &chain, wanted: &wanted, at };
-            if let Err(why) = objective.tune(&mut tuned, ctx, options)? {
-                reason.extend(tuned.iter().map(|it| (it.index, why.clone())));
-            }
-            chain.part();
+        let mut why = None;
+        if tuned.is_empty() {
+            session.progress.step(u64::from(options.steps), "");
+        } else {
+            let objective =
+                Objective { graph: &copy.graph, block, chain: &chain, wanted: &results, at };
+            why = objective.tune(&mut tuned, ctx, options)?.err();
         }
-        if chain.has_parted() {
-            let mut part = Part::new(graph, results.clone(), Vec::new(), &session.pool);
-            let rounded = tuned.iter().map(|it| Ok((it.name.clone(), it.best()?)));
-            let rounded = rounded.collect::<Result<Vec<_>, PassError>>()?;
-            for sample in 0..chain.len() {
-                let mut feed = chain.feed(graph, block, sample, Side::Quantized);
-                feed.extend(rounded.iter().cloned());
-                let outputs = part.run(&feed, &mut |_, _| ()).map_err(crate::activations::error)?;
-                chain.put(sample, Side::Quantized, &results, outputs);
-            }
-        }
-        for (sample, outputs) in wanted.into_iter().enumerate() {
-            chain.put(sample, Side::Float, &results, outputs);
-        }
-        chain.keep_for(&found[at + 1..]);
+        let rounded = (chain.has_parted() || !tuned.is_empty())
+            .then(|| BlockRun { graph: &copy.graph, block, chain: &chain, ctx }.rounded(&tuned))
+            .transpose()?;
+        chain.advance(block, &blocks[at + 1..], results, rounded);
         for it in tuned {
-            if reason.contains_key(&it.index) {
+            index.remove(&it.value);
+            if let Some(why) = &why {
+                left.insert(it.index, why.clone());
                 continue;
             }
+            left.remove(&it.index);
             let weight = &weights[it.index];
             let (numbers, error) = choose::numbers(ctx, weight, &it.best)?;
-            outcome.patches.push(choose::patch(root, ctx, weight, numbers, error, pass)?);
-            index.remove(&it.value);
+            patches.push(choose::patch(root, ctx, weight, numbers, error, pass)?);
         }
     }
-    ctx.session.progress.finish();
-    let reached = |idx: &usize| index.values().any(|it| it == idx);
-    for idx in 0..weights.len() {
-        let why = reason.remove(&idx);
-        let is_open = sources[idx].is_none() || reached(&idx);
-        if why.is_some() || is_open {
-            let why = why.unwrap_or_else(|| "it is in no block".to_owned());
-            outcome.left.push((idx, why));
-        }
-    }
-    Ok(outcome)
+    session.progress.finish();
+    Ok(Outcome { patches, left })
 }
 
-/// The constant of each weight of the outermost graph.
-fn sources(root: &Graph, weights: &[Weight]) -> Vec<Option<(Scope, Value)>> {
-    let of = |it: &Weight| {
-        let node = root.at(&it.scope)?.node(it.node)?;
-        let source = node.inputs.first().copied().flatten()?;
-        it.scope.0.is_empty().then(|| (it.scope.clone(), source))
-    };
-    weights.iter().map(of).collect()
+/// The constant of a weight of the outermost graph.
+fn constant(root: &Graph, weight: &Weight) -> Option<(Scope, Value)> {
+    let node = root.at(&weight.scope)?.node(weight.node)?;
+    let source = node.inputs.first().copied().flatten()?;
+    weight.scope.0.is_empty().then(|| (weight.scope.clone(), source))
+}
+
+/// A product of a block that reads a weight to be tuned.
+struct Read {
+    /// Which weight.
+    index: usize,
+    weight: Value,
+    /// The other operand.
+    left: Value,
+}
+
+/// The products of a block, one for each weight.
+fn reads(
+    graph: &Graph,
+    sites: &[Site],
+    block: &Block,
+    index: &BTreeMap<Value, usize>,
+) -> Vec<Read> {
+    let mut found: BTreeMap<usize, Read> = BTreeMap::new();
+    for site in block.weights.iter().filter_map(|&it| sites.get(it)) {
+        let weight = site.weight.source;
+        let left = graph.node(site.node).and_then(|it| it.inputs.first().copied().flatten());
+        if let (Some(&index), Some(left)) = (index.get(&weight), left) {
+            found.entry(index).or_insert(Read { index, weight, left });
+        }
+    }
+    found.into_values().collect()
+}
+
+/// What a block gives, for each sample.
+type Results = Vec<Vec<Tensor>>;
+
+/// A block that runs on all samples.
+struct BlockRun<'a, 'c> {
+    graph: &'a Graph,
+    block: &'a Block,
+    chain: &'a Chain,
+    ctx: &'a Ctx<'c>,
+}
+
+impl BlockRun<'_, '_> {
+    /// What the block gives in the float model, and the squares of what its products read.
+    fn float(
+        &self,
+        reads: &[Read],
+        weights: &[Weight],
+    ) -> Result<(Results, BTreeMap<usize, Squares>), PassError> {
+        let mut squares: BTreeMap<usize, Squares> = reads
+            .iter()
+            .map(|it| (it.index, Squares::new(weights[it.index].quant.form.k)))
+            .collect();
+        let tapped = reads.iter().map(|it| it.left).collect();
+        let pool = &self.ctx.session.pool;
+        let mut part = Part::new(self.graph, self.block.results(), tapped, pool);
+        let mut found = Vec::with_capacity(self.chain.len());
+        for sample in 0..self.chain.len() {
+            self.ctx.check_cancelled()?;
+            let feed = self.chain.feed(self.graph, self.block, sample, Side::Float);
+            let mut failed = None;
+            let outputs = part.run(&feed, &mut |value, tensor| {
+                for it in reads.iter().filter(|it| it.left == value) {
+                    let Some(sum) = squares.get_mut(&it.index) else { continue };
+                    let added =
+                        tensor.to_f32().map_err(PassError::from).and_then(|it| sum.add(&it));
+                    failed = failed.take().or(added.err());
+                }
+            });
+            found.push(outputs.map_err(activations::error)?);
+            failed.map_or(Ok(()), Err)?;
+        }
+        Ok((found, squares))
+    }
+
+    /// What the block gives with the weights that were chosen.
+    fn rounded(&self, tuned: &[Tuned]) -> Result<Results, PassError> {
+        let mut part =
+            Part::new(self.graph, self.block.results(), Vec::new(), &self.ctx.session.pool);
+        let weights = tuned.iter().map(|it| Ok((it.name.clone(), it.best()?)));
+        let weights = weights.collect::<Result<Vec<_>, PassError>>()?;
+        let mut found = Vec::with_capacity(self.chain.len());
+        for sample in 0..self.chain.len() {
+            let mut feed = self.chain.feed(self.graph, self.block, sample, Side::Quantized);
+            feed.extend(weights.iter().cloned());
+            found.push(part.run(&feed, &mut |_, _| ()).map_err(activations::error)?);
+        }
+        Ok(found)
+    }
 }

@@ -65,26 +65,25 @@ impl Chain {
         !self.quantized.is_empty()
     }
 
-    /// From here on the two models differ.
-    pub(super) fn part(&mut self) {
-        if self.quantized.is_empty() {
+    /// Goes on behind a block: what it gives in the float model, and in the other one where that
+    /// differs. Drops what no later block reads.
+    pub(super) fn advance(
+        &mut self,
+        block: &Block,
+        later: &[Block],
+        float: Vec<Vec<Tensor>>,
+        quantized: Option<Vec<Vec<Tensor>>>,
+    ) {
+        if quantized.is_some() && self.quantized.is_empty() {
             self.quantized = self.float.clone();
         }
-    }
-
-    /// Notes what a block has given for one sample.
-    pub(super) fn put(&mut self, sample: usize, side: Side, values: &[Value], found: Vec<Tensor>) {
-        let of = match side {
-            Side::Float => &mut self.float,
-            Side::Quantized => &mut self.quantized,
-        };
-        if let Some(of) = of.get_mut(sample) {
-            of.extend(values.iter().copied().zip(found));
+        let results = block.results();
+        for (values, found) in self.float.iter_mut().zip(float) {
+            values.extend(results.iter().copied().zip(found));
         }
-    }
-
-    /// Drops what no later block reads.
-    pub(super) fn keep_for(&mut self, later: &[Block]) {
+        for (values, found) in self.quantized.iter_mut().zip(quantized.into_iter().flatten()) {
+            values.extend(results.iter().copied().zip(found));
+        }
         let read: BTreeSet<Value> =
             later.iter().flat_map(|it| it.inputs.iter().chain(&it.side)).copied().collect();
         for values in self.float.iter_mut().chain(&mut self.quantized) {
