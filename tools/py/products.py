@@ -85,7 +85,8 @@ def table(path, size, dtype, product):
 def bits_per_weight(format_, k, n, bits, block, sym, scale_bytes, stored_block):
     """Stored bits of a weight in each format, its last block filled up; `stored_block` is what the file says."""
     if format_ == "qdq":
-        blocks = 1 if block == "row" or block >= k else -(-k // block)
+        size = 128 if (bits, block) == (2, 256) else block  # 2 bits have no fast kernel for blocks of 256
+        blocks = 1 if block == "row" or block >= k else -(-k // size)
         field = FIELD[bits]
         codes, zeros = -(-k * n * field // 8), -(-blocks * n * field // 8)
     else:

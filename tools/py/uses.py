@@ -80,6 +80,8 @@ def uses():
         "behind Identity": Use(behind("Identity", "t"), {"t": w()}, y, a),
         "behind Reshape": Use(behind("Reshape", "t"), {"t": w(5120), "size": np.array([64, 80])}, y, a),
         "rank 3, input of rank 2": Use([one], {"w": w(1, 64, 80)}, {"y": [1, "m", 80]}, a),
+        "rank 3, input of rank 1": Use([one], {"w": w(1, 64, 80)}, {"y": [1, 80]}, {"a": [64]}, fused=False),
+        "rank 4, input of rank 3": Use([one], {"w": w(1, 1, 64, 80)}, {"y": [1, 2, "m", 80]}, {"a": [2, "m", 64]}),
         "rank 3, input of rank 3": Use([one], {"w": w(1, 64, 80)}, {"y": [2, "m", 80]}, {"a": [2, "m", 64]}),
         "input of rank 1": Use([one], {"w": w()}, {"y": [80]}, {"a": [64]}, fused=False),
         "input of rank 4": Use([one], {"w": w()}, {"y": [2, 3, "m", 80]}, {"a": [2, 3, "m", 64]}),

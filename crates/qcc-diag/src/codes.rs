@@ -92,6 +92,7 @@ codes! {
     QCC0201 "an operator cannot be executed"
     QCC0202 "a type or shape does not fit"
     QCC0203 "the opset cannot be raised"
+    QCC0204 "ONNX Runtime does not load the versions of the model"
     // 03 options and pipeline text
     QCC0301 "a pass or recipe is unknown"
     QCC0302 "an option of a pass is wrong"
@@ -116,6 +117,8 @@ codes! {
     QCC0604 "the model is quantized already"
     QCC0605 "calibration was replaced by pseudo activations"
     QCC0607 "a weight holds values that are not finite"
+    QCC0608 "a quantized weight is kept in float as well"
+    QCC0609 "the runtime has no fast kernel"
     // 08 verification
     QCC0801 "a pass broke an invariant"
     QCC0802 "results differ"

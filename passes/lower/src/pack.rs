@@ -4,6 +4,7 @@
 //! nothing else reads it. Needs: a pass that chose numbers. Keeps: the rounded value.
 //! Fails where the layout has no field or block for the numbers, naming the weight.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -18,6 +19,8 @@ use qcc_quant::layout::{
 use qcc_quant::numbers::NumbersRef;
 use qcc_quant::spec::{Grid, GroupSize, ScaleType};
 use qcc_tensor::{Buffer, DType, Store, Tensor};
+
+use crate::readers::{counts, weight_name};
 
 /// The pass.
 pub const INFO: PassInfo = PassInfo {
@@ -37,13 +40,16 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
         .map_err(|()| PassError::internal("a layout without a name"))?;
     let mut patches = Vec::new();
     let mut widened: Vec<(u8, u8)> = Vec::new();
+    let mut slow: Vec<String> = Vec::new();
+    // `to-qdq` gives each product codes of its own.
+    let counts = if layout == Layout::Qdq { counts(root) } else { BTreeMap::new() };
     for scope in root.scopes() {
         let Some(graph) = root.at(&scope) else { continue };
         for id in graph.topo() {
             ctx.check_cancelled()?;
             let Some(node) = graph.node(id) else { continue };
             let Some(quant) = node.op().and_then(|it| it.is::<Quant>()) else { continue };
-            let name = graph.value_name(Value { node: id, slot: 0 }).to_owned();
+            let name = weight_name(graph, id);
             let Some(numbers) = &quant.numbers else {
                 let text = format!("'{name}' has no codes yet");
                 return Err(Diagnostic::error(codes::QCC0302, text)
@@ -60,8 +66,13 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
             if layout != Layout::Dense && field != quant.spec.bits.get() {
                 widened.push((quant.spec.bits.get(), field));
             }
-            let size: usize = bytes.tensors().map(|it| it.bytes().len()).sum();
+            let key = (scope.clone(), Value { node: id, slot: 0 });
+            let copies = counts.get(&key).copied().unwrap_or(1).max(1);
+            let size = bytes.tensors().map(|it| it.bytes().len()).sum::<usize>() * copies;
             let row = ctx.record.weight(&name);
+            if layout != Layout::Dense && field == 2 && bytes.block == 16 && row.op != "Gather" {
+                slow.push(name.clone());
+            }
             row.layout = layout.name().to_owned();
             row.bytes_after = size as u64;
             row.bpw = 8.0 * size as f64 / (quant.form.n * quant.form.k).max(1) as f64;
@@ -76,6 +87,18 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
             Diagnostic::warning(codes::QCC0603, text)
                 .with_note("the bits per weight in the summary are those that are stored")
                 .with_help("--format function stores 3, 5 and 6 bits as such"),
+        );
+    }
+    if let Some(first) = slow.first() {
+        let text = "ONNX Runtime has no fast kernel for 2 bits in blocks of 16";
+        let note = match slow.len() {
+            1 => format!("'{first}' has such"),
+            count => format!("'{first}' and {} more have such", count - 1),
+        };
+        ctx.note(
+            Diagnostic::warning(codes::QCC0609, text)
+                .with_note(note)
+                .with_help("-g 32, 64 or 128 are fast, and so are 4 bits"),
         );
     }
     Ok(patches)
@@ -158,7 +181,7 @@ fn pack(layout: Layout, quant: &Quant, numbers: &Numbers, store: &Store) -> Resu
                 let dims = vec![n, layout.blocks()];
                 let scales = match spec.scale {
                     ScaleType::F32 => numbers.scales().reshape(dims).map_err(|it| in_words(&it))?,
-                    _ => stored(scales.to_vec(), dims, spec.scale)?,
+                    _ => stored(scales.iter().copied(), dims, spec.scale)?,
                 };
                 return Ok(Bytes { codes, scales, zeros, block });
             }
@@ -198,7 +221,10 @@ fn pack(layout: Layout, quant: &Quant, numbers: &Numbers, store: &Store) -> Resu
                 ));
             }
             let layout = Qdq::new(n, k, bits, sign).map_err(|it| in_words(&it))?;
-            let blocks = k.div_ceil(group);
+            // A group that has no fast kernel becomes two blocks.
+            let fast = nbits::block_for(field, group, k).filter(|_| !is_row);
+            let block = fast.unwrap_or(group);
+            let blocks = k.div_ceil(block);
             let mut out = room(layout.bytes())?;
             layout.pack(&view.unpacked(), out.bytes_mut());
             let codes = tensor(dtype, vec![k, n], out)?;
@@ -207,12 +233,13 @@ fn pack(layout: Layout, quant: &Quant, numbers: &Numbers, store: &Store) -> Resu
                 Grid::Sym => None,
                 Grid::Asym => {
                     let mut out = room(layout.zero_bytes(blocks))?;
-                    layout.pack_zeros(zeros, blocks, out.bytes_mut());
+                    layout.pack_zeros(&expand(zeros, k, group, block), blocks, out.bytes_mut());
                     Some(tensor(dtype, dims.clone(), out)?)
                 }
             };
-            let scales = stored(transpose(scales, blocks), dims, spec.scale)?;
-            Ok(Bytes { codes, scales, zeros, block: if is_row { k } else { group } })
+            let scales = expand(scales, k, group, block);
+            let scales = stored(transpose(&scales, blocks), dims, spec.scale)?;
+            Ok(Bytes { codes, scales, zeros, block: if is_row { k } else { block } })
         }
         Layout::Dense => {
             if dense::dense_bits(bits) != bits {
@@ -253,15 +280,16 @@ fn tensor(dtype: DType, dims: Vec<usize>, bytes: Buffer) -> Result<Tensor, Strin
 }
 
 /// Scales in the type they are stored in. They were rounded to it before codes were chosen.
-fn stored(scales: Vec<f32>, dims: Vec<usize>, kind: ScaleType) -> Result<Tensor, String> {
+fn stored(
+    scales: impl IntoIterator<Item = f32>,
+    dims: Vec<usize>,
+    kind: ScaleType,
+) -> Result<Tensor, String> {
+    let scales = scales.into_iter();
     let tensor = match kind {
-        ScaleType::F32 => Tensor::from_vec(dims, scales),
-        ScaleType::F16 => {
-            Tensor::from_vec(dims, scales.into_iter().map(f16::from_f32).collect::<Vec<_>>())
-        }
-        ScaleType::BF16 => {
-            Tensor::from_vec(dims, scales.into_iter().map(bf16::from_f32).collect::<Vec<_>>())
-        }
+        ScaleType::F32 => Tensor::from_vec(dims, scales.collect::<Vec<_>>()),
+        ScaleType::F16 => Tensor::from_vec(dims, scales.map(f16::from_f32).collect::<Vec<_>>()),
+        ScaleType::BF16 => Tensor::from_vec(dims, scales.map(bf16::from_f32).collect::<Vec<_>>()),
     };
     tensor.map_err(|it| it.to_string())
 }

@@ -1,24 +1,25 @@
-//! What the formats have in common when a product reads a packed weight: the factor and the bias
-//! that stay around it.
+//! What the formats have in common when a product reads a packed weight: the factor, the bias and
+//! the leading axes that stay around it.
 
 use std::sync::Arc;
 
 use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Attr, Graph, OpRef, Output, Patch, Value};
 use qcc_pass::PassError;
-use qcc_tensor::{DType, Tensor};
+use qcc_tensor::{DType, Dim, Tensor};
 
 use crate::readers::Reader;
 
 /// A product that is being rewritten.
 pub(crate) struct Product<'a> {
+    root: &'a Graph,
     pub(crate) graph: &'a Graph,
     pub(crate) reader: &'a Reader<'a>,
     /// The result that is replaced.
     pub(crate) old: Value,
     /// The left operand.
     pub(crate) left: Option<Value>,
-    pub(crate) bias: Option<Value>,
+    bias: Option<Value>,
     pub(crate) alpha: f32,
 }
 
@@ -41,11 +42,17 @@ impl<'a> Product<'a> {
             return Err(no_form(reader, format, "it reads the weight in another shape").into());
         }
         let bias = reader.node.inputs.get(2).copied().flatten();
+        let left = reader.node.inputs.first().copied().flatten();
+        let rank = left.and_then(|it| graph.ty(it).rank());
+        if rank.is_none() && reader.weight.dims.len() > 2 {
+            return Err(no_form(reader, format, "the rank of its input is not known").into());
+        }
         Ok(Self {
+            root,
             graph,
             reader,
             old: Value { node: reader.id, slot: 0 },
-            left: reader.node.inputs.first().copied().flatten(),
+            left,
             // `select` takes a Gemm with alpha 1 and beta 0 or 1 only; FusedMatMul may have alpha.
             bias: bias.filter(|_| reader.float("beta").unwrap_or(1.0) != 0.0),
             alpha: reader.float("alpha").unwrap_or(1.0),
@@ -59,21 +66,77 @@ impl<'a> Product<'a> {
         patch
     }
 
+    /// The bias; a constant one `[1, N]` as `[N]`, which is what runtimes fuse.
+    pub(crate) fn bias(&self, patch: &mut Patch) -> Option<Value> {
+        match self.flat_bias() {
+            Some((name, tensor)) => Some(patch.constant(name, tensor)),
+            None => self.bias,
+        }
+    }
+
+    /// Whether the bias is one value per output.
+    pub(crate) fn is_bias_vector(&self) -> bool {
+        let dims = self.bias.and_then(|it| self.graph.ty(it).known_dims());
+        dims.is_some_and(|it| it == [self.reader.packed.form.n]) || self.flat_bias().is_some()
+    }
+
+    fn flat_bias(&self) -> Option<(&'a str, Tensor)> {
+        let (scope, value) = self.root.resolve(&self.reader.scope, self.bias?)?;
+        let graph = self.root.at(&scope)?;
+        let tensor = graph.constant(value)?;
+        let n = self.reader.packed.form.n;
+        let is_row = tensor.dims().len() > 1 && tensor.dims().last() == Some(&n);
+        let flat = Some(tensor).filter(|it| is_row && it.len() == n)?.reshape(vec![n]).ok()?;
+        Some((graph.value_name(value), flat))
+    }
+
+    /// Rank of the result where that is not the rank of the input: a weight `[1, K, N]` gives one
+    /// to an input `[M, K]`.
+    fn wide_rank(&self) -> Option<usize> {
+        let rank = self.graph.ty(self.left?).rank()?;
+        let weight = self.reader.weight.dims.len();
+        // The axis that an input of one axis is given goes again.
+        let wide = if rank == 1 { weight.checked_sub(1)? } else { weight };
+        (wide > rank).then_some(wide)
+    }
+
     /// Adds the operator that takes the place of the product, the factor and the bias, and lets
     /// them replace the result.
-    pub(crate) fn finish(&self, patch: &mut Patch, op: OpRef, inputs: Vec<Option<Value>>) {
+    pub(crate) fn finish(
+        &self,
+        patch: &mut Patch,
+        op: OpRef,
+        inputs: Vec<Option<Value>>,
+        bias: Option<Value>,
+    ) {
         let ty = self.graph.ty(self.old).clone();
-        let name = self.reader.node.name.as_str();
-        let out = Output::new(self.graph.value_name(self.old), ty.clone());
-        let node = patch.op(name, op, inputs, vec![out]);
+        let name = self.reader.label(self.graph);
+        let wide = self.wide_rank();
+        let own = match wide.and_then(|_| self.graph.ty(self.left?).shape()?.split_last()) {
+            Some((_, rows)) => {
+                let n = Dim::Known(self.reader.packed.form.n);
+                ty.with_shape(Some(rows.iter().cloned().chain([n]).collect()))
+            }
+            None => ty.clone(),
+        };
+        let out = Output::new(self.graph.value_name(self.old), own);
+        let is_alone = wide.is_none() && bias.is_none() && self.alpha == 1.0;
+        let node = if is_alone { self.reader.node.name.as_str() } else { name };
+        let node = patch.op(node, op, inputs, vec![out]);
         let mut value = Value { node, slot: 0 };
+        if let Some(rank) = wide {
+            let shape = Tensor::vector(vec![1i64; rank]);
+            let shape = patch.constant(&format!("{name}_shape"), shape);
+            let inputs = vec![Some(value), Some(shape)];
+            value = patch.op1(&format!("{name}_wide"), plain("Expand"), inputs, ty.clone());
+        }
         if self.alpha != 1.0 {
             let factor = scalar(self.alpha, self.reader.weight.dtype);
             let factor = patch.constant(&format!("{name}_alpha"), factor);
             let inputs = vec![Some(value), Some(factor)];
             value = patch.op1(&format!("{name}_scaled"), plain("Mul"), inputs, ty.clone());
         }
-        if let Some(bias) = self.bias {
+        if let Some(bias) = bias {
             let inputs = vec![Some(value), Some(bias)];
             value = patch.op1(&format!("{name}_bias"), plain("Add"), inputs, ty);
         }

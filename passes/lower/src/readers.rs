@@ -1,5 +1,7 @@
 //! The operators that read packed weights, for the output formats.
 
+use std::collections::BTreeMap;
+
 use qcc_ir::{Graph, Node, NodeId, Scope, Value};
 use qcc_ops::quant::{Form, Packed};
 use qcc_ops::weight::{Traced, trace};
@@ -44,12 +46,49 @@ pub(crate) fn readers(root: &Graph) -> Vec<Reader<'_>> {
     found
 }
 
+/// How many operands read each value that `trace` ends at.
+pub(crate) fn counts(root: &Graph) -> BTreeMap<(Scope, Value), usize> {
+    let mut counts = BTreeMap::new();
+    for scope in root.scopes() {
+        let Some(graph) = root.at(&scope) else { continue };
+        for (id, node) in graph.nodes() {
+            if node.op().is_none() || qcc_ops::weight::is_step(graph, id) {
+                continue;
+            }
+            for value in node.inputs.iter().copied().flatten() {
+                if let Some(it) = trace(root, &scope, value) {
+                    *counts.entry((it.scope, it.source)).or_default() += 1;
+                }
+            }
+        }
+    }
+    counts
+}
+
+/// The name under which the record knows the weight that a node of `select` reads: the node has
+/// it where it stands for all uses, and a longer one where for only some.
+pub(crate) fn weight_name(graph: &Graph, id: NodeId) -> String {
+    let own = graph.value_name(Value { node: id, slot: 0 });
+    let source = graph.node(id).and_then(|it| it.inputs.first().copied().flatten());
+    let source = source.map(|it| graph.value_name(it));
+    let rest = source.and_then(|it| own.strip_prefix(it));
+    source.filter(|_| rest.is_some_and(|it| it.starts_with(".quant"))).unwrap_or(own).to_owned()
+}
+
 impl Reader<'_> {
     /// The operands of the `Packed`: codes, scales, zero points.
     pub(crate) fn tensors(&self, root: &Graph) -> Vec<Value> {
         let graph = root.at(&self.weight.scope);
         let node = graph.and_then(|it| it.node(self.weight.source.node));
         node.map(|it| it.inputs.iter().copied().flatten().collect()).unwrap_or_default()
+    }
+
+    /// Name of the node, or of its result where it has none.
+    pub(crate) fn label<'b>(&'b self, graph: &'b Graph) -> &'b str {
+        match self.node.name.as_str() {
+            "" => graph.value_name(Value { node: self.id, slot: 0 }),
+            name => name,
+        }
     }
 
     /// The value of an integer attribute of the node.

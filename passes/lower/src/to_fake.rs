@@ -9,6 +9,8 @@ use qcc_ir::{Graph, Patch, Value};
 use qcc_ops::quant::{Quant, decoded};
 use qcc_pass::{Ctx, PassError, PassInfo};
 
+use crate::readers::weight_name;
+
 /// The pass.
 pub const INFO: PassInfo =
     PassInfo { name: "to-fake", summary: "write float weights after rounding", options: &[], run };
@@ -22,7 +24,7 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
             let Some(node) = graph.node(id) else { continue };
             let Some(quant) = node.op().and_then(|it| it.is::<Quant>()) else { continue };
             let old = Value { node: id, slot: 0 };
-            let name = graph.value_name(old).to_owned();
+            let name = weight_name(graph, id);
             let source = node.inputs.first().copied().flatten();
             let tensor = source.and_then(|it| graph.constant(it));
             let (Some(numbers), Some(tensor)) = (&quant.numbers, tensor) else {

@@ -45,7 +45,8 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
         for tensor in reader.tensors(root) {
             inputs.push(Some(patch.capture(&reader.weight.scope, tensor)));
         }
-        product.finish(&mut patch, op, inputs);
+        let bias = product.bias(&mut patch);
+        product.finish(&mut patch, op, inputs, bias);
         ctx.count("to-function.rewritten", 1);
         patches.push(patch);
     }

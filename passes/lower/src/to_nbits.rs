@@ -4,7 +4,8 @@
 //! Replaces `MatMul(A, W)`, `Gemm(A, W, C)` and `FusedMatMul(A, W)` whose W is `Packed` in layout
 //! `nbits`, and `Gather(W, ids)`. Needs: `pack{layout=nbits}`. Keeps: names of results.
 //! A product whose bias is not one value per output keeps an `Add`. A weight that is read by
-//! products and lookups is stored once.
+//! products and lookups is stored once. Where rows of a table are no whole blocks, a `Slice` cuts
+//! off what fills up the last one.
 //! Fails where the operator has no such form (bfloat16), naming the node.
 
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use qcc_ops::nbits::MatMulNBits;
 use qcc_ops::quant::Layout;
 use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo};
 use qcc_quant::layout::field_bits;
-use qcc_tensor::{DType, Tensor};
+use qcc_tensor::{DType, Dim, Tensor};
 
 use crate::product::{Product, no_form, plain};
 use crate::readers::{Reader, readers};
@@ -55,7 +56,7 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
 }
 
 fn product(root: &Graph, reader: &Reader<'_>, level: i64) -> Result<Patch, PassError> {
-    let mut product = Product::of(root, reader, FORMAT)?;
+    let product = Product::of(root, reader, FORMAT)?;
     let packed = reader.packed;
     if reader.weight.dtype == DType::BF16 {
         return Err(no_form(reader, FORMAT, "the operator has no bfloat16 form").into());
@@ -80,14 +81,12 @@ fn product(root: &Graph, reader: &Reader<'_>, level: i64) -> Result<Patch, PassE
         inputs.push(Some(patch.capture(&reader.weight.scope, tensor)));
     }
     // A bias of one value per output goes into the operator, unless a factor stands before it.
-    let is_vector =
-        |it: Value| product.graph.ty(it).known_dims().is_some_and(|it| it == [packed.form.n]);
-    if let Some(bias) = product.bias.filter(|&it| product.alpha == 1.0 && is_vector(it)) {
+    let mut bias = product.bias(&mut patch);
+    if product.alpha == 1.0 && product.is_bias_vector() {
         inputs.resize(5, None); // zero points, group indices
-        inputs.push(Some(bias));
-        product.bias = None;
+        inputs.push(bias.take());
     }
-    product.finish(&mut patch, op, inputs);
+    product.finish(&mut patch, op, inputs, bias);
     Ok(patch)
 }
 
@@ -108,9 +107,7 @@ fn lookup(root: &Graph, reader: &Reader<'_>) -> Result<Patch, PassError> {
     }
     let bits = field_bits(packed.spec.bits.get());
     let (n, k) = (packed.form.n, packed.form.k);
-    if k % packed.block != 0 {
-        return Err(no_form(reader, FORMAT, "its rows are no multiple of the group").into());
-    }
+    let wide = k.div_ceil(packed.block).saturating_mul(packed.block);
     let old = Value { node: reader.id, slot: 0 };
     let ty = graph.ty(old).clone();
     let mut patch = Patch::within(INFO.name, reader.scope.clone());
@@ -123,8 +120,8 @@ fn lookup(root: &Graph, reader: &Reader<'_>) -> Result<Patch, PassError> {
         return Err(PassError::internal("a packed weight without codes"));
     };
     // The product wants [N, blocks, bytes], the lookup [V, bytes]: one initializer, two shapes.
-    let row_bytes = k * usize::from(bits) / 8;
-    let name = reader.node.name.as_str();
+    let row_bytes = wide / 8 * usize::from(bits);
+    let name = reader.label(graph);
     let shape = patch.constant(
         &format!("{}_rows", reader.name),
         Tensor::vector(vec![n as i64, row_bytes as i64]),
@@ -144,8 +141,25 @@ fn lookup(root: &Graph, reader: &Reader<'_>) -> Result<Patch, PassError> {
     let ids = reader.node.inputs.get(1).copied().flatten();
     let mut inputs = vec![Some(rows), ids];
     inputs.extend(rest.iter().map(|&it| Some(it)));
-    let out = Output::new(graph.value_name(old), ty);
-    let node = patch.op(name, op, inputs, vec![out]);
-    patch.replace(old, Value { node, slot: 0 });
+    let mut own = ty.clone();
+    if wide != k
+        && let Some((_, around)) = ty.shape().and_then(<[Dim]>::split_last)
+    {
+        own = ty.with_shape(Some(around.iter().cloned().chain([Dim::Known(wide)]).collect()));
+    }
+    let out = Output::new(graph.value_name(old), own);
+    let own_name = if wide == k { reader.node.name.as_str() } else { name };
+    let node = patch.op(own_name, op, inputs, vec![out]);
+    let mut value = Value { node, slot: 0 };
+    if wide != k {
+        // The last block of a row is filled up, which no row of the table has.
+        let mut inputs = vec![Some(value)];
+        for (what, it) in [("start", 0), ("end", k as i64), ("axis", -1)] {
+            let it = Tensor::vector(vec![it]);
+            inputs.push(Some(patch.constant(&format!("{name}_{what}"), it)));
+        }
+        value = patch.op1(&format!("{name}_cut"), plain("Slice"), inputs, ty);
+    }
+    patch.replace(old, value);
     Ok(patch)
 }

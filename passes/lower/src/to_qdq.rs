@@ -4,7 +4,8 @@
 //! layout `qdq` by `DequantizeLinear(codes, scales, zeros?)` of shape `[K, N]`, blocks along axis 0;
 //! a group that is the whole row becomes a scale for each column. Needs: `pack{layout=qdq}`. Keeps:
 //! names of results.
-//! Each product gets its own copy of the codes, since ONNX Runtime 1.31 fuses only those.
+//! Each product has codes of its own, in the graph that it stands in, since ONNX Runtime 1.31 fuses
+//! no others and does not load a branch whose codes lie around it. `pack` counts them.
 //! Fails for table lookups, naming the node.
 
 use std::collections::BTreeSet;
@@ -40,11 +41,13 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
             let why = "its scales have another type than its input; --scale-type auto fits";
             return Err(no_form(&reader, FORMAT, why).into());
         }
-        let is_first = seen.insert((reader.weight.scope.clone(), reader.weight.source));
+        let is_local = reader.scope == reader.weight.scope;
+        let is_first = is_local && seen.insert((reader.scope.clone(), reader.weight.source));
         let mut patch = product.patch(INFO.name);
         let weight = dequantize(root, &reader, &mut patch, is_first)?;
+        let bias = product.bias(&mut patch);
         // The weight is [K, N] now, so that a plain product reads it whatever it was before.
-        product.finish(&mut patch, plain("MatMul"), vec![product.left, Some(weight)]);
+        product.finish(&mut patch, plain("MatMul"), vec![product.left, Some(weight)], bias);
         ctx.count("to-qdq.rewritten", 1);
         patches.push(patch);
     }

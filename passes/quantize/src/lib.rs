@@ -5,6 +5,7 @@
 
 mod activations;
 pub mod adpq;
+pub mod blocks;
 mod by_gram;
 mod choose;
 pub mod dequantize_weights;

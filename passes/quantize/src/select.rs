@@ -110,6 +110,9 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     for site in &sites {
         ctx.check_cancelled()?;
         match rules.choose(site) {
+            Ok(_) if !has_known_rank(graph, site) => {
+                left.push((site, Skip::Attributes("an input of unknown rank")));
+            }
             Ok((form, spec)) => {
                 let key = (site.weight.scope.clone(), site.weight.source);
                 if !chosen.contains_key(&key) {
@@ -126,8 +129,8 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     for key in order {
         let uses = chosen.remove(&key).unwrap_or_default();
         let Some(first) = uses.first() else { continue };
-        if let Some(other) = uses.iter().find(|it| it.form != first.form || it.spec != first.spec) {
-            left.push((other.site, Skip::Shared));
+        if uses.iter().any(|it| it.form != first.form || it.spec != first.spec) {
+            left.extend(uses.iter().map(|it| (it.site, Skip::Shared)));
             continue;
         }
         let (name, finite) = (first.site.name.clone(), is_finite(graph, &key, first.form));
@@ -141,15 +144,16 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
                 return Err(Diagnostic { severity: qcc_diag::Severity::Error, ..note }.into());
             }
             ctx.note(note);
-            left.push((first.site, Skip::NotFinite));
+            left.extend(uses.iter().map(|it| (it.site, Skip::NotFinite)));
             continue;
         }
         match patch(graph, &key, &uses) {
             Some(patch) => {
                 record(ctx, graph, &key, &uses);
+                note_kept(ctx, graph, &key, &uses);
                 patches.push(patch);
             }
-            None => left.push((first.site, Skip::Shared)),
+            None => left.extend(uses.iter().map(|it| (it.site, Skip::Shared))),
         }
     }
     for (site, skip) in left {
@@ -327,6 +331,15 @@ impl Rules {
     }
 }
 
+/// Whether the rank of the result follows from that of the input: a weight of more axes than two
+/// gives them to an input of fewer.
+fn has_known_rank(root: &Graph, site: &Site) -> bool {
+    let graph = root.at(&site.scope);
+    let left = graph.and_then(|it| it.node(site.node)?.inputs.first().copied().flatten());
+    let rank = graph.zip(left).and_then(|(graph, it)| graph.ty(it).rank());
+    site.role == Role::Table || site.weight.dims.len() <= 2 || rank.is_some()
+}
+
 /// Row and column of a value that is not finite.
 fn is_finite(root: &Graph, key: &(Scope, Value), form: Form) -> Option<(usize, usize)> {
     let tensor = root.at(&key.0)?.constant(key.1)?;
@@ -345,10 +358,7 @@ fn patch(root: &Graph, key: &(Scope, Value), uses: &[Chosen<'_>]) -> Option<Patc
     let name = format!("{}.quant", first.site.name);
     let quant = patch.op1(&name, op, vec![Some(*source)], graph.ty(*source).clone());
 
-    let chosen: Vec<(Scope, NodeId, usize)> =
-        uses.iter().map(|it| (it.site.scope.clone(), it.site.node, it.site.operand)).collect();
-    let all = leaf_uses(root, key);
-    if all.is_some_and(|all| all.iter().all(|it| chosen.contains(it))) {
+    if others(root, key, uses).is_some_and(|it| it.is_empty()) {
         patch.replace(*source, quant);
         return Some(patch);
     }
@@ -371,6 +381,50 @@ fn patch(root: &Graph, key: &(Scope, Value), uses: &[Chosen<'_>]) -> Option<Patc
         patch.rewire(site.node, site.operand, value);
     }
     Some(patch)
+}
+
+/// What reads a weight beside the chosen uses; `None` when an output of a graph is among it.
+fn others(root: &Graph, key: &(Scope, Value), uses: &[Chosen<'_>]) -> Option<Vec<(Scope, NodeId)>> {
+    let chosen: Vec<(&Scope, NodeId, usize)> =
+        uses.iter().map(|it| (&it.site.scope, it.site.node, it.site.operand)).collect();
+    let all = leaf_uses(root, key)?.into_iter();
+    let left = all.filter(|it| !chosen.contains(&(&it.0, it.1, it.2))).map(|it| (it.0, it.1));
+    let mut left: Vec<(Scope, NodeId)> = left.collect();
+    left.dedup(); // a node may read it twice
+    Some(left)
+}
+
+/// Says when the file will hold the floats of a weight beside its codes.
+fn note_kept(ctx: &mut Ctx<'_>, root: &Graph, key: &(Scope, Value), uses: &[Chosen<'_>]) {
+    let Some(first) = uses.first() else { return };
+    let others = others(root, key, uses);
+    let who = match others.as_deref() {
+        None => "an output".to_owned(),
+        Some([]) => return,
+        Some([(scope, node), rest @ ..]) => {
+            let label = root.at(scope).and_then(|graph| {
+                let name = graph.node(*node)?.name.as_str();
+                let value = Value { node: *node, slot: 0 };
+                Some(if name.is_empty() { graph.value_name(value) } else { name })
+            });
+            let more = match rest.len() {
+                0 => String::new(),
+                count => format!(" and {count} more"),
+            };
+            format!("'{}'{more}", label.unwrap_or_default())
+        }
+    };
+    let is_looked_up = others.iter().flatten().any(|(scope, node)| {
+        let node = root.at(scope).and_then(|it| it.node(*node));
+        node.and_then(|it| it.op()).is_some_and(|it| it.is_named("Gather"))
+    });
+    let name = &first.site.name;
+    let text = format!("'{name}' is quantized, and kept in float as well for {who}");
+    let mut note = Diagnostic::warning(codes::QCC0608, text).with_note("the file holds both");
+    if is_looked_up {
+        note = note.with_help("--embeddings with the same bits lets lookups read the codes");
+    }
+    ctx.note(note.with_help(format!("--exclude '{name}' leaves it in float only")));
 }
 
 fn record(ctx: &mut Ctx<'_>, graph: &Graph, key: &(Scope, Value), uses: &[Chosen<'_>]) {

@@ -20,6 +20,7 @@ use crate::source::{GraphSource, Record, RegionSource, What};
 /// What writing a graph needs beside it.
 pub(super) struct Context<'a> {
     pub(super) file: &'a MappedFile,
+    /// IR version of the output.
     pub(super) ir_version: i64,
     /// Where tensors go that do not stay in the model.
     pub(super) sidecar: Option<&'a mut Sidecar>,

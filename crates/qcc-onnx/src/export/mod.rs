@@ -7,6 +7,7 @@ mod graph;
 mod region;
 mod rope;
 mod sidecar;
+mod stable;
 pub(crate) mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -144,8 +145,8 @@ pub fn write(
     for it in pending {
         it.finish()?;
     }
-    let from = source.opset("").unwrap_or(1);
-    let raised = (needs.opset > from).then_some((from, needs.opset));
+    let from = source.opset("");
+    let raised = from.filter(|&it| needs.opset > it).map(|it| (it, needs.opset));
     Ok(Written { files, size_bytes, raised })
 }
 
@@ -169,9 +170,9 @@ fn message(
     let data = &source.0;
     let mut cx = graph::Context {
         file: &data.file,
-        ir_version: data.ir_version,
+        ir_version: needs.ir_version,
         sidecar,
-        upgrade: Upgrade::new(source.opset("").unwrap_or(1), needs.opset),
+        upgrade: Upgrade::new(source.opset("").unwrap_or(needs.opset), needs.opset),
         captured: BTreeMap::new(),
     };
     let (inner, mut is_changed) = graph::graph(&mut cx, graph, &data.graph)?;
@@ -246,6 +247,10 @@ fn message(
     Ok(ModelRope { rope, is_changed })
 }
 
+/// The opset, and the IR version it came with, for a model that has no operator of ONNX yet: the
+/// first in which all that passes add has the form that they give it.
+const NEW_OPSET: (i64, i64) = (13, 7);
+
 /// What the new nodes of a graph need from the model around them.
 struct Needs {
     opset: i64,
@@ -286,6 +291,12 @@ impl Needs {
                                 needs.at_least(21, 10);
                             }
                         }
+                        if op.is_named("Expand") {
+                            needs.at_least(8, 3);
+                        }
+                        if op.is_named("Slice") {
+                            needs.at_least(10, 5); // starts and ends are inputs
+                        }
                         if op.domain() == function::DOMAIN {
                             needs.at_least(function::NEEDS.0, function::NEEDS.1);
                             needs.functions.insert(op.name().to_owned());
@@ -295,14 +306,23 @@ impl Needs {
                 }
             }
         }
+        // Bodies of functions are made of operators of ONNX.
+        if !needs.functions.is_empty() {
+            domains.insert(String::new());
+        }
         for domain in domains {
-            if !domain.is_empty()
-                && domain != qcc_ops::quant::DOMAIN
-                && source.opset(&domain).is_none()
-            {
-                let version = if domain == function::DOMAIN { function::VERSION } else { 1 };
-                needs.domains.push((domain, version));
+            if domain == qcc_ops::quant::DOMAIN || source.opset(&domain).is_some() {
+                continue;
             }
+            let version = match domain.as_str() {
+                "" => {
+                    needs.at_least(NEW_OPSET.0, NEW_OPSET.1);
+                    needs.opset
+                }
+                function::DOMAIN => function::VERSION,
+                _ => 1,
+            };
+            needs.domains.push((domain, version));
         }
         needs
     }

@@ -47,6 +47,9 @@ pub struct ReadOptions {
 /// The oldest and newest `ir_version` that is read without a word.
 const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=onnx_protobuf::IR_VERSION;
 
+/// The newest IR version and opset that ONNX Runtime 1.31 loads.
+const RUNTIME: (i64, i64) = (13, 26);
+
 /// Reads a model. The file is mapped, and its tensors stay in the map.
 ///
 /// # Errors
@@ -67,6 +70,7 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Model, ReadError> {
         let note = format!("qcc knows versions {first} to {last} and reads it as the nearest one");
         warnings.push(Diagnostic::warning(codes::QCC0109, text).with_note(note));
     }
+    warnings.extend(too_new(&header));
 
     let mut data = DataFiles::new(&real, options.allow_external_symlinks);
     data = data.without_mmap(options.no_mmap);
@@ -96,6 +100,27 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Model, ReadError> {
         file,
     }));
     Ok(Model { graph, source, warnings })
+}
+
+/// Says when the versions are newer than those that the runtime loads; no version is ever lowered.
+fn too_new(header: &Header) -> Option<Diagnostic> {
+    let opset = header.opsets.iter().find(|it| matches!(it.0.as_str(), "" | "ai.onnx"));
+    let opset = opset.map(|it| it.1).filter(|&it| it > RUNTIME.1);
+    let ir_version = Some(header.ir_version).filter(|&it| it > RUNTIME.0);
+    let what: Vec<String> = [("opset", opset), ("IR version", ir_version)]
+        .into_iter()
+        .filter_map(|(what, version)| Some(format!("{what} {}", version?)))
+        .collect();
+    if what.is_empty() {
+        return None;
+    }
+    let text = format!("ONNX Runtime 1.31 does not load models of {}", what.join(" and "));
+    let note = format!("it knows opsets up to {} and IR versions up to {}", RUNTIME.1, RUNTIME.0);
+    Some(
+        Diagnostic::warning(codes::QCC0204, text)
+            .with_note(note)
+            .with_help("export the model with an older opset, or use a newer runtime"),
+    )
 }
 
 /// Reads a file that holds one tensor, as ONNX's test data does: its name, which may be empty, and

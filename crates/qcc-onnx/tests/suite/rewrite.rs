@@ -5,7 +5,7 @@ use std::sync::Arc;
 use onnx_protobuf::{GraphProto, Message, ModelProto, ValueInfoProto};
 use qcc_ir::{Attr, Opaque, Patch, Scope, Type};
 use qcc_onnx::{External, Model, ReadOptions, WriteError, WriteOptions, read, write};
-use qcc_tensor::Tensor;
+use qcc_tensor::{DType, Tensor};
 
 use crate::build::{Folder, decode, floats, graph_attribute, model, node, product, value};
 
@@ -105,6 +105,75 @@ fn before_ir_version_4_new_initializers_are_inputs() {
     let names: Vec<String> =
         rewritten(&input).graph.unwrap().input.iter().map(|it| it.name().to_owned()).collect();
     assert_eq!(names, ["x", "w_codes"]);
+}
+
+#[test]
+fn inputs_follow_the_ir_version_of_the_output() {
+    let mut graph = product();
+    graph.initializer.push(floats("other", &[1], &[5.0]));
+    graph.node.push(node("Relu", &["other"], &["z"]));
+    graph.output.push(value("z"));
+    graph.input.extend([value("w"), value("other")]);
+    let mut input = model(graph);
+    input.ir_version = Some(3);
+    let folder = Folder::of(&input);
+    let mut model = folder.read().unwrap();
+    rewrite(&mut model, &Scope::root());
+    // A type of 4 bits needs IR version 10, where an input with an initializer may be replaced.
+    let graph = &model.graph;
+    let codes = graph.nodes().find(|it| it.1.constant().is_some()).unwrap().0;
+    let mut patch = Patch::new("test");
+    patch.at(codes);
+    let nibbles = Tensor::new(DType::U4, vec![4], vec![1u8, 2].into()).unwrap();
+    let nibbles = patch.constant("nibbles", nibbles);
+    let relu = graph.nodes().find(|it| it.1.outputs[0].name == "z").unwrap().0;
+    patch.rewire(relu, 0, nibbles);
+    model.graph.apply(vec![patch]).unwrap();
+    folder.write(&model);
+    let output = decode(&folder.path("out.onnx"));
+    assert_eq!(output.ir_version(), 10);
+    let graph = output.graph.unwrap();
+    let inputs: Vec<&str> = graph.input.iter().map(ValueInfoProto::name).collect();
+    assert_eq!(inputs, ["x"]);
+}
+
+#[test]
+fn an_operator_of_onnx_brings_its_domain() {
+    let mut graph = product();
+    graph.node.truncate(1);
+    graph.node[0].domain = Some("my".into());
+    graph.output = vec![value("h")];
+    let mut input = model(graph);
+    input.opset_import[0].domain = Some("my".into());
+    let folder = Folder::of(&input);
+    let mut model = folder.read().unwrap();
+    let h = model.graph.outputs()[0];
+    let mut patch = Patch::new("test");
+    patch.at(h.node);
+    let op = Arc::new(Opaque { domain: String::new(), name: "Neg".into(), attrs: vec![] });
+    let new = patch.op1("n", op, model.graph[h.node].inputs[..1].to_vec(), Type::Unknown);
+    patch.replace(h, new);
+    model.graph.apply(vec![patch]).unwrap();
+    assert_eq!(folder.write(&model).raised, None);
+    let output = decode(&folder.path("out.onnx"));
+    let imports: Vec<(&str, i64)> =
+        output.opset_import.iter().map(|it| (it.domain(), it.version())).collect();
+    assert_eq!(imports, [("my", 17), ("", 13)]);
+}
+
+#[test]
+fn versions_that_the_runtime_does_not_load_are_told() {
+    let warnings = |opset, ir_version| -> Vec<String> {
+        let mut input = model(product());
+        input.opset_import[0].version = Some(opset);
+        input.ir_version = Some(ir_version);
+        let all = Folder::of(&input).read().unwrap().warnings;
+        all.iter().filter(|it| it.code.name() == "QCC0204").map(|it| it.message.clone()).collect()
+    };
+    assert!(warnings(26, 13).is_empty());
+    assert_eq!(warnings(27, 13), ["ONNX Runtime 1.31 does not load models of opset 27"]);
+    let both = "ONNX Runtime 1.31 does not load models of opset 28 and IR version 14";
+    assert_eq!(warnings(28, 14), [both]);
 }
 
 #[test]

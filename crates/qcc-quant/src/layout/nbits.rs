@@ -27,12 +27,12 @@ pub struct NBits {
 /// `k` for one group per row) can be stored; `None` if there is none.
 ///
 /// A group may be several blocks: see [`expand`](super::expand). Whole rows take the block with
-/// the least bytes of codes, padding and scales; with 2 bits not 16 or 256, which ONNX Runtime
-/// 1.31 runs without its fast kernel.
+/// the least bytes of codes, padding and scales. With 2 bits ONNX Runtime 1.31 runs blocks of 16
+/// and 256 without its fast kernel, so that these are taken only where no other fits.
 #[must_use]
 pub fn block_for(bits: u8, group_len: usize, k: usize) -> Option<usize> {
     let fast = |b: &usize| bits != 2 || (32..=128).contains(b);
-    if BLOCKS.contains(&group_len) {
+    if BLOCKS.contains(&group_len) && fast(&group_len) {
         return Some(group_len);
     }
     if group_len >= k {
@@ -232,6 +232,8 @@ mod tests {
         assert_eq!(block_for(4, 512, 4096), Some(256));
         assert_eq!(block_for(2, 512, 4096), Some(128));
         assert_eq!(block_for(2, 16, 4096), Some(16));
+        assert_eq!(block_for(2, 256, 4096), Some(128));
+        assert_eq!(block_for(2, 16, 16), Some(32));
         assert_eq!(block_for(4, 8, 384), None);
         assert_eq!(block_for(4, 0, 384), None);
         // Whole rows: 384 = 3 * 128 has no padding, 512 = 2 * 256, 30 fits 32.

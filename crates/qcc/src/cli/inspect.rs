@@ -1,5 +1,6 @@
 //! `qcc inspect`: what is in a model.
 
+mod blocks;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,10 @@ pub(super) struct InspectArgs {
     #[arg(long)]
     pub(super) weights: bool,
 
+    /// One row for each block: the layers of the model, found from its graph
+    #[arg(long)]
+    pub(super) blocks: bool,
+
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -35,13 +40,22 @@ pub(super) fn run(args: &InspectArgs) -> Result<Ended, Error> {
     let typed = Compiler::new().pipeline("infer-types").run(&model)?;
     let facts = Facts::of(&typed);
     let weights = args.weights.then(|| weights::Weights::of(typed.graph()));
+    let blocks = args.blocks.then(|| blocks::Blocks::of(&model)).transpose()?;
     if args.json {
-        return show(&format!("{:#}\n", to_json(args, &model, &facts, weights.as_ref())));
+        let mut all = to_json(args, &model, &facts, weights.as_ref());
+        if let Some(blocks) = blocks {
+            all["blocks"] = blocks.to_json();
+        }
+        return show(&format!("{all:#}\n"));
     }
     let mut text = to_text(args, &model, &facts);
     if let Some(weights) = weights {
         text.push('\n');
         text.push_str(&weights::table(&weights));
+    }
+    if let Some(blocks) = blocks {
+        text.push('\n');
+        text.push_str(&blocks.to_text());
     }
     show(&text)
 }

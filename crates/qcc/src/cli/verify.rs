@@ -43,8 +43,13 @@ impl Instrument for Choices {
             let Some(graph) = at.graph.at(&scope) else { continue };
             for (id, node) in graph.nodes() {
                 if let Some(op) = node.op().filter(|it| it.is::<Quant>().is_some()) {
-                    let name = graph.value_name(Value { node: id, slot: 0 });
-                    all.insert(name.to_owned(), op.clone());
+                    // A `Quant` of only some uses has a longer name than the weight.
+                    let own = graph.value_name(Value { node: id, slot: 0 });
+                    let source = node.inputs.first().copied().flatten();
+                    let source = source.map(|it| graph.value_name(it));
+                    let rest = source.and_then(|it| own.strip_prefix(it));
+                    let name = source.filter(|_| rest.is_some_and(|it| it.starts_with(".quant")));
+                    all.insert(name.unwrap_or(own).to_owned(), op.clone());
                 }
             }
         }
@@ -165,7 +170,7 @@ impl File<'_> {
             let data = self.input(0)?;
             let ids = rows(*data.dims().first()?)?;
             let inputs = [Some(data), Some(ids), Some(self.input(2)?), self.input(3)];
-            return Some(Held { tensor: evaluate(op, &inputs)?, order: Order::Nk });
+            return Some(Held { tensor: cut(&evaluate(op, &inputs)?, form.k)?, order: Order::Nk });
         }
         let operand = if op.name() == "Gather" { 0 } else { 1 };
         let value = self.node.inputs.get(operand).copied().flatten()?;
@@ -196,12 +201,7 @@ impl File<'_> {
         let codes = codes.reshape(vec![it.n, width]).ok()?;
         let inputs = [Some(codes), Some(rows(it.n)?), Some(self.input(2)?), self.input(3)];
         let wide = evaluate(&op, &inputs)?;
-        let size = wide.bytes().len().checked_div(wide.len())?;
-        let row = *wide.dims().last()?;
-        let chunks = wide.bytes().chunks_exact(row.checked_mul(size)?.max(1));
-        let cut: Option<Vec<&[u8]>> = chunks.map(|it_row| it_row.get(..it.k * size)).collect();
-        let tensor = Tensor::new(wide.dtype(), vec![it.n, it.k], cut?.concat().into()).ok()?;
-        Some(Held { tensor, order: Order::Nk })
+        Some(Held { tensor: cut(&wide, it.k)?, order: Order::Nk })
     }
 
     fn dense(&self, it: &MatMulQ) -> Option<Held> {
@@ -233,6 +233,15 @@ impl File<'_> {
         let tensor = packed.eval(&EvalCx::default(), &inputs, 1).ok()?.into_iter().next()?;
         Some(Held { tensor, order: Order::Nk })
     }
+}
+
+/// `[n, wide]` without what fills up the last block of each row: `[n, k]`.
+fn cut(wide: &Tensor, k: usize) -> Option<Tensor> {
+    let &[n, row] = wide.dims() else { return None };
+    let size = wide.bytes().len().checked_div(wide.len())?;
+    let chunks = wide.bytes().chunks_exact(row.checked_mul(size)?.max(1));
+    let cut: Option<Vec<&[u8]>> = chunks.map(|it| it.get(..k.checked_mul(size)?)).collect();
+    Tensor::new(wide.dtype(), vec![n, k], cut?.concat().into()).ok()
 }
 
 fn rows(count: usize) -> Option<Tensor> {

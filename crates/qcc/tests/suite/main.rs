@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
+mod blocks;
+#[cfg(test)]
 mod data_files;
 #[cfg(test)]
 mod models;

@@ -77,7 +77,7 @@ fn a_disk_that_becomes_full() {
     bench.put("out.onnx", b"precious");
     let before = bench.files();
     for external in ["never", "always"] {
-        for blocks in ["0", "1", "300", "3000"] {
+        for blocks in ["0", "1", "300", "2500"] {
             let script = "trap '' XFSZ; ulimit -f \"$1\"; shift; exec \"$@\"";
             let inner = bench.command(&[RTN, &["-f", "--external-data", external]].concat());
             let mut shell = std::process::Command::new("sh");

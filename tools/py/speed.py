@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""CPU seconds and memory of quantizing and saving a model of random weights, beside ONNX Runtime's quantizer.
+
+    python tools/py/speed.py --qcc target/ci/qcc [--gib 1] [--group 32] [--rounds 3] [--recipe rtn] [--peer PYTHON --mode default]
+
+Makes a model of --gib GiB of float weights (external data) in --dir, then runs qcc and, with --peer, ONNX Runtime's
+MatMulNBitsQuantizer in turns, the input in the page cache. PYTHON is one that has onnxruntime and onnx_ir. Its time
+leaves out imports and the loading of the model; that of qcc is the whole command. Anonymous memory is what the
+process holds besides mapped files.
+"""
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+WIDTH, INNER = 2048, 8192
+PEER = """
+import sys, time, onnx, resource
+from onnxruntime.quantization import matmul_nbits_quantizer as q
+source, out, mode, group = sys.argv[1:5]
+model = onnx.load(source)
+start = time.process_time()
+if mode == "default":
+    quantizer = q.MatMulNBitsQuantizer(model, bits=4, block_size=int(group), is_symmetric=False)
+else:
+    config = q.KQuantWeightOnlyQuantConfig()
+    quantizer = q.MatMulNBitsQuantizer(model, bits=4, block_size=int(group), algo_config=config)
+    config.block_size = int(group)
+quantizer.process()
+quantizer.model.save_model_to_file(out, True)
+print("cpu", time.process_time() - start)
+"""
+
+
+def make(path, gib):
+    """Layers of six products, `gib` GiB of normal weights."""
+    import numpy as np
+    import onnx
+    from onnx import helper
+
+    layer = [("q", WIDTH, WIDTH), ("k", WIDTH, WIDTH), ("v", WIDTH, WIDTH), ("o", WIDTH, WIDTH),
+             ("up", WIDTH, INNER), ("down", INNER, WIDTH)]
+    count = round(gib * 2**30 / (4 * sum(k * n for _, k, n in layer)))
+    noise = np.random.default_rng(0).standard_normal(WIDTH * INNER).astype(np.float32) * 0.02
+    nodes, weights, offset, last = [], [], 0, "x"
+    with open(path + ".data", "wb") as data:
+        for i in range(count):
+            for j, (name, k, n) in enumerate(layer):
+                name = f"layer{i}.{name}"
+                size = 4 * k * n
+                data.write(np.roll(noise, 7919 * (6 * i + j))[: k * n].tobytes())
+                tensor = onnx.TensorProto(name=name, data_type=1, dims=[k, n], data_location=1)
+                where = {"location": os.path.basename(path) + ".data", "offset": offset, "length": size}
+                for key, value in where.items():
+                    tensor.external_data.add(key=key, value=str(value))
+                weights.append(tensor)
+                nodes.append(helper.make_node("MatMul", [last, name], [name + ".y"], name=name + ".matmul"))
+                last, offset = name + ".y", offset + size
+    ends = [helper.make_tensor_value_info(name, 1, ["rows", WIDTH]) for name in ("x", last)]
+    graph = helper.make_graph(nodes, "random", ends[:1], ends[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, path)
+    return offset / 2**30
+
+
+def run(command):
+    """CPU seconds and the most anonymous MiB of a command."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    anonymous = 0
+    while process.poll() is None:
+        try:
+            with open(f"/proc/{process.pid}/status") as status:
+                for line in status:
+                    if line.startswith("RssAnon"):
+                        anonymous = max(anonymous, int(line.split()[1]) // 1024)
+        except OSError:
+            pass
+        time.sleep(0.01)
+    out, err = process.communicate()
+    if process.returncode:
+        sys.exit(f"{command[0]} failed: {err[-500:]}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return spent, anonymous, out
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--qcc", required=True)
+    parser.add_argument("--gib", type=float, default=1)
+    parser.add_argument("--group", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--recipe", default="rtn")
+    parser.add_argument("--peer")
+    parser.add_argument("--mode", choices=["default", "k_quant"], default="default")
+    parser.add_argument("--dir")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.dir) as folder:
+        source = os.path.join(folder, "model.onnx")
+        gib = make(source, args.gib)
+        # The last product reads no less than others: it is a head, and the other tool takes it too.
+        command = [args.qcc, source, "-O", args.recipe, "-b4", f"-g{args.group}", "--lm-head", "4", "-f"]
+        command += ["-o", os.path.join(folder, "qcc.onnx"), "--progress", "off"]
+        ours, peers, anonymous = [], [], 0
+        for _ in range(args.rounds):
+            if args.peer:
+                out = os.path.join(folder, "peer.onnx")
+                for path in (out, out + ".data"):
+                    if os.path.exists(path):
+                        os.remove(path)
+                text = run([args.peer, "-c", PEER, source, out, args.mode, str(args.group)])[2]
+                peers.append(float(text.split("cpu ")[-1]))
+            run(command)  # the other tool has used the caches
+            spent, most, _ = run(command)
+            ours.append(spent)
+            anonymous = max(anonymous, most)
+        mine = statistics.median(ours)
+        print(f"{gib:.2f} GiB, {args.recipe}, group {args.group}: {mine:.2f} CPU s, {anonymous} MiB anonymous")
+        if peers:
+            other = statistics.median(peers)
+            print(f"onnxruntime {args.mode}: {other:.2f} CPU s, {other / mine:.1f} times as much")
+
+
+if __name__ == "__main__":
+    main()
