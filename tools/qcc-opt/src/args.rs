@@ -15,6 +15,22 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub(crate) passes: String,
 
+    /// After the passes, add what computes the gradient; its other options say of what by what
+    #[arg(long)]
+    pub(crate) differentiate: bool,
+
+    /// Values whose adjoints are given; the outputs of floats when absent
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "differentiate")]
+    pub(crate) seeds: Vec<String>,
+
+    /// Values to differentiate by; the inputs of floats when absent
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "differentiate")]
+    pub(crate) wrt: Vec<String>,
+
+    /// Pipeline text: passes over the gradient
+    #[arg(long, value_name = "TEXT", default_value = "", requires = "differentiate")]
+    pub(crate) gradient_passes: String,
+
     /// Opset of the model, for passes that ask; the latest unless an .onnx file says another
     #[arg(long, value_name = "N")]
     pub(crate) opset: Option<i64>,

@@ -5,6 +5,7 @@
 //! 2 wrong usage, 4 results differ, 70 a bug.
 
 mod args;
+mod gradient;
 mod input;
 mod work;
 

@@ -11,6 +11,7 @@ use qcc_pass::{
 };
 
 use crate::args::Args;
+use crate::gradient;
 use crate::input::{self, Input};
 
 /// Does what the command line asks.
@@ -19,6 +20,7 @@ use crate::input::{self, Input};
 /// The first thing that stops the run.
 pub(crate) fn run(args: &Args) -> Result<(), Box<Diagnostic>> {
     let pipeline = Pipeline::parse(&args.passes, &qcc::passes(), &[])?;
+    let later = Pipeline::parse(&args.gradient_passes, &qcc::passes(), &[])?;
     let Input { graphs, opset, warnings } = input::read(args.file.as_deref())?;
     warnings.iter().for_each(|it| eprintln!("{it}"));
     let mut session =
@@ -27,7 +29,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<Diagnostic>> {
         session.fold_limit = limit;
     }
     for (idx, graph) in graphs.iter().enumerate() {
-        let after = one(args, &pipeline, &session, graph)?;
+        let mut after = one(args, &pipeline, &session, graph)?;
+        if args.differentiate {
+            after = one(args, &later, &session, &gradient::of(&after, &args.seeds, &args.wrt)?)?;
+        }
         if !args.no_output {
             let break_line = if idx > 0 { "\n" } else { "" };
             show(&format!("{break_line}{}", print_with(&after, &print_options(args))))?;

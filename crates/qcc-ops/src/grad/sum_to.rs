@@ -1,17 +1,19 @@
 //! `qcc::SumTo(x, shape)`: sums over what broadcasting repeated.
 //!
 //! The shape goes into that of `x` by ONNX's rule; each element is the sum of all elements of `x`
-//! that it would be repeated to, in order. Sums of f32 are taken in f64.
+//! that it would be repeated to. Over leading dimensions sums are taken in f64, in order; else as those
+//! of `ReduceSum`.
 
 use qcc_ir::{Attrs, EvalCx, EvalError, Input, Op, Type, TypeError};
 use qcc_tensor::{DType, Dim, Tensor};
 use rayon::prelude::*;
 
-use crate::broadcast::{self, Walk};
+use crate::broadcast;
 use crate::ints::{const_ints, ints, sizes, unknown_dims, vector_len};
 use crate::numeric::{narrow, wrong_type};
 use crate::operands::two;
 use crate::quant::DOMAIN;
+use crate::reduce::{Kind, Reduce};
 
 const NAME: &str = "SumTo";
 
@@ -60,13 +62,20 @@ impl Op for SumTo {
         if dims.iter().product::<usize>() == x.len() {
             return Ok(vec![x.reshape(dims)?]);
         }
+        if !is_bias(x.dims(), &dims) {
+            let lead = x.rank() - dims.len();
+            let is_gone = |at: &usize| *at < lead || dims[at - lead] != x.dims()[*at];
+            let axes = (0..x.rank()).filter(is_gone).map(|it| it as i64).collect();
+            let sum = Reduce { kind: Kind::Sum, axes: Some(axes), keep: true, none_is_none: false };
+            return Ok(vec![sum.eval(cx, &[Some(x)], 1)?.remove(0).reshape(dims)?]);
+        }
         Ok(vec![match x.dtype() {
             DType::F64 => {
-                let sums = sums(&x.as_slice::<f64>()?, x.dims(), &dims, |it| it);
+                let sums = columns(&x.as_slice::<f64>()?, dims.iter().product(), |it| it);
                 Tensor::from_vec(dims, sums)?
             }
             dtype @ (DType::F32 | DType::F16 | DType::BF16) => {
-                let sums = sums(&x.to_f32()?, x.dims(), &dims, f64::from);
+                let sums = columns(&x.to_f32()?, dims.iter().product(), f64::from);
                 let mut out = cx.pool.take(sums.len());
                 out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum as f32);
                 narrow(NAME, cx, dtype, &dims, out)?
@@ -76,26 +85,21 @@ impl Op for SumTo {
     }
 }
 
-fn sums<T: Copy + Sync>(x: &[T], from: &[usize], to: &[usize], wide: fn(T) -> f64) -> Vec<f64> {
-    let mut sums = vec![0f64; to.iter().product()];
-    // A bias: all leading dimensions are summed over, and each task has columns of its own.
-    let lead = from.len() - to.len();
+/// Whether all that is summed over are leading dimensions, as those of a bias are.
+fn is_bias(from: &[usize], to: &[usize]) -> bool {
     let ones = to.iter().take_while(|&&it| it == 1).count();
-    if from[lead + ones..] == to[ones..] && !sums.is_empty() {
-        let width = sums.len();
-        sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(idx, sums)| {
-            for row in x.chunks_exact(width) {
-                let row = &row[idx * COLUMNS..][..sums.len()];
-                sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += wide(x));
-            }
-        });
-        return sums;
-    }
-    let walk = Walk::new(from, [from, to]);
-    for index in 0..walk.len() {
-        let [i, j] = walk.at(index);
-        sums[j] += wide(x[i]);
-    }
+    from[from.len() - to.len() + ones..] == to[ones..]
+}
+
+/// Sums of columns; each task has some of its own.
+fn columns<T: Copy + Sync>(x: &[T], width: usize, wide: fn(T) -> f64) -> Vec<f64> {
+    let mut sums = vec![0f64; width];
+    sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(idx, sums)| {
+        for row in x.chunks_exact(width) {
+            let row = &row[idx * COLUMNS..][..sums.len()];
+            sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += wide(x));
+        }
+    });
     sums
 }
 
