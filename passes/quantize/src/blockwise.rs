@@ -24,7 +24,7 @@ use qcc_tensor::Tensor;
 use crate::activations::{self, Squares, Sums as _, in_float};
 use crate::blocks::{Block, BlockOptions, blocks};
 use crate::choose::{self, Weight};
-use crate::sites::{Site, find_sites};
+use crate::sites::{Role, Site, find_sites};
 
 use chain::{Chain, Side};
 use part::Part;
@@ -76,6 +76,13 @@ pub(crate) fn tune(
     for (idx, source) in sources.iter().enumerate() {
         if let Some((_, value)) = source.as_ref().and_then(|it| copy.tap(it)) {
             index.insert(*value, idx);
+        }
+    }
+    // What differs in the logits is no measure of what is lost there: with its head tuned as a
+    // block the bundled model has a KL of 0.0141, with the head by itself 0.0124.
+    for site in sites.iter().filter(|it| it.role == Role::Head) {
+        if let Some(idx) = index.remove(&site.weight.source) {
+            left.insert(idx, "it is the head of the model".to_owned());
         }
     }
     let steps = blocks.len() as u64 * u64::from(options.steps);
