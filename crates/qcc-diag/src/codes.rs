@@ -116,6 +116,7 @@ codes! {
     QCC0603 "codes are stored in a wider field"
     QCC0604 "the model is quantized already"
     QCC0605 "calibration was replaced by pseudo activations"
+    QCC0606 "a weight was tuned by itself"
     QCC0607 "a weight holds values that are not finite"
     QCC0608 "a quantized weight is kept in float as well"
     QCC0609 "the runtime has no fast kernel"

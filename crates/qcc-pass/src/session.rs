@@ -29,6 +29,8 @@ pub struct Session {
     /// Passes over the copy of a graph that is made to be run; none leave it as it is. See
     /// [`WorkingCopy`](crate::WorkingCopy).
     pub working_copy: Pipeline,
+    /// What a graph goes through before it is differentiated, beside the one that is written.
+    pub tuning_copy: Pipeline,
     /// Who is told how far the run is.
     pub progress: Arc<dyn Progress>,
     /// Set when the run is to stop.
@@ -62,6 +64,7 @@ impl Default for Session {
             samples: None,
             pseudo_samples: None,
             working_copy: Pipeline::default(),
+            tuning_copy: Pipeline::default(),
             progress: Arc::new(Silent),
             cancel: Cancel::default(),
             opset: 21,

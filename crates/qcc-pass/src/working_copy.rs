@@ -39,7 +39,19 @@ impl WorkingCopy {
     /// When the run is cancelled. A pass that fails is no error: the copy is then the graph as it
     /// is.
     pub fn of(graph: &Graph, taps: &[Tap], session: &Session) -> Result<Self, PassError> {
-        let pipeline = &session.working_copy;
+        Self::through(graph, taps, &session.working_copy, session)
+    }
+
+    /// As [`WorkingCopy::of`], over another pipeline.
+    ///
+    /// # Errors
+    /// As [`WorkingCopy::of`].
+    pub fn through(
+        graph: &Graph,
+        taps: &[Tap],
+        pipeline: &Pipeline,
+        session: &Session,
+    ) -> Result<Self, PassError> {
         if pipeline.steps().is_empty() {
             return Ok(Self::same(graph.clone(), taps));
         }

@@ -42,6 +42,7 @@ impl Compiler {
                 seed: 42,
                 threads,
                 working_copy: tables::working_copy(),
+                tuning_copy: tables::tuning_copy(),
                 ..Session::default()
             },
             instruments: Vec::new(),

@@ -28,4 +28,4 @@ pub use output::{Output, SaveOptions};
 pub use qcc_data::{OpenOptions, Samples};
 pub use qcc_onnx::{External, ReadOptions, Written};
 pub use recipe::{RECIPES, Recipe};
-pub use tables::{FORMATS, WORKING_COPY, passes};
+pub use tables::{FORMATS, TUNING_COPY, WORKING_COPY, passes};

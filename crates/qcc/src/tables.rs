@@ -8,6 +8,15 @@ pub use qcc_lower::FORMATS;
 /// Other rewrites make no difference to the time of a run.
 pub const WORKING_COPY: &str = "inline-functions{opsets=any}";
 
+/// What makes a graph ready to be differentiated: fused operators become those that have
+/// derivatives.
+pub const TUNING_COPY: &str = "inline-functions{opsets=any},infer-types,lower-fused,infer-types";
+
+/// The pipeline over the copy that is differentiated.
+pub(crate) fn tuning_copy() -> Pipeline {
+    Pipeline::parse(TUNING_COPY, qcc_canonical::PASSES, &[]).unwrap_or_default()
+}
+
 /// The pipeline over the copy of a graph that is run.
 pub(crate) fn working_copy() -> Pipeline {
     // The text is checked by a test; were it wrong, graphs would run as they are.
@@ -26,6 +35,7 @@ mod tests {
     #[test]
     fn the_text_of_the_working_copy_can_be_read() {
         assert!(!working_copy().steps().is_empty());
+        assert!(!tuning_copy().steps().is_empty());
     }
 
     #[test]

@@ -167,7 +167,7 @@ fn inputs_of(root: &Graph, weights: &[Weight]) -> Vec<Vec<Place>> {
 }
 
 /// The graph with every chosen weight in float again.
-fn in_float(root: &Graph) -> Result<Graph, PassError> {
+pub(crate) fn in_float(root: &Graph) -> Result<Graph, PassError> {
     let mut graph = root.clone();
     let mut patches = Vec::new();
     for weight in crate::choose::weights(root) {
@@ -249,7 +249,7 @@ fn run<S: Sums>(
     Ok(())
 }
 
-fn error(error: ExecError) -> PassError {
+pub(crate) fn error(error: ExecError) -> PassError {
     Diagnostic::from(error)
         .with_help("-O rtn, and -O 'kl{weights=none}', do not run the model")
         .into()

@@ -78,6 +78,13 @@ pub struct Block {
     pub class: u64,
 }
 
+impl Block {
+    /// All that is read outside: [`Block::outputs`], then [`Block::others`].
+    pub fn results(&self) -> Vec<Value> {
+        self.outputs.iter().chain(&self.others).copied().collect()
+    }
+}
+
 /// How blocks are cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockOptions {

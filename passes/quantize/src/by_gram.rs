@@ -5,7 +5,6 @@ use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, Patch};
 use qcc_pass::{Ctx, PassError};
 use qcc_quant::codes::Codes;
-use qcc_quant::error::measure_codes;
 use qcc_quant::gram::{Gram, GramError};
 use qcc_quant::numbers::NumbersMut;
 use qcc_quant::rows::WeightRows;
@@ -14,12 +13,13 @@ use qcc_quant::search::{SearchKind, search_into};
 use crate::activations::{self, Origin};
 use crate::choose::{self, Weight};
 
-/// Chooses numbers for every weight under the second moments of its inputs. A weight without
+/// Chooses numbers for weights under the second moments of its inputs. A weight without
 /// inputs, a table, and one whose inputs are not finite, gets searched scales.
 pub(crate) fn for_each(
     graph: &Graph,
     ctx: &mut Ctx<'_>,
     pass: &'static str,
+    weights: &[Weight],
     solve: impl Fn(&Weight, &WeightRows<'_>, &Gram) -> Result<Codes, GramError>,
 ) -> Result<Vec<Patch>, PassError> {
     let searched = |weight: &Weight, rows: &WeightRows<'_>, out: NumbersMut<'_>| {
@@ -27,18 +27,17 @@ pub(crate) fn for_each(
     };
     let Some((samples, origin)) = activations::source(ctx) else {
         activations::note_pseudo(ctx, pass, None);
-        return choose::for_each(graph, ctx, pass, searched);
+        return choose::for_each(graph, ctx, pass, weights, searched);
     };
     if origin == Origin::Pseudo {
         activations::note_pseudo(ctx, pass, Some(samples.as_ref()));
     }
-    let weights = choose::weights(graph);
     let mut patches = Vec::new();
     let mut current = 0;
     let solved = activations::for_each(
         graph,
         ctx,
-        &weights,
+        weights,
         samples.as_ref(),
         |idx, gram: Option<&Gram>, ctx| {
             ctx.check_cancelled()?;
@@ -48,24 +47,23 @@ pub(crate) fn for_each(
             current = idx + 1;
             let weight = &weights[idx];
             let rows = weight.rows()?;
-            let mut buffer = choose::buffer(ctx, weight)?;
-            let error = match gram.map(|it| solve(weight, &rows, it)) {
-                Some(Ok(codes)) => {
-                    buffer.numbers_mut().set(&codes);
-                    measure_codes(&rows, None, &codes).plain()
-                }
-                Some(Err(error)) => {
+            let solved = gram.map(|it| solve(weight, &rows, it));
+            if let Some(Ok(codes)) = &solved {
+                let (numbers, error) = choose::numbers(ctx, weight, codes)?;
+                patches.push(choose::patch(graph, ctx, weight, numbers, error, pass)?);
+            } else {
+                if let Some(Err(error)) = solved {
                     let text =
                         format!("{pass} cannot use the inputs of '{}': {error}", weight.name);
                     ctx.note(
                         Diagnostic::warning(codes::QCC0402, text)
                             .with_note("its scales were searched without them"),
                     );
-                    searched(weight, &rows, buffer.numbers_mut())
                 }
-                None => searched(weight, &rows, buffer.numbers_mut()),
-            };
-            patches.push(choose::patch(graph, ctx, weight, buffer.finish()?, error, pass)?);
+                let mut buffer = choose::buffer(ctx, weight)?;
+                let error = searched(weight, &rows, buffer.numbers_mut());
+                patches.push(choose::patch(graph, ctx, weight, buffer.finish()?, error, pass)?);
+            }
             ctx.session.progress.step(1, &weight.name);
             Ok(())
         },
@@ -73,7 +71,7 @@ pub(crate) fn for_each(
     ctx.session.progress.finish();
     if let Err(error) = solved {
         activations::do_without(ctx, pass, origin, error)?;
-        return choose::for_each(graph, ctx, pass, searched);
+        return choose::for_each(graph, ctx, pass, weights, searched);
     }
     Ok(patches)
 }

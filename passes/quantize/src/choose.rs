@@ -7,7 +7,8 @@ use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, NodeId, Patch, Scope, Value};
 use qcc_ops::quant::{Numbers, NumbersBuffer, Quant};
 use qcc_pass::{Ctx, PassError};
-use qcc_quant::error::SquaredError;
+use qcc_quant::codes::Codes;
+use qcc_quant::error::{SquaredError, measure_codes};
 use qcc_quant::numbers::NumbersMut;
 use qcc_quant::rows::WeightRows;
 use qcc_tensor::Tensor;
@@ -57,19 +58,19 @@ pub(crate) fn weights(root: &Graph) -> Vec<Weight> {
     found
 }
 
-/// Chooses numbers for every weight: `choose` gets one at a time, works on its rows in parallel,
+/// Chooses numbers for weights: `choose` gets one at a time, works on its rows in parallel,
 /// and writes them where they stay.
 pub(crate) fn for_each(
     root: &Graph,
     ctx: &mut Ctx<'_>,
     pass: &'static str,
+    weights: &[Weight],
     mut choose: impl FnMut(&Weight, &WeightRows<'_>, NumbersMut<'_>) -> SquaredError,
 ) -> Result<Vec<Patch>, PassError> {
-    let weights = weights(root);
     let total: u64 = weights.iter().map(|it| it.tensor.len() as u64).sum();
     ctx.session.progress.start(pass, total);
     let mut patches = Vec::with_capacity(weights.len());
-    for weight in &weights {
+    for weight in weights {
         ctx.check_cancelled()?;
         let rows = weight.rows()?;
         let mut buffer = buffer(ctx, weight)?;
@@ -79,6 +80,18 @@ pub(crate) fn for_each(
     }
     ctx.session.progress.finish();
     Ok(patches)
+}
+
+/// The numbers of codes, and their error.
+pub(crate) fn numbers(
+    ctx: &Ctx<'_>,
+    weight: &Weight,
+    codes: &Codes,
+) -> Result<(Numbers, SquaredError), PassError> {
+    let mut buffer = buffer(ctx, weight)?;
+    buffer.numbers_mut().set(codes);
+    let error = measure_codes(&weight.rows()?, None, codes).plain();
+    Ok((buffer.finish()?, error))
 }
 
 /// Room for the numbers of a weight.

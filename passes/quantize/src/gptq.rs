@@ -8,7 +8,7 @@ use qcc_ir::{Graph, Patch};
 use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo};
 use qcc_quant::gptq::{GptqOptions, gptq};
 
-use crate::by_gram;
+use crate::{by_gram, choose};
 
 /// The pass.
 pub const INFO: PassInfo = PassInfo {
@@ -36,7 +36,8 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
         damp: ctx.options.opt_float("damp"),
         sweeps: usize::try_from(ctx.options.int("sweeps")).unwrap_or(0),
     };
-    by_gram::for_each(graph, ctx, INFO.name, |weight, rows, gram| {
+    let weights = choose::weights(graph);
+    by_gram::for_each(graph, ctx, INFO.name, &weights, |weight, rows, gram| {
         gptq(rows, &weight.quant.spec, gram, &options)
     })
 }

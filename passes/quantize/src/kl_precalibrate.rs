@@ -91,7 +91,7 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
         None => activations::note_pseudo(ctx, INFO.name, None),
     }
     let mut next = 0;
-    choose::for_each(graph, ctx, INFO.name, |weight, rows, out| {
+    choose::for_each(graph, ctx, INFO.name, &weights, |weight, rows, out| {
         let d = d[next].as_deref();
         next += 1;
         let spec = &weight.quant.spec;

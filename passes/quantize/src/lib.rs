@@ -6,6 +6,7 @@
 mod activations;
 pub mod adpq;
 pub mod blocks;
+mod blockwise;
 mod by_gram;
 mod choose;
 pub mod dequantize_weights;

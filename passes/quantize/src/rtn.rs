@@ -7,7 +7,7 @@ use qcc_ir::{Graph, Patch};
 use qcc_pass::{Ctx, PassError, PassInfo};
 use qcc_quant::rtn::rtn_into;
 
-use crate::choose::for_each;
+use crate::choose::{for_each, weights};
 
 /// The pass.
 pub const INFO: PassInfo = PassInfo {
@@ -18,5 +18,8 @@ pub const INFO: PassInfo = PassInfo {
 };
 
 fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
-    for_each(graph, ctx, INFO.name, |weight, rows, out| rtn_into(rows, &weight.quant.spec, out))
+    let weights = weights(graph);
+    for_each(graph, ctx, INFO.name, &weights, |weight, rows, out| {
+        rtn_into(rows, &weight.quant.spec, out)
+    })
 }

@@ -1,6 +1,8 @@
 //! Whole runs of the library on the bundled model.
 
 #[cfg(test)]
+mod blockwise;
+#[cfg(test)]
 mod determinism;
 #[cfg(test)]
 mod foreign_pass;

@@ -1,0 +1,215 @@
+//! Block-wise tuning: rounding and scales of all weights of a block at a time, by signs of the
+//! gradients of the error of what the block gives.
+//!
+//! Blocks are tuned in their order. The samples run through the float model, which gives what a
+//! block should give, and through that of the weights chosen so far, which gives what the block
+//! will read. A block starts from scales searched with the mean squares of its inputs; every few
+//! steps it is tried on samples that no step has seen, and the best that was tried is kept, the
+//! start among them.
+//!
+//! Source: arXiv 2309.05516; the parameters and their update: [`qcc_quant::tuner`].
+
+mod chain;
+mod gradient;
+mod part;
+mod tune;
+mod weights;
+
+use std::collections::BTreeMap;
+
+use qcc_ir::{Graph, Patch, Scope, Value};
+use qcc_pass::{Ctx, PassError, SampleSource, WorkingCopy};
+use qcc_tensor::Tensor;
+
+use crate::activations::{self, Squares, Sums as _, in_float};
+use crate::blocks::{Block, BlockOptions, blocks};
+use crate::choose::{self, Weight};
+use crate::sites::{Site, find_sites};
+
+use chain::{Chain, Side};
+use part::Part;
+use tune::Objective;
+use weights::Tuned;
+
+/// How blocks are tuned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    /// Steps of each block.
+    pub(crate) steps: u16,
+    /// Samples of each step.
+    pub(crate) batch: usize,
+}
+
+/// What became of the weights.
+pub(crate) struct Outcome {
+    /// Patches of those that were tuned.
+    pub(crate) patches: Vec<Patch>,
+    /// Those that were not: which, and why.
+    pub(crate) left: BTreeMap<usize, String>,
+}
+
+/// Tunes the weights, block after block.
+///
+/// # Errors
+/// When the model cannot run on the samples, or the run is cancelled.
+pub(crate) fn tune(
+    root: &Graph,
+    ctx: &mut Ctx<'_>,
+    pass: &'static str,
+    weights: &[Weight],
+    samples: &dyn SampleSource,
+    options: Options,
+) -> Result<Outcome, PassError> {
+    let sources: Vec<Option<(Scope, Value)>> =
+        weights.iter().map(|it| constant(root, it)).collect();
+    let taps: Vec<(Scope, Value)> = sources.iter().flatten().cloned().collect();
+    let session = ctx.session;
+    let copy = WorkingCopy::through(&in_float(root)?, &taps, &session.tuning_copy, session)?;
+    let sites = find_sites(&copy.graph);
+    let blocks = blocks(&copy.graph, &sites, &BlockOptions::default());
+    let mut chain = Chain::new(samples)?;
+    let mut patches = Vec::new();
+    let mut left: BTreeMap<usize, String> =
+        (0..weights.len()).map(|idx| (idx, "it is in no block".to_owned())).collect();
+    // Which weight a constant of the copy is, until it has been tuned.
+    let mut index: BTreeMap<Value, usize> = BTreeMap::new();
+    for (idx, source) in sources.iter().enumerate() {
+        if let Some((_, value)) = source.as_ref().and_then(|it| copy.tap(it)) {
+            index.insert(*value, idx);
+        }
+    }
+    let steps = blocks.len() as u64 * u64::from(options.steps);
+    session.progress.start(pass, steps);
+    for (at, block) in blocks.iter().enumerate() {
+        ctx.check_cancelled()?;
+        let reads = reads(&copy.graph, &sites, block, &index);
+        let run = BlockRun { graph: &copy.graph, block, chain: &chain, ctx };
+        let (results, squares) = run.float(&reads, weights)?;
+        let mut tuned = Vec::new();
+        for it in &reads {
+            let d = squares.get(&it.index).and_then(Squares::mean);
+            let name = copy.graph.value_name(it.weight).to_owned();
+            let weight = (it.index, &weights[it.index]);
+            tuned.push(Tuned::new(weight, (it.weight, name), d.as_deref(), options.steps)?);
+        }
+        let mut why = None;
+        if tuned.is_empty() {
+            session.progress.step(u64::from(options.steps), "");
+        } else {
+            let objective =
+                Objective { graph: &copy.graph, block, chain: &chain, wanted: &results, at };
+            why = objective.tune(&mut tuned, ctx, options)?.err();
+        }
+        let rounded = (chain.has_parted() || !tuned.is_empty())
+            .then(|| BlockRun { graph: &copy.graph, block, chain: &chain, ctx }.rounded(&tuned))
+            .transpose()?;
+        chain.advance(block, &blocks[at + 1..], results, rounded);
+        for it in tuned {
+            index.remove(&it.value);
+            if let Some(why) = &why {
+                left.insert(it.index, why.clone());
+                continue;
+            }
+            left.remove(&it.index);
+            let weight = &weights[it.index];
+            let (numbers, error) = choose::numbers(ctx, weight, &it.best)?;
+            patches.push(choose::patch(root, ctx, weight, numbers, error, pass)?);
+        }
+    }
+    session.progress.finish();
+    Ok(Outcome { patches, left })
+}
+
+/// The constant of a weight of the outermost graph.
+fn constant(root: &Graph, weight: &Weight) -> Option<(Scope, Value)> {
+    let node = root.at(&weight.scope)?.node(weight.node)?;
+    let source = node.inputs.first().copied().flatten()?;
+    weight.scope.0.is_empty().then(|| (weight.scope.clone(), source))
+}
+
+/// A product of a block that reads a weight to be tuned.
+struct Read {
+    /// Which weight.
+    index: usize,
+    weight: Value,
+    /// The other operand.
+    left: Value,
+}
+
+/// The products of a block, one for each weight.
+fn reads(
+    graph: &Graph,
+    sites: &[Site],
+    block: &Block,
+    index: &BTreeMap<Value, usize>,
+) -> Vec<Read> {
+    let mut found: BTreeMap<usize, Read> = BTreeMap::new();
+    for site in block.weights.iter().filter_map(|&it| sites.get(it)) {
+        let weight = site.weight.source;
+        let left = graph.node(site.node).and_then(|it| it.inputs.first().copied().flatten());
+        if let (Some(&index), Some(left)) = (index.get(&weight), left) {
+            found.entry(index).or_insert(Read { index, weight, left });
+        }
+    }
+    found.into_values().collect()
+}
+
+/// What a block gives, for each sample.
+type Results = Vec<Vec<Tensor>>;
+
+/// A block that runs on all samples.
+struct BlockRun<'a, 'c> {
+    graph: &'a Graph,
+    block: &'a Block,
+    chain: &'a Chain,
+    ctx: &'a Ctx<'c>,
+}
+
+impl BlockRun<'_, '_> {
+    /// What the block gives in the float model, and the squares of what its products read.
+    fn float(
+        &self,
+        reads: &[Read],
+        weights: &[Weight],
+    ) -> Result<(Results, BTreeMap<usize, Squares>), PassError> {
+        let mut squares: BTreeMap<usize, Squares> = reads
+            .iter()
+            .map(|it| (it.index, Squares::new(weights[it.index].quant.form.k)))
+            .collect();
+        let tapped = reads.iter().map(|it| it.left).collect();
+        let pool = &self.ctx.session.pool;
+        let mut part = Part::new(self.graph, self.block.results(), tapped, pool);
+        let mut found = Vec::with_capacity(self.chain.len());
+        for sample in 0..self.chain.len() {
+            self.ctx.check_cancelled()?;
+            let feed = self.chain.feed(self.graph, self.block, sample, Side::Float);
+            let mut failed = None;
+            let outputs = part.run(&feed, &mut |value, tensor| {
+                for it in reads.iter().filter(|it| it.left == value) {
+                    let Some(sum) = squares.get_mut(&it.index) else { continue };
+                    let added =
+                        tensor.to_f32().map_err(PassError::from).and_then(|it| sum.add(&it));
+                    failed = failed.take().or(added.err());
+                }
+            });
+            found.push(outputs.map_err(activations::error)?);
+            failed.map_or(Ok(()), Err)?;
+        }
+        Ok((found, squares))
+    }
+
+    /// What the block gives with the weights that were chosen.
+    fn rounded(&self, tuned: &[Tuned]) -> Result<Results, PassError> {
+        let mut part =
+            Part::new(self.graph, self.block.results(), Vec::new(), &self.ctx.session.pool);
+        let weights = tuned.iter().map(|it| Ok((it.name.clone(), it.best()?)));
+        let weights = weights.collect::<Result<Vec<_>, PassError>>()?;
+        let mut found = Vec::with_capacity(self.chain.len());
+        for sample in 0..self.chain.len() {
+            let mut feed = self.chain.feed(self.graph, self.block, sample, Side::Quantized);
+            feed.extend(weights.iter().cloned());
+            found.push(part.run(&feed, &mut |_, _| ()).map_err(activations::error)?);
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,136 @@
+//! The steps of one block.
+
+use qcc_ir::{Graph, Value};
+use qcc_pass::{Ctx, PassError};
+use qcc_tensor::Tensor;
+
+use super::Options;
+use super::chain::{Chain, Side};
+use super::gradient::Gradients;
+use super::part::{Feed, Part};
+use super::weights::Tuned;
+use crate::blocks::Block;
+
+/// How often a block is tried on samples that no step has seen.
+const TRIALS: u16 = 4;
+/// Of how many samples one is kept for that.
+const HELD: usize = 16;
+
+/// What a block is tuned for: `sum (out - wanted)^2` over its outputs.
+pub(super) struct Objective<'a> {
+    pub(super) graph: &'a Graph,
+    pub(super) block: &'a Block,
+    pub(super) chain: &'a Chain,
+    /// What the block gives in the float model, for each sample: its outputs first.
+    pub(super) wanted: &'a [Vec<Tensor>],
+    /// Number of the block.
+    pub(super) at: usize,
+}
+
+impl Objective<'_> {
+    /// Tunes; the inner error says why it cannot be done, and then the weights are what they were.
+    pub(super) fn tune(
+        &self,
+        tuned: &mut [Tuned],
+        ctx: &Ctx<'_>,
+        options: Options,
+    ) -> Result<Result<(), String>, PassError> {
+        let values: Vec<Value> = tuned.iter().map(|it| it.value).collect();
+        let gradients = match Gradients::new(self.graph, &self.block.outputs, &values) {
+            Ok(it) => it,
+            Err(why) => return Ok(Err(why)),
+        };
+        let pool = &ctx.session.pool;
+        let mut backward = Part::new(&gradients.graph, gradients.weights, Vec::new(), pool);
+        let mut forward = Part::new(self.graph, self.block.outputs.clone(), Vec::new(), pool);
+        let (held, used): (Vec<usize>, Vec<usize>) = split(self.chain.len());
+        let start = self.loss(&mut forward, tuned, &held)?;
+        let mut least = start;
+        let mut rng = ctx.session.rng(&format!("signround block {}", self.at));
+        let mut order: Vec<usize> = Vec::new();
+        for step in 1..=options.steps {
+            ctx.check_cancelled()?;
+            let weights = rounded(tuned)?;
+            for _ in 0..options.batch.min(used.len()) {
+                if order.is_empty() {
+                    order.clone_from(&used);
+                    rng.shuffle(&mut order);
+                }
+                let Some(sample) = order.pop() else { break };
+                let mut feed = self.feed(sample, &weights);
+                feed.extend(
+                    gradients.wanted.iter().cloned().zip(self.wanted[sample].iter().cloned()),
+                );
+                let found = match backward.run(&feed, &mut |_, _| ()) {
+                    Ok(found) => found,
+                    Err(error) => return Ok(Err(error.to_string())),
+                };
+                for (it, gradient) in tuned.iter_mut().zip(&found) {
+                    it.add(gradient)?;
+                }
+            }
+            for it in tuned.iter_mut() {
+                if let Err(error) = it.step() {
+                    return Ok(Err(error.to_string()));
+                }
+            }
+            let every = options.steps.div_ceil(TRIALS);
+            if step % every == 0 || step == options.steps {
+                let loss = self.loss(&mut forward, tuned, &held)?;
+                if held.is_empty() || loss < least {
+                    least = loss;
+                    tuned.iter_mut().for_each(Tuned::keep);
+                }
+            }
+            let ratio = if start > 0.0 { least / start } else { 1.0 };
+            ctx.session
+                .progress
+                .step(1, &format!("block {}, error {ratio:.3} of the start", self.at));
+        }
+        Ok(Ok(()))
+    }
+
+    fn feed(&self, sample: usize, weights: &[(String, Tensor)]) -> Feed {
+        let mut feed = self.chain.feed(self.graph, self.block, sample, Side::Quantized);
+        feed.extend(weights.iter().cloned());
+        feed
+    }
+
+    /// The objective at the weights as they are now, over some samples.
+    fn loss(
+        &self,
+        forward: &mut Part<'_>,
+        tuned: &[Tuned],
+        samples: &[usize],
+    ) -> Result<f64, PassError> {
+        let weights = rounded(tuned)?;
+        let mut loss = 0.0;
+        for &sample in samples {
+            let found = forward
+                .run(&self.feed(sample, &weights), &mut |_, _| ())
+                .map_err(crate::activations::error)?;
+            for (found, wanted) in found.iter().zip(&self.wanted[sample]) {
+                loss += distance(found, wanted)?;
+            }
+        }
+        Ok(loss)
+    }
+}
+
+/// Samples that are kept for trials, and those that steps use.
+fn split(count: usize) -> (Vec<usize>, Vec<usize>) {
+    let held = (count / HELD).max(usize::from(count >= 4)).max(if count >= 64 { 8 } else { 0 });
+    let every = count.checked_div(held).unwrap_or(usize::MAX);
+    (0..count).partition(|it| it % every.max(1) == every / 2 && every > 1)
+}
+
+fn rounded(tuned: &[Tuned]) -> Result<Vec<(String, Tensor)>, PassError> {
+    use rayon::prelude::*;
+    tuned.par_iter().map(|it| Ok((it.name.clone(), it.rounded()?))).collect()
+}
+
+/// `sum (a - b)^2`.
+fn distance(a: &Tensor, b: &Tensor) -> Result<f64, PassError> {
+    let (a, b) = (a.to_f32()?, b.to_f32()?);
+    Ok(a.iter().zip(b.iter()).map(|(a, b)| f64::from(a - b) * f64::from(a - b)).sum())
+}

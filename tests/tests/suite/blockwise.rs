@@ -1,0 +1,39 @@
+//! `signround{objective=block}` on the bundled model.
+
+use std::sync::Arc;
+
+use qcc::{Compiler, OpenOptions, Samples};
+use qcc_tests::{Bench, books1m};
+
+fn samples(bench: &Bench, count: usize) -> Arc<Samples> {
+    let options = OpenOptions { samples: Some(count), ..OpenOptions::default() };
+    Arc::new(bench.model().samples(books1m().join("calib.npy"), options).unwrap())
+}
+
+fn tuned(recipe: &str, samples: &Arc<Samples>, threads: usize) -> Compiler {
+    let compiler = Compiler::new().recipe(recipe).unwrap().bits(2).unwrap();
+    compiler.calibration(samples.clone()).threads(threads)
+}
+
+#[test]
+fn threads_and_runs_do_not_change_the_bytes() {
+    let bench = Bench::new();
+    let samples = samples(&bench, 8);
+    let run = |threads| {
+        bench.bytes(tuned("signround{objective=block,iters=3,batch=4}", &samples, threads))
+    };
+    let one = run(1);
+    assert!(one == run(2), "another number of threads");
+    assert!(one == run(1), "another run");
+}
+
+#[test]
+fn every_option_changes_the_bytes() {
+    let bench = Bench::new();
+    let samples = samples(&bench, 8);
+    let run = |options: &str| bench.bytes(tuned(&format!("signround{{{options}}}"), &samples, 2));
+    let block = run("objective=block,iters=3,batch=4");
+    assert!(block != run("objective=layer"));
+    assert!(block != run("objective=block,iters=2,batch=4"));
+    assert!(block != run("objective=block,iters=3,batch=2"));
+}
