@@ -9,7 +9,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attr, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{DType, Dim, Tensor};
 
 use crate::attention_core::{self, Bias, Heads, Order, Stage};
@@ -18,6 +20,8 @@ use crate::dims::{divided, len_of, sum, times};
 use crate::multi_head::joined;
 use crate::operands::{count, need, optional};
 use crate::{AttrError, AttrReader, OpDef};
+
+mod vjp;
 
 const NAME: &str = "Attention";
 
@@ -302,6 +306,10 @@ impl Op for Attention {
         }
         results.truncate(n_outputs.max(1));
         Ok(results)
+    }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        vjp::attention(self, b, io, dy)
     }
 }
 

@@ -6,13 +6,18 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
+use qcc_ir::{
+    Adjoints, Attrs, Emitter, EvalCx, EvalError, Input, Io, Op, OpRef, Type, TypeError, Value,
+};
 use qcc_tensor::{DType, Dim, Tensor};
 
 use crate::cells::moved;
+use crate::combine::Combine;
+use crate::emit::{Emit, args, no_vjp};
 use crate::ints::{const_ints, int, size};
 use crate::operands::{self, count, need};
 use crate::order::keys;
+use crate::scatter::ScatterElements;
 use crate::strided::take;
 use crate::{AttrError, AttrReader, OpDef};
 
@@ -144,11 +149,21 @@ impl Op for TopK {
         })?;
         Ok(vec![values, Tensor::from_vec(dims, positions)?])
     }
+
+    fn vjp(&self, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]) -> Adjoints {
+        let (g, _, [x]) = args(self, io, dy)?;
+        let at = io.outputs.get(1).filter(|it| !b.graph().value_name(**it).is_empty());
+        let at = *at.ok_or_else(|| no_vjp(self, "without its positions"))?;
+        let (zeros, reduction) = (b.zeros_like(x), Some(Combine::Add));
+        let scatter = ScatterElements { legacy: false, axis: self.axis, reduction };
+        Ok(vec![Some(b.apply(scatter, &[zeros, at, g]))])
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{check_vjp, ints, values};
 
     fn run(op: &TopK, x: &Tensor, k: i64) -> Option<(Vec<f32>, Vec<i64>)> {
         let k = Tensor::vector(vec![k]);
@@ -180,5 +195,13 @@ mod tests {
         let op = crate::parse("", "TopK", 9, attrs.clone()).unwrap();
         assert_eq!(op.attrs(), attrs);
         assert!(crate::parse("", "TopK", 11, attrs).is_err());
+    }
+
+    #[test]
+    fn gradients_match_central_differences() {
+        for (axis, largest) in [(-1, true), (0, false)] {
+            let op = TopK { axis, largest, sorted: true, k: None };
+            check_vjp(&op, &[values(&[3, 4, 5]), ints(&[2])], 2);
+        }
     }
 }

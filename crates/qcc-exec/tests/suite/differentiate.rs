@@ -165,3 +165,37 @@ fn gradients_of_a_layer_are_those_of_torch() {
     }
     assert_eq!(out, once(3), "bits do not depend on threads");
 }
+
+#[test]
+fn a_batch_gives_the_bytes_of_its_rows() {
+    let (graph, _) = layer();
+    let weights = ["val_265", "val_272", "val_279", "val_390", "val_395", "val_397", "val_398"];
+    let wrt: Vec<&str> = ["add_10"].into_iter().chain(weights).collect();
+    let it = gradient(&graph, &["add_16"], &wrt).unwrap();
+    let numbers = |seed: usize, first: usize, count: usize| -> Tensor {
+        let elements = first * 1280..(first + count) * 1280;
+        let list = elements.map(|it| ((it * seed + 11) % 61) as f32 / 8.0 - 3.75).collect();
+        Tensor::from_vec::<f32>(vec![count, 10, 128], list).unwrap()
+    };
+    let run = |first: usize, count: usize| {
+        let inputs = inputs([
+            ("input_ids", Tensor::from_vec(vec![count, 10], vec![1i64; count * 10]).unwrap()),
+            ("add_10", numbers(37, first, count)),
+            ("add_16.grad", numbers(29, first, count)),
+        ]);
+        let outputs = Some(it.wrt.iter().flatten().copied().collect());
+        let options = PlanOptions { outputs, ..PlanOptions::default() };
+        let plan = Plan::new(&it.graph, &bound(&inputs), &options).unwrap();
+        run(&plan, &inputs).iter().map(floats).collect::<Vec<_>>()
+    };
+    let (whole, parts) = (run(0, 3), [run(0, 1), run(1, 1), run(2, 1)]);
+    let rows: Vec<f32> = parts.iter().flat_map(|it| it[0].clone()).collect();
+    assert_eq!(whole[0], rows, "of the input");
+    for at in 1..whole.len() {
+        let mut sum = parts[0][at].clone();
+        for part in &parts[1..] {
+            sum.iter_mut().zip(&part[at]).for_each(|(sum, part)| *sum += part);
+        }
+        assert_eq!(whole[at], sum, "of {}", wrt[at]);
+    }
+}
