@@ -79,10 +79,17 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
             let tuned = blockwise::tune(graph, ctx, INFO.name, &weights, samples.as_ref(), options);
             match tuned {
                 Ok(outcome) => (outcome.patches, left(ctx, weights, &outcome.left)),
-                Err(error) => {
-                    activations::do_without(ctx, INFO.name, origin, error)?;
+                // A part of the model that does not run alone is no fault of the user's; if the
+                // whole does not run, the samples of single weights will say so.
+                Err(PassError::Diagnostic(error)) => {
+                    let mut note =
+                        Diagnostic::note(codes::QCC0606, "each weight is tuned by itself")
+                            .with_note(error.message);
+                    note.place = error.place;
+                    ctx.note(note);
                     (Vec::new(), weights)
                 }
+                Err(error) => return Err(error),
             }
         }
         _ => (Vec::new(), weights),
