@@ -1,7 +1,7 @@
 //! Blocks: the layers of a model, found from its graph alone.
 //!
-//! No names and no table of models: [`flow`] tells the main path from what only helps it, [`cuts`]
-//! finds the nodes that all of it goes through, and [`layers`] what repeats between them. Every
+//! No names and no table of models: `flow` tells the main path from what only helps it, `cuts`
+//! finds the nodes that all of it goes through, and `layers` what repeats between them. Every
 //! node that depends on the main path is in one block, and blocks run in their order: given its
 //! [`Block::inputs`] and [`Block::side`], a part of a graph computes what later ones read.
 //!

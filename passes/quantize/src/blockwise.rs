@@ -90,6 +90,13 @@ pub(crate) fn tune(
     for (at, block) in blocks.iter().enumerate() {
         ctx.check_cancelled()?;
         let reads = reads(&copy.graph, &sites, block, &index);
+        let results = block.results();
+        let is_read = |it: &Block| it.inputs.iter().chain(&it.side).any(|it| results.contains(it));
+        if reads.is_empty() && !blocks[at + 1..].iter().any(is_read) {
+            // Logits of all samples would be most of what a run holds.
+            session.progress.step(u64::from(options.steps), "");
+            continue;
+        }
         let run = BlockRun { graph: &copy.graph, block, chain: &chain, ctx };
         let (results, squares) = run.float(&reads, weights)?;
         let mut tuned = Vec::new();
