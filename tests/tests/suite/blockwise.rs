@@ -37,3 +37,30 @@ fn every_option_changes_the_bytes() {
     assert!(block != run("objective=block,iters=2,batch=4"));
     assert!(block != run("objective=block,iters=3,batch=2"));
 }
+
+#[test]
+fn blocks_lose_less_than_searched_scales_and_the_head_is_tuned_by_itself() {
+    let bench = Bench::new();
+    let samples = samples(&bench, 16);
+    let with_head =
+        |recipe: &str| tuned(recipe, &samples, 2).setting("select", "head", "2").unwrap();
+    let output = with_head("signround{iters=10}").run(bench.model()).unwrap();
+    let of_head: Vec<&str> = output
+        .record()
+        .notes
+        .iter()
+        .filter(|it| it.code.to_string() == "QCC0606")
+        .map(|it| it.message.as_str())
+        .collect();
+    assert_eq!(of_head.len(), 1, "{of_head:?}");
+    assert!(of_head[0].contains("it is the head of the model"), "{of_head:?}");
+
+    let float = std::fs::read(books1m().join("model.onnx")).unwrap();
+    let want = bench.logits(&float);
+    let off = |recipe: &str| {
+        let got = bench.logits(&bench.bytes(tuned(recipe, &samples, 2)));
+        want.iter().zip(&got).map(|(a, b)| (a - b) * (a - b)).sum::<f32>()
+    };
+    let (searched, blocks) = (off("kl"), off("signround{iters=10}"));
+    assert!(blocks < searched, "{blocks} against {searched}");
+}
