@@ -127,16 +127,26 @@ def tune(a, scheme, seed, out):
 
 def measured(command, env=None):
     """Runs a command: its output, wall and CPU seconds, and peak memory in MB."""
+    peak = 0
     with tempfile.NamedTemporaryFile() as log:
         start = time.time()
         child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)
-        _, status, used = os.wait4(child.pid, 0)
+        # What wait4 tells of memory has that of this process in it, from before the start of the other.
+        ended = 0
+        while not ended:
+            try:
+                status = Path(f"/proc/{child.pid}/status").read_text()
+                peak = max([peak, *map(int, re.findall(r"VmHWM:\s*(\d+)", status))])
+            except OSError:
+                pass
+            time.sleep(0.02)
+            ended, status, used = os.wait4(child.pid, os.WNOHANG)
         wall = time.time() - start
         text = Path(log.name).read_text(errors="replace")
     if status:
         sys.exit(f"{' '.join(map(str, command))} failed:\n{text[-3000:]}")
     cpu = used.ru_utime + used.ru_stime
-    return text, {"wall": round(wall, 1), "cpu": round(cpu, 1), "rss_mb": used.ru_maxrss // 1024}
+    return text, {"wall": round(wall, 1), "cpu": round(cpu, 1), "rss_mb": peak // 1024}
 
 
 def with_weights(model_path, weights, out):
