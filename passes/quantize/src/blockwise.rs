@@ -11,6 +11,7 @@
 
 mod chain;
 mod gradient;
+mod joint;
 mod part;
 mod tune;
 mod weights;
@@ -18,7 +19,7 @@ mod weights;
 use std::collections::BTreeMap;
 
 use qcc_ir::{Graph, Patch, Scope, Value};
-use qcc_pass::{Ctx, PassError, SampleSource, WorkingCopy};
+use qcc_pass::{Ctx, PassError, SampleSource, Session, WorkingCopy};
 use qcc_tensor::Tensor;
 
 use crate::activations::{self, Squares, Sums as _, in_float};
@@ -26,7 +27,8 @@ use crate::blocks::{Block, BlockOptions, blocks};
 use crate::choose::{self, Weight};
 use crate::sites::{Role, Site, find_sites};
 
-use chain::{Chain, Side};
+use chain::{Chain, Results, Side};
+use joint::Kind;
 use part::Part;
 use tune::Objective;
 use weights::Tuned;
@@ -67,7 +69,9 @@ pub(crate) fn tune(
     let copy = WorkingCopy::through(&in_float(root)?, &taps, &session.tuning_copy, session)?;
     let sites = find_sites(&copy.graph);
     let blocks = blocks(&copy.graph, &sites, &BlockOptions::default());
-    let mut chain = Chain::new(samples)?;
+    let mut chain = Chain::new(samples, &session.store)?;
+    // Which blocks run on joined samples: those of a class do, or do not.
+    let mut joins: BTreeMap<u64, Option<Vec<Kind>>> = BTreeMap::new();
     let mut patches = Vec::new();
     let mut left: BTreeMap<usize, String> =
         (0..weights.len()).map(|idx| (idx, "it is in no block".to_owned())).collect();
@@ -85,20 +89,18 @@ pub(crate) fn tune(
             left.insert(idx, "it is the head of the model".to_owned());
         }
     }
-    let steps = blocks.len() as u64 * u64::from(options.steps);
-    session.progress.start(pass, steps);
+    let last = blocks.iter().rposition(|it| !reads(&copy.graph, &sites, it, &index).is_empty());
+    let blocks = &blocks[..last.map_or(0, |it| it + 1)];
+    let tuned_blocks =
+        blocks.iter().filter(|it| !reads(&copy.graph, &sites, it, &index).is_empty());
+    session.progress.start(pass, tuned_blocks.count() as u64 * u64::from(options.steps));
     for (at, block) in blocks.iter().enumerate() {
         ctx.check_cancelled()?;
         let reads = reads(&copy.graph, &sites, block, &index);
-        let results = block.results();
-        let is_read = |it: &Block| it.inputs.iter().chain(&it.side).any(|it| results.contains(it));
-        if reads.is_empty() && !blocks[at + 1..].iter().any(is_read) {
-            // Logits of all samples would be most of what a run holds.
-            session.progress.step(u64::from(options.steps), "");
-            continue;
-        }
-        let run = BlockRun { graph: &copy.graph, block, chain: &chain, ctx };
-        let (results, squares) = run.float(&reads, weights)?;
+        let batch = options.batch;
+        let run = BlockRun { graph: &copy.graph, block, chain: &chain, session, batch };
+        let joined = joins.entry(block.class).or_insert_with(|| run.joined()).as_deref();
+        let (results, squares) = run.float(joined, &reads, weights)?;
         let mut tuned = Vec::new();
         for it in &reads {
             let d = squares.get(&it.index).and_then(Squares::mean);
@@ -107,17 +109,22 @@ pub(crate) fn tune(
             tuned.push(Tuned::new(weight, (it.weight, name), d.as_deref(), options.steps)?);
         }
         let mut why = None;
-        if tuned.is_empty() {
-            session.progress.step(u64::from(options.steps), "");
-        } else {
-            let objective =
-                Objective { graph: &copy.graph, block, chain: &chain, wanted: &results, at };
+        if !tuned.is_empty() {
+            let objective = Objective {
+                graph: &copy.graph,
+                block,
+                chain: &chain,
+                wanted: &results,
+                at,
+                joined: joined.filter(|it| joint::are_rows(it, block.outputs.len())),
+            };
             why = objective.tune(&mut tuned, ctx, options)?.err();
         }
-        let rounded = (chain.has_parted() || !tuned.is_empty())
-            .then(|| BlockRun { graph: &copy.graph, block, chain: &chain, ctx }.rounded(&tuned))
+        let is_read = at + 1 < blocks.len();
+        let rounded = (is_read && (chain.has_parted() || !tuned.is_empty()))
+            .then(|| run.rounded(joined, &tuned))
             .transpose()?;
-        chain.advance(block, &blocks[at + 1..], results, rounded);
+        chain.advance(&copy.graph, (block, &blocks[at + 1..]), joined, results, rounded);
         for it in tuned {
             index.remove(&it.value);
             if let Some(why) = &why {
@@ -168,21 +175,28 @@ fn reads(
     found.into_values().collect()
 }
 
-/// What a block gives, for each sample.
-type Results = Vec<Vec<Tensor>>;
-
 /// A block that runs on all samples.
-struct BlockRun<'a, 'c> {
+struct BlockRun<'a> {
     graph: &'a Graph,
     block: &'a Block,
     chain: &'a Chain,
-    ctx: &'a Ctx<'c>,
+    session: &'a Session,
+    /// How many samples run as one, where they can.
+    batch: usize,
 }
 
-impl BlockRun<'_, '_> {
+impl BlockRun<'_> {
+    /// What the results are when samples run as one; `None` where they do not.
+    fn joined(&self) -> Option<Vec<Kind>> {
+        let samples: Vec<usize> = (0..self.chain.len().min(self.batch)).collect();
+        let feeds = self.chain.feeds(self.graph, self.block, &samples, Side::Float);
+        joint::kinds(&mut self.part(Vec::new()), &feeds, self.chain.same())
+    }
+
     /// What the block gives in the float model, and the squares of what its products read.
     fn float(
         &self,
+        joined: Option<&[Kind]>,
         reads: &[Read],
         weights: &[Weight],
     ) -> Result<(Results, BTreeMap<usize, Squares>), PassError> {
@@ -190,39 +204,54 @@ impl BlockRun<'_, '_> {
             .iter()
             .map(|it| (it.index, Squares::new(weights[it.index].quant.form.k)))
             .collect();
-        let tapped = reads.iter().map(|it| it.left).collect();
-        let pool = &self.ctx.session.pool;
-        let mut part = Part::new(self.graph, self.block.results(), tapped, pool);
-        let mut found = Vec::with_capacity(self.chain.len());
-        for sample in 0..self.chain.len() {
-            self.ctx.check_cancelled()?;
-            let feed = self.chain.feed(self.graph, self.block, sample, Side::Float);
-            let mut failed = None;
-            let outputs = part.run(&feed, &mut |value, tensor| {
-                for it in reads.iter().filter(|it| it.left == value) {
-                    let Some(sum) = squares.get_mut(&it.index) else { continue };
-                    let added =
-                        tensor.to_f32().map_err(PassError::from).and_then(|it| sum.add(&it));
-                    failed = failed.take().or(added.err());
-                }
-            });
-            found.push(outputs.map_err(activations::error)?);
-            failed.map_or(Ok(()), Err)?;
-        }
+        let mut failed = None;
+        let mut part = self.part(reads.iter().map(|it| it.left).collect());
+        let found = self.all(&mut part, joined, Side::Float, &[], &mut |value, tensor| {
+            for it in reads.iter().filter(|it| it.left == value) {
+                let Some(sum) = squares.get_mut(&it.index) else { continue };
+                let added = tensor.to_f32().map_err(PassError::from).and_then(|it| sum.add(&it));
+                failed = failed.take().or(added.err());
+            }
+        })?;
+        failed.map_or(Ok(()), Err)?;
         Ok((found, squares))
     }
 
     /// What the block gives with the weights that were chosen.
-    fn rounded(&self, tuned: &[Tuned]) -> Result<Results, PassError> {
-        let mut part =
-            Part::new(self.graph, self.block.results(), Vec::new(), &self.ctx.session.pool);
+    fn rounded(&self, joined: Option<&[Kind]>, tuned: &[Tuned]) -> Result<Results, PassError> {
         let weights = tuned.iter().map(|it| Ok((it.name.clone(), it.best()?)));
         let weights = weights.collect::<Result<Vec<_>, PassError>>()?;
-        let mut found = Vec::with_capacity(self.chain.len());
-        for sample in 0..self.chain.len() {
-            let mut feed = self.chain.feed(self.graph, self.block, sample, Side::Quantized);
-            feed.extend(weights.iter().cloned());
-            found.push(part.run(&feed, &mut |_, _| ()).map_err(activations::error)?);
+        self.all(&mut self.part(Vec::new()), joined, Side::Quantized, &weights, &mut |_, _| ())
+    }
+
+    fn part(&self, tapped: Vec<Value>) -> Part<'_> {
+        Part::new(self.graph, self.block.results(), tapped, &self.session.pool)
+    }
+
+    /// Runs all samples. `weights` stand in for those of the graph.
+    fn all(
+        &self,
+        part: &mut Part<'_>,
+        joined: Option<&[Kind]>,
+        side: Side,
+        weights: &[(String, Tensor)],
+        sink: &mut dyn FnMut(Value, &Tensor),
+    ) -> Result<Results, PassError> {
+        let samples: Vec<usize> = (0..self.chain.len()).collect();
+        let mut found = Vec::with_capacity(samples.len());
+        for samples in samples.chunks(joined.map_or(1, |_| self.batch.max(1))) {
+            if self.session.cancel.is_set() {
+                return Err(PassError::Cancelled);
+            }
+            let feeds = self.chain.feeds(self.graph, self.block, samples, side);
+            for mut run in joint::runs(feeds, self.chain.same()) {
+                run.feed.extend(weights.iter().cloned());
+                let results = part.run(&run.feed, sink).map_err(activations::error)?;
+                let each = joint::results(results, joined.unwrap_or_default(), run.count);
+                for it in each.map_err(activations::error)? {
+                    found.push(self.chain.keep(it)?);
+                }
+            }
         }
         Ok(found)
     }

@@ -3,15 +3,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, Value};
 use qcc_pass::{PassError, SampleSource};
-use qcc_tensor::Tensor;
+use qcc_tensor::{Store, Tensor};
 
+use super::joint::Kind;
 use super::part::Feed;
 use crate::blocks::Block;
 
 /// The values of one sample.
 type Values = BTreeMap<Value, Tensor>;
+
+/// What a block gives, for each sample: its results in their order.
+pub(super) type Results = Vec<Vec<Tensor>>;
+
+/// Smaller values stay where they are: a file for each would be too many.
+const LEAST_KEPT: usize = 64 << 10;
 
 /// The samples at the boundary of a block.
 pub(super) struct Chain {
@@ -20,6 +28,9 @@ pub(super) struct Chain {
     float: Vec<Values>,
     /// Empty while it is the same as `float`: until a weight has been rounded.
     quantized: Vec<Values>,
+    /// Names of values that are not joined when samples run as one.
+    same: BTreeSet<String>,
+    store: Store,
 }
 
 /// Which of the two models.
@@ -30,14 +41,15 @@ pub(super) enum Side {
 }
 
 impl Chain {
-    /// Reads the samples.
-    pub(super) fn new(samples: &dyn SampleSource) -> Result<Self, PassError> {
+    /// Reads the samples. Values are kept in `store`.
+    pub(super) fn new(samples: &dyn SampleSource, store: &Store) -> Result<Self, PassError> {
         let mut given = Vec::with_capacity(samples.len());
         for idx in 0..samples.len() {
             given.push(samples.batch(idx)?.into_iter().collect());
         }
         let float = vec![Values::new(); given.len()];
-        Ok(Self { given, float, quantized: Vec::new() })
+        let (quantized, same) = (Vec::new(), BTreeSet::new());
+        Ok(Self { given, float, quantized, same, store: store.clone() })
     }
 
     /// Number of samples.
@@ -45,10 +57,25 @@ impl Chain {
         self.given.len()
     }
 
-    /// What a block is given for one sample.
-    pub(super) fn feed(&self, graph: &Graph, block: &Block, sample: usize, side: Side) -> Feed {
+    /// Names of values that are not joined when samples run as one.
+    pub(super) fn same(&self) -> &BTreeSet<String> {
+        &self.same
+    }
+
+    /// What a block is given for some samples.
+    pub(super) fn feeds(
+        &self,
+        graph: &Graph,
+        block: &Block,
+        samples: &[usize],
+        side: Side,
+    ) -> Vec<Feed> {
+        samples.iter().map(|it| self.feed(graph, block, *it, side)).collect()
+    }
+
+    fn feed(&self, graph: &Graph, block: &Block, sample: usize, side: Side) -> Feed {
         let values = match side {
-            Side::Quantized if !self.quantized.is_empty() => &self.quantized[sample],
+            Side::Quantized if self.has_parted() => &self.quantized[sample],
             _ => &self.float[sample],
         };
         let mut feed = self.given[sample].clone();
@@ -69,15 +96,21 @@ impl Chain {
     /// differs. Drops what no later block reads.
     pub(super) fn advance(
         &mut self,
-        block: &Block,
-        later: &[Block],
-        float: Vec<Vec<Tensor>>,
-        quantized: Option<Vec<Vec<Tensor>>>,
+        graph: &Graph,
+        (block, later): (&Block, &[Block]),
+        kinds: Option<&[Kind]>,
+        float: Results,
+        quantized: Option<Results>,
     ) {
         if quantized.is_some() && self.quantized.is_empty() {
             self.quantized = self.float.clone();
         }
         let results = block.results();
+        for (value, kind) in results.iter().zip(kinds.unwrap_or_default()) {
+            if *kind == Kind::Same {
+                self.same.insert(graph.value_name(*value).to_owned());
+            }
+        }
         for (values, found) in self.float.iter_mut().zip(float) {
             values.extend(results.iter().copied().zip(found));
         }
@@ -90,4 +123,23 @@ impl Chain {
             values.retain(|value, _| read.contains(value));
         }
     }
+
+    /// Puts the results of a sample where values are kept.
+    pub(super) fn keep(&self, found: Vec<Tensor>) -> Result<Vec<Tensor>, PassError> {
+        found.into_iter().map(|it| keep(&self.store, it)).collect()
+    }
+}
+
+fn keep(store: &Store, tensor: Tensor) -> Result<Tensor, PassError> {
+    let bytes = tensor.bytes();
+    if bytes.len() < LEAST_KEPT || tensor.as_strings().is_some() {
+        return Ok(tensor);
+    }
+    let mut buffer = store.take(bytes.len()).map_err(|error| {
+        Diagnostic::error(codes::QCC0502, "there is no room for what the samples are in a block")
+            .with_note(error.to_string())
+            .with_help("take fewer samples (-n), or set TMPDIR to a folder with more space")
+    })?;
+    buffer.bytes_mut().copy_from_slice(bytes);
+    Ok(Tensor::new(tensor.dtype(), tensor.dims().into(), buffer.freeze())?)
 }

@@ -7,8 +7,10 @@ use qcc_tensor::Tensor;
 use super::Options;
 use super::chain::{Chain, Side};
 use super::gradient::Gradients;
-use super::part::{Feed, Part};
+use super::joint::{self, Kind, Run};
+use super::part::Part;
 use super::weights::Tuned;
+use crate::activations;
 use crate::blocks::Block;
 
 /// How often a block is tried on samples that no step has seen.
@@ -25,6 +27,8 @@ pub(super) struct Objective<'a> {
     pub(super) wanted: &'a [Vec<Tensor>],
     /// Number of the block.
     pub(super) at: usize,
+    /// What the results are when samples run as one; `None` where they do not.
+    pub(super) joined: Option<&'a [Kind]>,
 }
 
 impl Objective<'_> {
@@ -44,24 +48,23 @@ impl Objective<'_> {
         let mut backward = Part::new(&gradients.graph, gradients.weights, Vec::new(), pool);
         let mut forward = Part::new(self.graph, self.block.outputs.clone(), Vec::new(), pool);
         let (held, used): (Vec<usize>, Vec<usize>) = split(self.chain.len());
-        let start = self.loss(&mut forward, tuned, &held)?;
+        let start = self.loss(&mut forward, tuned, &held, options.batch)?;
         let mut least = start;
         let mut rng = ctx.session.rng(&format!("signround block {}", self.at));
         let mut order: Vec<usize> = Vec::new();
         for step in 1..=options.steps {
             ctx.check_cancelled()?;
             let weights = rounded(tuned)?;
+            let mut batch = Vec::with_capacity(options.batch);
             for _ in 0..options.batch.min(used.len()) {
                 if order.is_empty() {
                     order.clone_from(&used);
                     rng.shuffle(&mut order);
                 }
-                let Some(sample) = order.pop() else { break };
-                let mut feed = self.feed(sample, &weights);
-                feed.extend(
-                    gradients.wanted.iter().cloned().zip(self.wanted[sample].iter().cloned()),
-                );
-                let found = match backward.run(&feed, &mut |_, _| ()) {
+                batch.extend(order.pop());
+            }
+            for run in self.runs(&batch, &weights, Some(&gradients.wanted)) {
+                let found = match backward.run(&run.feed, &mut |_, _| ()) {
                     Ok(found) => found,
                     Err(error) => return Ok(Err(error.to_string())),
                 };
@@ -76,7 +79,7 @@ impl Objective<'_> {
             }
             let every = options.steps.div_ceil(TRIALS);
             if step % every == 0 || step == options.steps {
-                let loss = self.loss(&mut forward, tuned, &held)?;
+                let loss = self.loss(&mut forward, tuned, &held, options.batch)?;
                 if held.is_empty() || loss < least {
                     least = loss;
                     tuned.iter_mut().for_each(Tuned::keep);
@@ -90,10 +93,25 @@ impl Objective<'_> {
         Ok(Ok(()))
     }
 
-    fn feed(&self, sample: usize, weights: &[(String, Tensor)]) -> Feed {
-        let mut feed = self.chain.feed(self.graph, self.block, sample, Side::Quantized);
-        feed.extend(weights.iter().cloned());
-        feed
+    /// The block on some samples, given the `weights` and, by name, what its outputs should be.
+    fn runs(
+        &self,
+        samples: &[usize],
+        weights: &[(String, Tensor)],
+        wanted: Option<&[String]>,
+    ) -> Vec<Run> {
+        let mut feeds = self.chain.feeds(self.graph, self.block, samples, Side::Quantized);
+        for (feed, sample) in feeds.iter_mut().zip(samples) {
+            let names = wanted.into_iter().flatten().cloned();
+            feed.extend(names.zip(self.wanted[*sample].iter().cloned()));
+        }
+        let mut runs = if self.joined.is_some() {
+            joint::runs(feeds, self.chain.same())
+        } else {
+            feeds.into_iter().map(|feed| Run { feed, count: 1 }).collect()
+        };
+        runs.iter_mut().for_each(|it| it.feed.extend(weights.iter().cloned()));
+        runs
     }
 
     /// The objective at the weights as they are now, over some samples.
@@ -102,15 +120,21 @@ impl Objective<'_> {
         forward: &mut Part<'_>,
         tuned: &[Tuned],
         samples: &[usize],
+        batch: usize,
     ) -> Result<f64, PassError> {
         let weights = rounded(tuned)?;
         let mut loss = 0.0;
-        for &sample in samples {
-            let found = forward
-                .run(&self.feed(sample, &weights), &mut |_, _| ())
-                .map_err(crate::activations::error)?;
-            for (found, wanted) in found.iter().zip(&self.wanted[sample]) {
-                loss += distance(found, wanted)?;
+        for samples in samples.chunks(batch.max(1)) {
+            let mut wanted = samples.iter().map(|it| &self.wanted[*it]);
+            for run in self.runs(samples, &weights, None) {
+                let found = forward.run(&run.feed, &mut |_, _| ());
+                let found = found.map_err(activations::error)?;
+                let each = joint::results(found, self.joined.unwrap_or_default(), run.count);
+                for (found, wanted) in each.map_err(activations::error)?.iter().zip(&mut wanted) {
+                    for (found, wanted) in found.iter().zip(wanted) {
+                        loss += distance(found, wanted)?;
+                    }
+                }
             }
         }
         Ok(loss)
