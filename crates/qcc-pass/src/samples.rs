@@ -19,6 +19,15 @@ pub trait SampleSource: Send + Sync {
     /// When there is no such run, or it cannot be read.
     fn batch(&self, index: usize) -> Result<Vec<(String, Tensor)>, SampleError>;
 
+    /// Which tokens of one run count, 1, and which are padding, 0: `f32[batch, length]`. `None` when
+    /// all count, or the model takes no tokens.
+    ///
+    /// # Errors
+    /// As [`SampleSource::batch`].
+    fn counted(&self, _index: usize) -> Result<Option<Tensor>, SampleError> {
+        Ok(None)
+    }
+
     /// Where they come from, in a few words.
     fn describe(&self) -> String;
 }

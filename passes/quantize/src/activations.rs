@@ -5,6 +5,7 @@
 //! the sums of all weights would need too much memory, the samples run several times, each time for
 //! as many weights as fit.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -77,6 +78,24 @@ impl Sums for Squares {
 
     fn size_bytes(k: usize) -> u64 {
         8 * k as u64
+    }
+}
+
+/// Adds what a product reads, without the tokens that do not count: `counted` is 0 for those, and
+/// has no meaning where it is not as long as there are rows.
+pub(crate) fn add<S: Sums>(
+    sum: &mut S,
+    tensor: &Tensor,
+    counted: Option<&[f32]>,
+) -> Result<(), PassError> {
+    let x = tensor.to_f32()?;
+    let k = tensor.dims().last().copied().unwrap_or(1).max(1);
+    match counted.filter(|it| it.len() == x.len() / k) {
+        None => sum.add(&x),
+        Some(counted) => {
+            let rows = x.chunks_exact(k).zip(counted).filter(|it| *it.1 != 0.0);
+            sum.add(&rows.flat_map(|it| it.0).copied().collect::<Vec<f32>>())
+        }
     }
 }
 
@@ -226,13 +245,14 @@ fn run<S: Sums>(
                 &plan.insert((bound, new)).1
             }
         };
+        let counted =
+            samples.counted(idx)?.map(|it| it.to_f32().map(Cow::into_owned)).transpose()?;
         let mut failed = None;
         let mut sink = |scope: &Scope, value: Value, tensor: &Tensor| {
             let originals = stands_for.get(&(scope.clone(), value)).into_iter().flatten();
             for place in originals {
                 for (_, sum) in sums.iter_mut().filter(|it| it.0.contains(place)) {
-                    let added =
-                        tensor.to_f32().map_err(PassError::from).and_then(|it| sum.add(&it));
+                    let added = add(sum, tensor, counted.as_deref());
                     if let Err(error) = added {
                         failed.get_or_insert(error);
                     }
@@ -284,5 +304,22 @@ pub(crate) fn do_without(
             Ok(())
         }
         error => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_that_do_not_count_are_left_out() {
+        let x = Tensor::from_vec(vec![1, 3, 2], vec![1.0f32, 2.0, 30.0, 40.0, 5.0, 6.0]).unwrap();
+        let mean = |counted: Option<&[f32]>| {
+            let mut sum = Squares::new(2);
+            add(&mut sum, &x, counted).unwrap();
+            sum.mean().unwrap()
+        };
+        assert_eq!(mean(Some(&[1.0, 0.0, 1.0])), [13.0, 20.0]);
+        assert_eq!(mean(Some(&[0.0])), mean(None));
     }
 }

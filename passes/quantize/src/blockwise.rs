@@ -13,6 +13,7 @@ mod chain;
 mod gradient;
 mod joint;
 mod part;
+mod shares;
 mod tune;
 mod weights;
 
@@ -30,6 +31,7 @@ use crate::sites::{Role, Site, find_sites};
 use chain::{Chain, Results, Side};
 use joint::Kind;
 use part::Part;
+use shares::Shares;
 use tune::Objective;
 use weights::Tuned;
 
@@ -70,6 +72,7 @@ pub(crate) fn tune(
     let sites = find_sites(&copy.graph);
     let blocks = blocks(&copy.graph, &sites, &BlockOptions::default());
     let mut chain = Chain::new(samples, &session.store)?;
+    let shares = Shares::read(samples)?;
     // Which blocks run on joined samples: those of a class do, or do not.
     let mut joins: BTreeMap<u64, Option<Vec<Kind>>> = BTreeMap::new();
     let mut patches = Vec::new();
@@ -98,7 +101,8 @@ pub(crate) fn tune(
         ctx.check_cancelled()?;
         let reads = reads(&copy.graph, &sites, block, &index);
         let batch = options.batch;
-        let run = BlockRun { graph: &copy.graph, block, chain: &chain, session, batch };
+        let run =
+            BlockRun { graph: &copy.graph, block, chain: &chain, shares: &shares, session, batch };
         let joined = joins.entry(block.class).or_insert_with(|| run.joined()).as_deref();
         let (results, squares) = run.float(joined, &reads, weights)?;
         let mut tuned = Vec::new();
@@ -114,6 +118,7 @@ pub(crate) fn tune(
                 graph: &copy.graph,
                 block,
                 chain: &chain,
+                shares: &shares,
                 wanted: &results,
                 at,
                 joined: joined.filter(|it| joint::are_rows(it, block.outputs.len())),
@@ -180,6 +185,7 @@ struct BlockRun<'a> {
     graph: &'a Graph,
     block: &'a Block,
     chain: &'a Chain,
+    shares: &'a Shares,
     session: &'a Session,
     /// How many samples run as one, where they can.
     batch: usize,
@@ -206,13 +212,16 @@ impl BlockRun<'_> {
             .collect();
         let mut failed = None;
         let mut part = self.part(reads.iter().map(|it| it.left).collect());
-        let found = self.all(&mut part, joined, Side::Float, &[], &mut |value, tensor| {
-            for it in reads.iter().filter(|it| it.left == value) {
-                let Some(sum) = squares.get_mut(&it.index) else { continue };
-                let added = tensor.to_f32().map_err(PassError::from).and_then(|it| sum.add(&it));
-                failed = failed.take().or(added.err());
-            }
-        })?;
+        let found =
+            self.all(&mut part, joined, Side::Float, &[], &mut |samples, value, tensor| {
+                let rows = tensor.dims().iter().rev().skip(1).product();
+                let counted = self.shares.rows(samples, rows);
+                for it in reads.iter().filter(|it| it.left == value) {
+                    let Some(sum) = squares.get_mut(&it.index) else { continue };
+                    let added = activations::add(sum, tensor, counted.as_deref());
+                    failed = failed.take().or(added.err());
+                }
+            })?;
         failed.map_or(Ok(()), Err)?;
         Ok((found, squares))
     }
@@ -221,7 +230,7 @@ impl BlockRun<'_> {
     fn rounded(&self, joined: Option<&[Kind]>, tuned: &[Tuned]) -> Result<Results, PassError> {
         let weights = tuned.iter().map(|it| Ok((it.name.clone(), it.best()?)));
         let weights = weights.collect::<Result<Vec<_>, PassError>>()?;
-        self.all(&mut self.part(Vec::new()), joined, Side::Quantized, &weights, &mut |_, _| ())
+        self.all(&mut self.part(Vec::new()), joined, Side::Quantized, &weights, &mut |_, _, _| ())
     }
 
     fn part(&self, tapped: Vec<Value>) -> Part<'_> {
@@ -235,7 +244,7 @@ impl BlockRun<'_> {
         joined: Option<&[Kind]>,
         side: Side,
         weights: &[(String, Tensor)],
-        sink: &mut dyn FnMut(Value, &Tensor),
+        sink: &mut dyn FnMut(&[usize], Value, &Tensor),
     ) -> Result<Results, PassError> {
         let samples: Vec<usize> = (0..self.chain.len()).collect();
         let mut found = Vec::with_capacity(samples.len());
@@ -244,9 +253,13 @@ impl BlockRun<'_> {
                 return Err(PassError::Cancelled);
             }
             let feeds = self.chain.feeds(self.graph, self.block, samples, side);
+            let mut rest = samples;
             for mut run in joint::runs(feeds, self.chain.same()) {
                 run.feed.extend(weights.iter().cloned());
-                let results = part.run(&run.feed, sink).map_err(activations::error)?;
+                let (these, others) = rest.split_at(run.count);
+                rest = others;
+                let results = part.run(&run.feed, &mut |value, it| sink(these, value, it));
+                let results = results.map_err(activations::error)?;
                 let each = joint::results(results, joined.unwrap_or_default(), run.count);
                 for it in each.map_err(activations::error)? {
                     found.push(self.chain.keep(it)?);

@@ -9,6 +9,7 @@ use super::chain::{Chain, Side};
 use super::gradient::Gradients;
 use super::joint::{self, Kind, Run};
 use super::part::Part;
+use super::shares::Shares;
 use super::weights::Tuned;
 use crate::activations;
 use crate::blocks::Block;
@@ -18,11 +19,12 @@ const TRIALS: u16 = 4;
 /// Of how many samples one is kept for that.
 const HELD: usize = 16;
 
-/// What a block is tuned for: `sum (out - wanted)^2` over its outputs.
+/// What a block is tuned for: `sum share (out - wanted)^2` over its outputs.
 pub(super) struct Objective<'a> {
     pub(super) graph: &'a Graph,
     pub(super) block: &'a Block,
     pub(super) chain: &'a Chain,
+    pub(super) shares: &'a Shares,
     /// What the block gives in the float model, for each sample: its outputs first.
     pub(super) wanted: &'a [Vec<Tensor>],
     /// Number of the block.
@@ -40,12 +42,13 @@ impl Objective<'_> {
         options: Options,
     ) -> Result<Result<(), String>, PassError> {
         let values: Vec<Value> = tuned.iter().map(|it| it.value).collect();
-        let gradients = match Gradients::new(self.graph, &self.block.outputs, &values) {
+        let differ = self.shares.differ();
+        let gradients = match Gradients::new(self.graph, &self.block.outputs, &values, differ) {
             Ok(it) => it,
             Err(why) => return Ok(Err(why)),
         };
         let pool = &ctx.session.pool;
-        let mut backward = Part::new(&gradients.graph, gradients.weights, Vec::new(), pool);
+        let mut backward = Part::new(&gradients.graph, gradients.weights.clone(), Vec::new(), pool);
         let mut forward = Part::new(self.graph, self.block.outputs.clone(), Vec::new(), pool);
         let (held, used): (Vec<usize>, Vec<usize>) = split(self.chain.len());
         let start = self.loss(&mut forward, tuned, &held, options.batch)?;
@@ -63,7 +66,7 @@ impl Objective<'_> {
                 }
                 batch.extend(order.pop());
             }
-            for run in self.runs(&batch, &weights, Some(&gradients.wanted)) {
+            for run in self.runs(&batch, &weights, Some(&gradients))? {
                 let found = match backward.run(&run.feed, &mut |_, _| ()) {
                     Ok(found) => found,
                     Err(error) => return Ok(Err(error.to_string())),
@@ -93,17 +96,22 @@ impl Objective<'_> {
         Ok(Ok(()))
     }
 
-    /// The block on some samples, given the `weights` and, by name, what its outputs should be.
+    /// The block on some samples, given the `weights` and, for gradients, what its outputs should
+    /// be.
     fn runs(
         &self,
         samples: &[usize],
         weights: &[(String, Tensor)],
-        wanted: Option<&[String]>,
-    ) -> Vec<Run> {
+        gradients: Option<&Gradients>,
+    ) -> Result<Vec<Run>, PassError> {
         let mut feeds = self.chain.feeds(self.graph, self.block, samples, Side::Quantized);
         for (feed, sample) in feeds.iter_mut().zip(samples) {
-            let names = wanted.into_iter().flatten().cloned();
-            feed.extend(names.zip(self.wanted[*sample].iter().cloned()));
+            let Some(it) = gradients else { continue };
+            let wanted = &self.wanted[*sample];
+            feed.extend(it.wanted.iter().cloned().zip(wanted.iter().cloned()));
+            for (name, wanted) in it.shares.iter().zip(wanted) {
+                feed.insert(name.clone(), self.shares.of(*sample, wanted)?);
+            }
         }
         let mut runs = if self.joined.is_some() {
             joint::runs(feeds, self.chain.same())
@@ -111,7 +119,7 @@ impl Objective<'_> {
             feeds.into_iter().map(|feed| Run { feed, count: 1 }).collect()
         };
         runs.iter_mut().for_each(|it| it.feed.extend(weights.iter().cloned()));
-        runs
+        Ok(runs)
     }
 
     /// The objective at the weights as they are now, over some samples.
@@ -125,14 +133,15 @@ impl Objective<'_> {
         let weights = rounded(tuned)?;
         let mut loss = 0.0;
         for samples in samples.chunks(batch.max(1)) {
-            let mut wanted = samples.iter().map(|it| &self.wanted[*it]);
-            for run in self.runs(samples, &weights, None) {
+            let mut wanted = samples.iter().map(|it| (*it, &self.wanted[*it]));
+            for run in self.runs(samples, &weights, None)? {
                 let found = forward.run(&run.feed, &mut |_, _| ());
                 let found = found.map_err(activations::error)?;
                 let each = joint::results(found, self.joined.unwrap_or_default(), run.count);
-                for (found, wanted) in each.map_err(activations::error)?.iter().zip(&mut wanted) {
+                let each = each.map_err(activations::error)?;
+                for (found, (sample, wanted)) in each.iter().zip(&mut wanted) {
                     for (found, wanted) in found.iter().zip(wanted) {
-                        loss += distance(found, wanted)?;
+                        loss += self.shares.distance(sample, found, wanted)?;
                     }
                 }
             }
@@ -151,10 +160,4 @@ fn split(count: usize) -> (Vec<usize>, Vec<usize>) {
 fn rounded(tuned: &[Tuned]) -> Result<Vec<(String, Tensor)>, PassError> {
     use rayon::prelude::*;
     tuned.par_iter().map(|it| Ok((it.name.clone(), it.rounded()?))).collect()
-}
-
-/// `sum (a - b)^2`.
-fn distance(a: &Tensor, b: &Tensor) -> Result<f64, PassError> {
-    let (a, b) = (a.to_f32()?, b.to_f32()?);
-    Ok(a.iter().zip(b.iter()).map(|(a, b)| f64::from(a - b) * f64::from(a - b)).sum())
 }
