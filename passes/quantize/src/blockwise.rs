@@ -13,6 +13,7 @@ mod chain;
 mod gradient;
 mod joint;
 mod part;
+mod resume;
 mod shares;
 mod tune;
 mod weights;
@@ -21,6 +22,7 @@ use std::collections::BTreeMap;
 
 use qcc_ir::{Graph, Patch, Scope, Value};
 use qcc_pass::{Ctx, PassError, SampleSource, Session, WorkingCopy};
+use qcc_quant::codes::Codes;
 use qcc_tensor::Tensor;
 
 use crate::activations::{self, Squares, Sums as _, in_float};
@@ -31,6 +33,7 @@ use crate::sites::{Role, Site, find_sites};
 use chain::{Chain, Results, Side};
 use joint::Kind;
 use part::Part;
+use resume::Kept;
 use shares::Shares;
 use tune::Objective;
 use weights::Tuned;
@@ -75,9 +78,10 @@ pub(crate) fn tune(
     let shares = Shares::read(samples)?;
     // Which blocks run on joined samples: those of a class do, or do not.
     let mut joins: BTreeMap<u64, Option<Vec<Kind>>> = BTreeMap::new();
-    let mut patches = Vec::new();
-    let mut left: BTreeMap<usize, String> =
-        (0..weights.len()).map(|idx| (idx, "it is in no block".to_owned())).collect();
+    let mut outcome = Outcome {
+        patches: Vec::new(),
+        left: (0..weights.len()).map(|idx| (idx, "it is in no block".to_owned())).collect(),
+    };
     // Which weight a constant of the copy is, until it has been tuned.
     let mut index: BTreeMap<Value, usize> = BTreeMap::new();
     for (idx, source) in sources.iter().enumerate() {
@@ -89,31 +93,48 @@ pub(crate) fn tune(
     // block the bundled model has a KL of 0.0141, with the head by itself 0.0124.
     for site in sites.iter().filter(|it| it.role == Role::Head) {
         if let Some(idx) = index.remove(&site.weight.source) {
-            left.insert(idx, "it is the head of the model".to_owned());
+            outcome.left.insert(idx, "it is the head of the model".to_owned());
         }
     }
-    let last = blocks.iter().rposition(|it| !reads(&copy.graph, &sites, it, &index).is_empty());
-    let blocks = &blocks[..last.map_or(0, |it| it + 1)];
-    let tuned_blocks =
-        blocks.iter().filter(|it| !reads(&copy.graph, &sites, it, &index).is_empty());
-    session.progress.start(pass, tuned_blocks.count() as u64 * u64::from(options.steps));
-    for (at, block) in blocks.iter().enumerate() {
+    let reads: Vec<Vec<Read>> =
+        blocks.iter().map(|it| take_reads(&copy.graph, &sites, it, &mut index)).collect();
+    let last = reads.iter().rposition(|it| !it.is_empty()).map_or(0, |it| it + 1);
+    let (blocks, reads) = (&blocks[..last], &reads[..last]);
+    let mut kept = Kept::new(session, &copy.graph, weights, samples, options)?;
+    let begin = resumed(&kept, &mut chain, &copy.graph, (blocks, reads), weights);
+    let count = reads.iter().filter(|it| !it.is_empty()).count();
+    session.progress.start(pass, count as u64 * u64::from(options.steps));
+    for (at, (block, reads)) in blocks.iter().zip(reads).enumerate() {
         ctx.check_cancelled()?;
-        let reads = reads(&copy.graph, &sites, block, &index);
+        let found = kept.codes(at, reads.iter().map(|it| (it.index, &weights[it.index])));
+        if found.is_some() {
+            session.progress.step(u64::from(options.steps), &format!("block {at}, done before"));
+        }
+        if let Some(found) = found.as_ref().filter(|_| at < begin) {
+            for (it, codes) in reads.iter().zip(found) {
+                outcome.take(root, ctx, pass, (it.index, weights), codes)?;
+            }
+            continue;
+        }
+        if at < begin {
+            continue;
+        }
         let batch = options.batch;
         let run =
             BlockRun { graph: &copy.graph, block, chain: &chain, shares: &shares, session, batch };
         let joined = joins.entry(block.class).or_insert_with(|| run.joined()).as_deref();
-        let (results, squares) = run.float(joined, &reads, weights)?;
+        let (results, squares) = run.float(joined, reads, weights)?;
         let mut tuned = Vec::new();
-        for it in &reads {
+        for it in reads {
             let d = squares.get(&it.index).and_then(Squares::mean);
             let name = copy.graph.value_name(it.weight).to_owned();
             let weight = (it.index, &weights[it.index]);
             tuned.push(Tuned::new(weight, (it.weight, name), d.as_deref(), options.steps)?);
         }
         let mut why = None;
-        if !tuned.is_empty() {
+        if let Some(found) = found {
+            tuned.iter_mut().zip(found).for_each(|(it, codes)| it.take(codes));
+        } else if !tuned.is_empty() {
             let objective = Objective {
                 graph: &copy.graph,
                 block,
@@ -130,20 +151,56 @@ pub(crate) fn tune(
             .then(|| run.rounded(joined, &tuned))
             .transpose()?;
         chain.advance(&copy.graph, (block, &blocks[at + 1..]), joined, results, rounded);
+        if why.is_none() {
+            kept.finish(at, &tuned, &chain.entry(&copy.graph), ctx)?;
+        }
         for it in tuned {
-            index.remove(&it.value);
-            if let Some(why) = &why {
-                left.insert(it.index, why.clone());
-                continue;
+            match &why {
+                Some(why) => _ = outcome.left.insert(it.index, why.clone()),
+                None => outcome.take(root, ctx, pass, (it.index, weights), &it.best)?,
             }
-            left.remove(&it.index);
-            let weight = &weights[it.index];
-            let (numbers, error) = choose::numbers(ctx, weight, &it.best)?;
-            patches.push(choose::patch(root, ctx, weight, numbers, error, pass)?);
         }
     }
     session.progress.finish();
-    Ok(Outcome { patches, left })
+    Ok(outcome)
+}
+
+impl Outcome {
+    /// Codes of a weight.
+    fn take(
+        &mut self,
+        root: &Graph,
+        ctx: &mut Ctx<'_>,
+        pass: &'static str,
+        (idx, weights): (usize, &[Weight]),
+        codes: &Codes,
+    ) -> Result<(), PassError> {
+        self.left.remove(&idx);
+        let weight = &weights[idx];
+        let (numbers, error) = choose::numbers(ctx, weight, codes)?;
+        self.patches.push(choose::patch(root, ctx, weight, numbers, error, pass)?);
+        Ok(())
+    }
+}
+
+/// How many blocks need not be run, since what is behind them is kept: the chain is there then.
+fn resumed(
+    kept: &Kept,
+    chain: &mut Chain,
+    graph: &Graph,
+    (blocks, reads): (&[Block], &[Vec<Read>]),
+    weights: &[Weight],
+) -> usize {
+    let whole = blocks.len().saturating_sub(1);
+    let begin = (0..whole).rev().find(|&at| {
+        let of = |reads: &Vec<Read>, block: usize| {
+            kept.codes(block, reads.iter().map(|it| (it.index, &weights[it.index]))).is_some()
+        };
+        let Some(entry) = kept.load(at, resume::Part::Chain) else { return false };
+        reads[..=at].iter().enumerate().all(|(block, it)| it.is_empty() || of(it, block))
+            && chain.restore(graph, &blocks[at + 1..], entry)
+    });
+    begin.map_or(0, |it| it + 1)
 }
 
 /// The constant of a weight of the outermost graph.
@@ -162,12 +219,12 @@ struct Read {
     left: Value,
 }
 
-/// The products of a block, one for each weight.
-fn reads(
+/// The products of a block, one for each weight, which is in no later block then.
+fn take_reads(
     graph: &Graph,
     sites: &[Site],
     block: &Block,
-    index: &BTreeMap<Value, usize>,
+    index: &mut BTreeMap<Value, usize>,
 ) -> Vec<Read> {
     let mut found: BTreeMap<usize, Read> = BTreeMap::new();
     for site in block.weights.iter().filter_map(|&it| sites.get(it)) {
@@ -177,6 +234,7 @@ fn reads(
             found.entry(index).or_insert(Read { index, weight, left });
         }
     }
+    found.values().for_each(|it| _ = index.remove(&it.weight));
     found.into_values().collect()
 }
 

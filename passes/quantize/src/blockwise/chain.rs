@@ -10,6 +10,7 @@ use qcc_tensor::{Store, Tensor};
 
 use super::joint::Kind;
 use super::part::Feed;
+use super::resume::Entry;
 use crate::blocks::Block;
 
 /// The values of one sample.
@@ -122,6 +123,49 @@ impl Chain {
         for values in self.float.iter_mut().chain(&mut self.quantized) {
             values.retain(|value, _| read.contains(value));
         }
+    }
+
+    /// All that is known behind a block, as an entry.
+    pub(super) fn entry(&self, graph: &Graph) -> Entry {
+        let none = Tensor::vector(Vec::<u8>::new());
+        let mut entry: Entry =
+            self.same.iter().map(|it| (format!("same/{it}"), none.clone())).collect();
+        for (side, samples) in [("float", &self.float), ("quantized", &self.quantized)] {
+            entry.push((format!("{side}/{}", samples.len()), none.clone()));
+            for (sample, values) in samples.iter().enumerate() {
+                let name = |it: &Value| format!("{side}/{sample}/{}", graph.value_name(*it));
+                entry.extend(values.iter().map(|(value, it)| (name(value), it.clone())));
+            }
+        }
+        entry
+    }
+
+    /// Goes on from an entry, with the values that `later` blocks read. Whether that can be done.
+    pub(super) fn restore(&mut self, graph: &Graph, later: &[Block], entry: Entry) -> bool {
+        let entry: BTreeMap<String, Tensor> = entry.into_iter().collect();
+        let count = self.given.len();
+        let side = |side: &str| {
+            let read = later.iter().flat_map(|it| it.inputs.iter().chain(&it.side));
+            let read: BTreeSet<Value> = read.copied().collect();
+            (0..count)
+                .map(|sample| {
+                    let named = |it: &Value| {
+                        let name = format!("{side}/{sample}/{}", graph.value_name(*it));
+                        Some((*it, entry.get(&name)?.clone()))
+                    };
+                    read.iter().filter_map(named).collect::<Values>()
+                })
+                .collect::<Vec<Values>>()
+        };
+        if !entry.contains_key(&format!("float/{count}")) {
+            return false;
+        }
+        self.float = side("float");
+        let has_parted = entry.contains_key(&format!("quantized/{count}"));
+        self.quantized = if has_parted { side("quantized") } else { Vec::new() };
+        let same = entry.keys().filter_map(|it| it.strip_prefix("same/"));
+        self.same = same.map(str::to_owned).collect();
+        true
     }
 
     /// Puts the results of a sample where values are kept.
