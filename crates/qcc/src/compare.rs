@@ -60,6 +60,8 @@ pub struct Compared {
     pub name: String,
     /// Whether it is an output of both.
     pub is_output: bool,
+    /// The block that it is a result of, `layer 3`, where blocks were looked for.
+    pub block: Option<String>,
     /// Whether it is of floats; `unequal` is the only figure of others.
     pub is_float: bool,
     /// Elements, over all samples.

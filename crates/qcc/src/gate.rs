@@ -131,7 +131,10 @@ impl Gate {
                 "no output {kind} is in both models, so there is no {}",
                 self.metric.name()
             );
-            return Err(Diagnostic::error(codes::QCC0405, text).at("option --fail-above").into());
+            return Err(Diagnostic::error(codes::QCC0405, text)
+                .at("option --fail-above")
+                .with_help(format!("leave the gate {} out", self.metric.name()))
+                .into());
         };
         let passed =
             if self.metric.is_least() { figure >= self.limit } else { figure <= self.limit };
@@ -233,6 +236,7 @@ mod tests {
         Compared {
             name: format!("{snr_db} {cosine}"),
             is_output: true,
+            block: None,
             is_float: unequal.is_none(),
             elements: 4,
             max_abs: 1.0,

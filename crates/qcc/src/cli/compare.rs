@@ -134,14 +134,15 @@ fn samples(args: &CompareArgs, a: &Model, notes: &mut Vec<Diagnostic>) -> Result
 }
 
 fn failure(it: &Verdict, result: &Comparison) -> Diagnostic {
+    let (gate, figure) = (it.gate, it.gate.text(it.figure));
+    let least = if gate.metric.is_least() { "least" } else { "most" };
     let text = format!(
-        "{} of output '{}' is {}",
-        it.gate.metric.name(),
+        "{} of output '{}' is {figure}, and at {least} {} is asked for",
+        gate.metric.name(),
         line(&it.output),
-        it.gate.text(it.figure)
+        gate.text(gate.limit)
     );
-    let mut error = Diagnostic::error(codes::QCC0802, text)
-        .at(format!("option --fail-above, gate {}", it.gate));
+    let mut error = Diagnostic::error(codes::QCC0802, text).at("option --fail-above");
     if let Some(first) = &result.first {
         error = error.with_note(format!("the models part at '{}'", line(&first.value)));
     }
@@ -211,6 +212,10 @@ fn row(it: &Compared, first: Option<&FirstDifference>) -> Vec<String> {
     if it.is_output {
         notes.push("output".to_owned());
     }
+    notes.extend(it.block.clone());
+    if it.unequal > 0 {
+        notes.push(format!("{:.2} % of the elements differ", 100.0 * it.unequal_share()));
+    }
     if it.not_finite != [0, 0] {
         let [a, b] = it.not_finite;
         let differ = it.not_finite_differ;
@@ -227,15 +232,10 @@ fn row(it: &Compared, first: Option<&FirstDifference>) -> Vec<String> {
         };
         notes.push(format!("<- first difference{weights}"));
     }
-    let is_lost = it.not_finite_differ > 0;
-    let [max, relative, cosine, snr] = match it.is_float {
+    let [max, relative, cosine, snr] = match it {
         _ if it.is_exact() => ["0".into(), "0".into(), "1.00000".into(), "exact".into()],
-        false => {
-            let share = format!("{:.2} % unequal", 100.0 * it.unequal_share());
-            [String::new(), String::new(), String::new(), share]
-        }
-        true if is_lost => ["-"; 4].map(str::to_owned),
-        true => [
+        _ if !it.is_float || it.not_finite_differ > 0 => ["-"; 4].map(str::to_owned),
+        _ => [
             number(it.max_abs),
             number(it.relative),
             format!("{:.5}", it.cosine),
@@ -268,6 +268,7 @@ fn to_json(
         let mut all = json!({
             "name": it.name,
             "output": it.is_output,
+            "block": it.block,
             "elements": it.elements,
             "exact": it.is_exact(),
         });

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use qcc_ir::{Graph, Value};
-use qcc_quantize::blocks::{BlockOptions, blocks};
+use qcc_ir::{Graph, Node, Value};
+use qcc_quantize::blocks::{Block, BlockOptions, blocks};
 use qcc_quantize::find_sites;
 use qcc_tensor::DType;
 
@@ -17,6 +17,8 @@ pub(super) struct Pair {
     pub(super) b: Value,
     /// Whether it is an output of both.
     pub(super) is_output: bool,
+    /// The block that it is a result of, where blocks were looked for.
+    pub(super) block: Option<String>,
     /// Place of its node in the first graph, in topological order.
     pub(super) depth: usize,
 }
@@ -38,6 +40,7 @@ pub(super) fn choose(a: &Graph, b: &Graph, all: bool) -> Chosen {
         a: value,
         b: other,
         is_output,
+        block: None,
         depth: depth.get(&value.node).copied().unwrap_or(usize::MAX),
     };
     let (outputs_a, outputs_b) = (outputs(a), outputs(b));
@@ -64,10 +67,12 @@ pub(super) fn choose(a: &Graph, b: &Graph, all: bool) -> Chosen {
     for &kind in kinds {
         let mut found: Vec<Pair> = Vec::new();
         let mut missing = 0;
-        let values: BTreeSet<Value> = values(a, kind).into_iter().collect();
-        for value in values.into_iter().filter(|it| !a.is_output(*it) && is_float(a, *it)) {
+        let values = values(a, kind).into_iter();
+        for (value, block) in values.filter(|it| !a.is_output(it.0) && is_float(a, it.0)) {
             match results_b.get(a.value_name(value)) {
-                Some(&other) if is_float(b, other) => found.push(pair(value, other, false)),
+                Some(&other) if is_float(b, other) => {
+                    found.push(Pair { block, ..pair(value, other, false) });
+                }
                 Some(_) => {}
                 None => missing += 1,
             }
@@ -100,24 +105,30 @@ fn results(graph: &Graph) -> BTreeMap<&str, Value> {
     named.filter(|it| !it.0.is_empty()).collect()
 }
 
-/// Values of a kind that operators compute.
-fn values(graph: &Graph, kind: Inner) -> Vec<Value> {
-    let list: Vec<Value> = match kind {
+/// Values of a kind that operators compute, with the block that gives them.
+fn values(graph: &Graph, kind: Inner) -> BTreeMap<Value, Option<String>> {
+    let mut found: BTreeMap<Value, Option<String>> = match kind {
         Inner::Blocks => {
-            let sites = find_sites(graph);
-            let blocks = blocks(graph, &sites, &BlockOptions::default());
-            blocks.iter().flat_map(|it| it.results()).collect()
+            let blocks = blocks(graph, &find_sites(graph), &BlockOptions::default());
+            let results = |it: &Block| {
+                let label = match it.layer {
+                    Some(layer) => format!("{} {layer}", it.kind.text()),
+                    None => it.kind.text().to_owned(),
+                };
+                it.results().into_iter().map(move |it| (it, Some(label.clone())))
+            };
+            blocks.iter().flat_map(results).collect()
         }
         Inner::Norms => {
-            let norms = graph
-                .nodes()
-                .filter(|(_, node)| node.op().is_some_and(|op| NORMS.contains(&op.name())));
-            norms.map(|(node, _)| Value { node, slot: 0 }).collect()
+            let is_norm = |node: &Node| node.op().is_some_and(|it| NORMS.contains(&it.name()));
+            let norms = graph.nodes().filter(|it| is_norm(it.1));
+            norms.map(|(node, _)| (Value { node, slot: 0 }, None)).collect()
         }
-        Inner::All => results(graph).into_values().collect(),
+        Inner::All => results(graph).into_values().map(|it| (it, None)).collect(),
     };
-    let is_result = |it: &Value| graph.node(it.node).is_some_and(|it| it.op().is_some());
-    list.into_iter().filter(|it| is_result(it) && !graph.value_name(*it).is_empty()).collect()
+    let is_result = |it: Value| graph.node(it.node).is_some_and(|it| it.op().is_some());
+    found.retain(|&it, _| is_result(it) && !graph.value_name(it).is_empty());
+    found
 }
 
 /// Operators that normalize.

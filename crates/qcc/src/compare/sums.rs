@@ -73,8 +73,11 @@ impl Side {
     }
 
     fn in_model(&self, error: &Error) -> Error {
-        let text = format!("that was in '{}'", self.path);
-        error.diagnostic().clone().with_note(text).into()
+        let mut told = error.diagnostic().clone();
+        if told.code == codes::QCC0201 {
+            told.help = vec!["`qcc inspect` lists the operators of a model".to_owned()];
+        }
+        told.with_note(format!("that was in '{}'", self.path)).into()
     }
 }
 
@@ -208,6 +211,7 @@ impl Row {
         Compared {
             name: pair.name.clone(),
             is_output: pair.is_output,
+            block: pair.block.clone(),
             is_float: self.is_float != Some(false),
             elements: it.count(),
             max_abs: it.max_abs(),
