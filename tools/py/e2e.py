@@ -159,7 +159,8 @@ def compare_agrees_with_onnx_runtime(b):
         ours = json.loads(checks.qcc(b.qcc, "compare", MODEL, path, "-d", EVAL, "-n", count, "--json"))
         names = [v["name"] for v in ours["values"]]
         expect(len(names) == 6 and names[0] == "logits", f"{options}: values are {names}")
-        want, got = (shown(model, names, b.ids[:count]) for model in (onnx.load(MODEL), onnx.load_from_string(checks.in_float(path))))
+        models = onnx.load(MODEL), onnx.load_from_string(checks.in_float(path))
+        want, got = (shown(model, names, b.ids[:count]) for model in models)
         for value in ours["values"]:
             x, y = (np.asarray(of[value["name"]], np.float64).ravel() for of in (want, got))
             error, signal = np.linalg.norm(x - y), np.linalg.norm(x)
@@ -176,8 +177,8 @@ def compare_agrees_with_onnx_runtime(b):
                 off = abs(value[name] - figure) / abs(figure)
                 expect(off < 1e-3, f"{options}: {name} of {value['name']} is {value[name]}, not {figure}")
                 worst = max(worst, off)
-        first = ours["first_difference"]
-        expect(first["value"] == next(v["name"] for v in ours["values"][1:] if not v["exact"]), f"{options}: first is {first}")
+        first, differ = ours["first_difference"], [v["name"] for v in ours["values"][1:] if not v["exact"]]
+        expect(first["value"] == differ[0], f"{options}: first is {first}")
         expect(len(first["weights"]) == 7, f"{options}: first is {first}")
     return f"largest relative deviation {worst:.1e}"
 

@@ -77,7 +77,7 @@ impl Gate {
         };
         let name = name.trim().to_ascii_lowercase();
         let Some(metric) = Metric::ALL.into_iter().find(|it| it.name() == name) else {
-            let meant = nearest(&name, names.into_iter());
+            let meant = nearest(&name, names);
             let meant = meant.map_or(String::new(), |it| format!(", write '{it}'"));
             return Err(format!(
                 "there is no figure '{name}'{meant}; figures are {}",

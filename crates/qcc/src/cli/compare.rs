@@ -250,7 +250,7 @@ fn row(it: &Compared, first: Option<&FirstDifference>) -> Vec<String> {
 /// Four digits behind the point, unless that hides the number.
 fn number(it: f64) -> String {
     match it.abs() {
-        size if size == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         size if (1e-3..1e5).contains(&size) => format!("{it:.4}"),
         _ => format!("{it:.2e}"),
     }
@@ -310,4 +310,15 @@ fn to_json(
         "gates": verdicts.iter().map(verdict).collect::<Vec<_>>(),
         "notes": notes.iter().map(Note::from).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_and_large_numbers_can_be_seen() {
+        let texts = [0.0, 0.25, 4934.63671875, 0.000386, 3.4e38].map(number);
+        assert_eq!(texts, ["0", "0.2500", "4934.6367", "3.86e-4", "3.40e38"]);
+    }
 }
