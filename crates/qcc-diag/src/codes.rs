@@ -106,6 +106,7 @@ codes! {
     QCC0402 "the samples do not fit the model"
     QCC0403 "fewer samples than asked for"
     QCC0404 "the model cannot be evaluated"
+    QCC0405 "the models cannot be compared"
     // 05 resources
     QCC0501 "the memory limit is too small"
     QCC0502 "there is no room for the codes"

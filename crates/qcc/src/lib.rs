@@ -10,19 +10,24 @@
 //! A pass of another crate is added with [`Compiler::with_pass`] and named in a pipeline like any
 //! other; see [`qcc_pass::PassInfo`].
 
+mod compare;
 mod compiler;
 mod error;
 mod evaluate;
+mod gate;
 mod model;
 mod output;
 mod provenance;
 mod recipe;
+mod runner;
 mod samples;
 mod tables;
 
+pub use compare::{CompareOptions, Compared, Comparison, FirstDifference, Inner, compare};
 pub use compiler::Compiler;
 pub use error::Error;
 pub use evaluate::{Evaluation, evaluate};
+pub use gate::{Gate, Metric, Verdict};
 pub use model::Model;
 pub use output::{Output, SaveOptions};
 pub use qcc_data::{OpenOptions, Samples};

@@ -84,13 +84,31 @@ impl Model {
         CacheShape::from_genai_config(&std::fs::read(config).ok()?)
     }
 
-    /// Samples without data: random token ids. `None` for a model that takes none.
+    /// Samples without data: random token ids. `None` for a model that takes none. Of `options`,
+    /// the number of samples and of tokens count.
+    ///
+    /// # Errors
+    /// When other inputs do not follow from the token ids.
+    pub fn random_samples(&self, options: &OpenOptions) -> Result<Option<Samples>, Error> {
+        self.made(&Session::default(), options)
+    }
+
+    /// [`Model::random_samples`] of a session, for passes; `None` when they cannot be made.
     pub(crate) fn pseudo_samples(&self, session: &Session) -> Option<Arc<dyn SampleSource>> {
+        let made = self.made(session, &OpenOptions::default()).ok().flatten();
+        made.map(|it| Arc::new(it) as Arc<dyn SampleSource>)
+    }
+
+    fn made(&self, session: &Session, options: &OpenOptions) -> Result<Option<Samples>, Error> {
         let inputs = self.inputs();
         let mut rng = session.rng("pseudo samples");
-        let (vocab, shape) = (self.vocabulary()?, pseudo_shape(&inputs, self.context())?);
-        let made =
-            pseudo_tokens(&inputs, vocab, shape, self.cache_shape(), &mut rng).ok().flatten();
-        made.map(|it| Arc::new(it) as Arc<dyn SampleSource>)
+        let vocab = self.vocabulary();
+        let Some((vocab, shape)) = vocab.zip(pseudo_shape(&inputs, self.context())) else {
+            return Ok(None);
+        };
+        let count = options.samples.unwrap_or(shape.0);
+        let length = options.seq_len.unwrap_or(shape.1);
+        let made = pseudo_tokens(&inputs, vocab, (count, length), self.cache_shape(), &mut rng);
+        made.map_err(|it| Error::from(it.0))
     }
 }

@@ -31,6 +31,8 @@ pub(super) enum Command {
     Quantize(Box<QuantizeArgs>),
     /// Perplexity of a model, and agreement with a reference
     Eval(super::eval::EvalArgs),
+    /// Two models on the same inputs: outputs, inner values, and where they part
+    Compare(super::compare::CompareArgs),
     /// What is in a model, and what could be quantized
     Inspect(super::inspect::InspectArgs),
     /// List passes, recipes and formats, or show one with its options

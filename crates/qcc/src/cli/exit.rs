@@ -17,6 +17,8 @@ use qcc_report::{ErrorRecord, Note};
 pub(super) enum Ended {
     /// Done.
     Well,
+    /// Done, and two models differ by more than was allowed.
+    Apart,
     /// Nothing was asked for, and help was shown.
     Helpless,
 }
@@ -122,6 +124,7 @@ pub(super) fn end(json: Option<&Json>, run: impl FnOnce() -> Result<Ended, Error
     });
     match result {
         Ok(Ended::Well) => ExitCode::SUCCESS,
+        Ok(Ended::Apart) => ExitCode::from(4),
         Ok(Ended::Helpless) => ExitCode::from(2),
         Err(error) => {
             let message = error.diagnostic();

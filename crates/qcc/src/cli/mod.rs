@@ -2,6 +2,7 @@
 
 mod argv;
 mod command;
+mod compare;
 mod config;
 mod eval;
 mod exit;
@@ -52,6 +53,7 @@ fn dispatch(args: Vec<OsString>, json: Option<&Json>) -> Result<Ended, Error> {
             quantize::run(&args, options.unwrap_or_default(), json.as_ref())
         }
         Command::Eval(args) => eval::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Passes(args) => passes::run(&args),
         Command::Explain(args) => explain::run(&args),
