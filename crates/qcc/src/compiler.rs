@@ -1,5 +1,6 @@
 //! The compiler: a recipe or a pipeline, settings, and a run.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use qcc_diag::{Diagnostic, codes};
@@ -188,6 +189,14 @@ impl Compiler {
     pub fn max_memory(mut self, bytes: u64) -> Self {
         self.session.max_mem = Some(bytes);
         self.session.store = qcc_tensor::Store::new(bytes / 2, std::env::temp_dir());
+        self
+    }
+
+    /// Where finished blocks of weights are kept: a run of the same model, samples and options goes
+    /// on from there.
+    #[must_use]
+    pub fn work_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.session.work_dir = Some(folder.into());
         self
     }
 

@@ -20,6 +20,7 @@ mod weights;
 
 use std::collections::BTreeMap;
 
+use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, Patch, Scope, Value};
 use qcc_pass::{Ctx, PassError, SampleSource, Session, WorkingCopy};
 use qcc_quant::codes::Codes;
@@ -102,6 +103,10 @@ pub(crate) fn tune(
     let (blocks, reads) = (&blocks[..last], &reads[..last]);
     let mut kept = Kept::new(session, &copy.graph, weights, samples, options)?;
     let begin = resumed(&kept, &mut chain, &copy.graph, (blocks, reads), weights);
+    if begin > 0 {
+        let text = format!("goes on at block {begin} of {}", blocks.len());
+        ctx.note(Diagnostic::note(codes::QCC0508, text).at(format!("pass '{pass}'")));
+    }
     let count = reads.iter().filter(|it| !it.is_empty()).count();
     session.progress.start(pass, count as u64 * u64::from(options.steps));
     for (at, (block, reads)) in blocks.iter().zip(reads).enumerate() {

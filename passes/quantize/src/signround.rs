@@ -32,10 +32,16 @@ pub const INFO: PassInfo = PassInfo {
             help: "what is tuned together: one weight, or all of a block; auto is block with samples",
         },
         OptionInfo {
+            name: "preset",
+            kind: OptionKind::Choice(&["fast", "light", "std", "best"]),
+            default: "light",
+            help: "how long: fast tunes layers, light 50 steps of each block, std 200, best 400",
+        },
+        OptionInfo {
             name: "iters",
             kind: OptionKind::Int { min: 0, max: 10_000 },
             default: "auto",
-            help: "steps of sign descent: auto is 50 for a block, and for a layer 0, which leaves it out",
+            help: "steps of sign descent: auto is that of the preset for a block, and for a layer 0, which leaves it out",
         },
         OptionInfo {
             name: "batch",
@@ -75,7 +81,7 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
                 activations::note_pseudo(ctx, INFO.name, Some(samples.as_ref()));
             }
             let batch = usize::try_from(ctx.options.int("batch")).unwrap_or(1);
-            let options = blockwise::Options { steps: iters.unwrap_or(BLOCK_STEPS), batch };
+            let options = blockwise::Options { steps: iters.unwrap_or(block_steps(ctx)), batch };
             let tuned = blockwise::tune(graph, ctx, INFO.name, &weights, samples.as_ref(), options);
             match tuned {
                 Ok(outcome) => (outcome.patches, left(ctx, weights, &outcome.left)),
@@ -116,12 +122,19 @@ fn is_by_block(ctx: &Ctx<'_>, origin: Origin) -> bool {
     match ctx.options.text("objective") {
         "block" => true,
         "layer" => false,
+        _ if ctx.options.text("preset") == "fast" => false,
         _ => origin == Origin::Measured,
     }
 }
 
 /// Steps of a block where nobody says otherwise.
-const BLOCK_STEPS: u16 = 50;
+fn block_steps(ctx: &Ctx<'_>) -> u16 {
+    match ctx.options.text("preset") {
+        "std" => 200,
+        "best" => 400,
+        _ => 50,
+    }
+}
 
 /// The weights that were not tuned in a block; says so.
 fn left(ctx: &mut Ctx<'_>, weights: Vec<Weight>, why: &BTreeMap<usize, String>) -> Vec<Weight> {

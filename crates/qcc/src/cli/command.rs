@@ -189,6 +189,15 @@ pub(super) struct QuantizeArgs {
     #[arg(long, value_name = "SIZE", value_parser = qcc_report::parse_bytes)]
     pub(super) max_mem: Option<u64>,
 
+    /// How long signround tunes: fast, light, std or best
+    #[arg(long, value_name = "NAME", value_parser = ["fast", "light", "std", "best"])]
+    pub(super) preset: Option<String>,
+
+    /// Where finished blocks are kept: the same command goes on from them after a stop [default:
+    /// <OUTPUT>.work, removed at the end]
+    #[arg(long, value_name = "DIR")]
+    pub(super) work_dir: Option<PathBuf>,
+
     /// Whether weight bytes go into a data file beside the model
     #[arg(long, value_enum, default_value_t = When::Auto, value_name = "WHEN")]
     pub(super) external_data: When,

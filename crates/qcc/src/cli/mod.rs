@@ -16,6 +16,7 @@ mod record;
 mod verify;
 mod watch;
 mod words;
+mod work;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -14,6 +14,7 @@ use super::command::{QuantizeArgs, When};
 use super::exit::{self, Ended, Json, say, show};
 use super::record::record;
 use super::verify::{Choices, Verify};
+use super::work::Work;
 use super::{watch, words};
 
 /// Runs the command. `options` are those that may change the output, for the record.
@@ -74,7 +75,15 @@ pub(super) fn run(
         compiler = compiler.instrument(Box::new(choices.clone()));
     }
     let progress = watch::progress(args.progress, args.quiet);
-    let compiled = compiler.cancel(cancel()).progress(progress).run(&model)?;
+    let work = Work::of(args, &output);
+    if let Some(folder) = work.folder().filter(|_| !args.dry_run) {
+        compiler = compiler.work_dir(folder);
+    }
+    let compiled = compiler
+        .cancel(cancel())
+        .progress(progress)
+        .run(&model)
+        .map_err(|error| work.explain(error))?;
     notes.add(&compiled.record().notes);
     let mut record = record(&compiled, args.seed);
     record.input = args.input.display().to_string();
@@ -124,6 +133,7 @@ pub(super) fn run(
         no_provenance: args.no_provenance || is_whole || args.look.bisect_limit.is_some(),
     };
     let written = compiled.save(&output, &save)?;
+    work.remove();
     if let Some((from, to)) = written.raised {
         let text = format!("the opset was raised from {from} to {to}, which the format needs");
         notes.add(&[Diagnostic::warning(codes::QCC0203, text)]);
@@ -242,6 +252,9 @@ fn compiler(args: &QuantizeArgs, settings: &Settings) -> Result<Compiler, Error>
             .setting("select", "set", &args.set.join("\n"))?
             .setting("select", "strict", if args.strict { "true" } else { "false" })?
             .setting("to-nbits", "accuracy-level", &settings.accuracy_level.to_string())?;
+    }
+    if let Some(preset) = &args.preset {
+        compiler = compiler.setting("signround", "preset", preset)?;
     }
     if let Some(threads) = args.threads {
         compiler = compiler.threads(threads);
