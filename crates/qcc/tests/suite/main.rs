@@ -14,4 +14,6 @@ mod models;
 #[cfg(test)]
 mod outputs;
 #[cfg(test)]
+mod resume;
+#[cfg(test)]
 mod samples;
