@@ -3,6 +3,7 @@
 mod argv;
 mod command;
 mod config;
+mod detail;
 mod eval;
 mod exit;
 mod explain;
@@ -12,6 +13,7 @@ mod man;
 mod passes;
 mod quantize;
 mod record;
+mod report;
 mod verify;
 mod watch;
 mod words;
@@ -54,6 +56,7 @@ fn dispatch(args: Vec<OsString>, json: Option<&Json>) -> Result<Ended, Error> {
         Command::Eval(args) => eval::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Passes(args) => passes::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Completions(args) => man::completions(&args),
         Command::Man(args) => man::man(&args),
