@@ -97,6 +97,14 @@ impl Ink {
         }
     }
 
+    /// The color that charts stand on.
+    pub(crate) fn ground(self) -> &'static str {
+        match self {
+            Self::Page => "var(--bg)",
+            Self::File => "#ffffff",
+        }
+    }
+
     fn grid(self) -> &'static str {
         match self {
             Self::Page => "var(--grid)",
@@ -138,6 +146,8 @@ pub(crate) struct Frame {
     pub(crate) x: String,
     /// Label of the vertical axis.
     pub(crate) y: String,
+    /// Digits behind the point of numbers at the vertical axis, where they are many.
+    pub(crate) y_digits: Option<usize>,
     /// Range of the vertical axis.
     pub(crate) y_range: Option<(f64, f64)>,
     /// What colors and marks stand for.
@@ -181,10 +191,12 @@ pub(crate) fn draw(ink: Ink, plots: Vec<Plot>, frame: Frame) -> Chart {
         .with_height(frame.size.1)
         .with_font_family("system-ui, sans-serif")
         .with_label_size(13)
-        .with_tick_format(TickFormat::Auto)
         .with_x_label_overlap(AxisLabelOverlap::Thin)
         .with_x_label(frame.x.clone())
         .with_y_label(frame.y.clone());
+    if let Some(digits) = frame.y_digits {
+        layout = layout.with_y_tick_format(TickFormat::Fixed(digits));
+    }
     if let Some((low, high)) = frame.y_range {
         layout = layout.with_y_axis_min(low).with_y_axis_max(high);
     }

@@ -8,6 +8,9 @@ use crate::chart::shortened;
 /// The longest name that is shown whole.
 const NAME: usize = 44;
 
+/// Text that takes several lines.
+const LONG: usize = 60;
+
 /// What a cell holds.
 #[derive(Clone, Debug)]
 pub(crate) enum Cell {
@@ -39,7 +42,10 @@ pub(crate) struct Table {
 impl Cell {
     fn markup(&self) -> Markup {
         match self {
-            Self::Text(text) => html! { td { (text) } },
+            // A long word may be broken, a short one is not.
+            Self::Text(text) => {
+                html! { td class=[(text.len() > LONG).then_some("long")] { (text) } }
+            }
             Self::Name(name) => {
                 let short = shortened(name, NAME);
                 let title = (short != *name).then_some(name);

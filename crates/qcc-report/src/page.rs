@@ -10,6 +10,9 @@ use crate::html_table::Table;
 /// Charts that are at most this wide stand beside each other.
 const SMALL: f64 = 400.0;
 
+/// Charts that are wider than this keep their size.
+const WIDE: f64 = 900.0;
+
 /// A report.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -74,6 +77,7 @@ fn section(figure: &Figure, runs: &[Run]) -> Option<Markup> {
 
 fn body(drawing: &Drawing, id: &str) -> Markup {
     let is_small = |it: &Chart| it.width() <= SMALL;
+    let beside = drawing.beside.max(1);
     let class = match drawing.charts.first() {
         Some(it) if is_small(it) => "charts small",
         _ => "charts",
@@ -82,15 +86,25 @@ fn body(drawing: &Drawing, id: &str) -> Markup {
         @if let Some(lead) = &drawing.lead { (lead) }
         @if !drawing.charts.is_empty() {
             div class=(class) {
-                @for (idx, it) in drawing.charts.iter().enumerate() {
-                    // What is wider than a page is scrolled, and can be by keys.
-                    div.chart.wide[it.width() > 900.0] tabindex=[(!is_small(it)).then_some("0")] {
-                        (PreEscaped(it.svg(&format!("{id}-{idx}"))))
-                    }
+                @for (first, charts) in drawing.charts.chunks(beside).enumerate() {
+                    @if beside > 1 { div.beside { (each(charts, id, first * beside)) } }
+                    @else { (each(charts, id, first)) }
                 }
             }
         }
         @for table in &drawing.tables { (Table::markup(table)) }
+    }
+}
+
+/// Charts, of which the first has number `from` among those of its figure.
+fn each(charts: &[Chart], id: &str, from: usize) -> Markup {
+    html! {
+        @for (idx, it) in charts.iter().enumerate() {
+            // What is wider than a page is scrolled, and can be by keys.
+            div class=(if it.width() > WIDE { "chart wide" } else { "chart" }) tabindex=[(it.width() > SMALL).then_some("0")] {
+                (PreEscaped(it.svg(&format!("{id}-{}", from + idx))))
+            }
+        }
     }
 }
 
@@ -288,7 +302,7 @@ mod tests {
             "60.5 % of before",
             "9 of 10 weights",
             "35.6551 → 35.9216",
-            "+0.75 %, 0 tokens",
+            "<dd>+0.75 %</dd>",
             "0.00866 nats",
             "12.5 s",
             "700.0 MB",

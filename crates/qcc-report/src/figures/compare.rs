@@ -32,14 +32,16 @@ const MARKS: [MarkerShape; 8] = [
 struct Measure {
     label: &'static str,
     of: fn(&Quality) -> Option<f64>,
+    digits: usize,
 }
 
 const MEASURES: [Measure; 3] = [
-    Measure { label: "KL from before, nats for each token", of: |it| it.kl_nats },
-    Measure { label: "perplexity", of: |it| it.perplexity },
+    Measure { label: "KL from before, nats for each token", of: |it| it.kl_nats, digits: 4 },
+    Measure { label: "perplexity", of: |it| it.perplexity, digits: 2 },
     Measure {
         label: "SNR of the first output, dB",
         of: |it| it.outputs.first().and_then(|it| it.snr_db),
+        digits: 1,
     },
 ];
 
@@ -115,6 +117,7 @@ fn draw(runs: &[Run], ink: Ink) -> Option<Drawing> {
         size: (760.0, 340.0),
         x: "size after, MB".to_owned(),
         y: measure.label.to_owned(),
+        y_digits: Some(measure.digits),
         legend,
         ..Default::default()
     };

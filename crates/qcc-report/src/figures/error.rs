@@ -54,12 +54,16 @@ fn draw(run: &Run, ink: Ink) -> Option<Drawing> {
         .collect();
     if !plain.is_empty() {
         legend.push(("rounding to nearest".to_owned(), Mark::Plain(MarkerShape::Diamond)));
-        let marks = ScatterPlot::new()
-            .with_data(plain.iter().copied())
-            .with_marker(MarkerShape::Diamond)
-            .with_size(if rows.len() > 120 { 2.0 } else { 3.0 })
-            .with_color(ink.text());
-        plots.push(marks.into());
+        // In the color of the ground below, so that they stand out on every bar.
+        let size = if rows.len() > 120 { 1.5 } else { 3.0 };
+        for (color, size) in [(ink.ground(), size + 1.5), (ink.text(), size)] {
+            let marks = ScatterPlot::new()
+                .with_data(plain.iter().copied())
+                .with_marker(MarkerShape::Diamond)
+                .with_size(size)
+                .with_color(color);
+            plots.push(marks.into());
+        }
     }
     let name = site(worst);
     let frame = Frame {

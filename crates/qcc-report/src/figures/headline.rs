@@ -50,7 +50,7 @@ fn markup(run: &Run, tiles: &[Tile]) -> Markup {
         @if !run.record.gates.is_empty() {
             ul.gates {
                 @for gate in &run.record.gates {
-                    li.failed[!gate.passed] {
+                    li class=[(!gate.passed).then_some("failed")] {
                         @if gate.passed { "✓ passed: " } @else { "✗ failed: " }
                         (gate.gate) " (" (gate.found) ")"
                     }
@@ -110,17 +110,15 @@ fn tiles(run: &Run) -> Vec<Tile> {
 fn quality(run: &Run, tile: &mut impl FnMut(&'static str, String, String)) {
     let Some(quality) = &run.record.quality else { return };
     if let Some(after) = quality.perplexity.filter(|it| it.is_finite()) {
-        let (text, note) = match quality.reference_perplexity {
-            Some(before) if before > 0.0 => {
-                let change = 100.0 * (after / before - 1.0);
-                let sign = if change >= 0.0 { "+" } else { "" };
-                (
-                    format!("{} → {}", number(before, 4), number(after, 4)),
-                    format!("{sign}{} %, {} tokens", number(change, 2), quality.tokens),
-                )
-            }
-            _ => (number(after, 4), format!("{} tokens", quality.tokens)),
-        };
+        let before = quality.reference_perplexity.filter(|it| *it > 0.0);
+        let text = before.map_or(String::new(), |it| format!("{} → ", number(it, 4)));
+        let change = before.map(|it| {
+            let change = 100.0 * (after / it - 1.0);
+            format!("{}{} %", if change >= 0.0 { "+" } else { "" }, number(change, 2))
+        });
+        let tokens = (quality.tokens > 0).then(|| format!("{} tokens", quality.tokens));
+        let note = change.into_iter().chain(tokens).collect::<Vec<_>>().join(", ");
+        let text = text + &number(after, 4);
         tile("perplexity", text, note);
     }
     if let Some(kl) = quality.kl_nats.filter(|it| it.is_finite()) {

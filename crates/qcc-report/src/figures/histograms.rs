@@ -32,7 +32,7 @@ fn draw(run: &Run, ink: Ink) -> Option<Drawing> {
     if all.is_empty() {
         return None;
     }
-    let charts = all.iter().flat_map(|it| [values(it, ink), codes(it, ink)]).flatten();
+    let charts = all.iter().filter_map(|it| Some([values(it, ink)?, codes(it, ink)?])).flatten();
     let rows = all.iter().map(|it| {
         let count = total(it.codes.iter().copied());
         let unused = it.codes.iter().filter(|&&it| it == 0).count();
@@ -68,15 +68,10 @@ fn draw(run: &Run, ink: Ink) -> Option<Drawing> {
         p { "For each weight, its float values on the left and the codes that they became on the "
             "right. Clipped values lie more than half a step outside of the grid of their group." }
     };
-    Some(Drawing {
-        lead: Some(lead),
-        charts: charts.collect(),
-        tables: vec![table],
-        ..Default::default()
-    })
+    Some(Drawing { lead: Some(lead), charts: charts.collect(), beside: 2, tables: vec![table] })
 }
 
-const SIZE: (f64, f64) = (370.0, 190.0);
+const SIZE: (f64, f64) = (285.0, 185.0);
 
 fn values(it: &Histogram, ink: Ink) -> Option<Chart> {
     let count = it.floats.len();
@@ -102,7 +97,12 @@ fn codes(it: &Histogram, ink: Ink) -> Option<Chart> {
         return Some(panel(it, ink, plot, "codes", "code", true));
     }
     let bars = it.codes.iter().enumerate();
-    let bars = bars.map(|(code, &count)| (code.to_string(), count as f64, ink.fill(paint)));
+    // Every second code is named where all would not fit.
+    let label = |code: usize| match count > 8 && code % 2 == 1 {
+        true => String::new(),
+        false => code.to_string(),
+    };
+    let bars = bars.map(|(code, &count)| (label(code), count as f64, ink.fill(paint)));
     let bars = BarPlot::new().with_colored_bars(bars).with_width(0.9);
     Some(panel(it, ink, bars.into(), "codes", "code", true))
 }
@@ -135,7 +135,7 @@ fn panel(it: &Histogram, ink: Ink, plot: Plot, what: &str, x: &str, is_codes: bo
     let frame = Frame {
         title: format!("{}: {what}", shortened(&it.name, 60)),
         description,
-        heading: Some(format!("{}: {what}", shortened(&it.name, 36))),
+        heading: Some(format!("{}: {what}", shortened(&it.name, 26))),
         size: SIZE,
         x: x.to_owned(),
         y: "values".to_owned(),

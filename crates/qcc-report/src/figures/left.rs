@@ -52,7 +52,7 @@ fn draw(run: &Run) -> Option<Drawing> {
     };
     let lead = html! {
         ul {
-            @for (reason, (count, size)) in reasons { li { (count) ", " (bytes(size)) ": " (reason) } }
+            @for (reason, (count, size)) in reasons { li { (count) @if count == 1 { " weight, " } @else { " weights, " } (bytes(size)) ": " (reason) } }
         }
     };
     Some(Drawing { lead: Some(lead), tables: vec![table], ..Default::default() })

@@ -44,6 +44,8 @@ pub(crate) struct Drawing {
     pub(crate) lead: Option<Markup>,
     /// Charts, in order.
     pub(crate) charts: Vec<Chart>,
+    /// How many of them stay beside each other; 0 is 1.
+    pub(crate) beside: usize,
     /// The numbers behind them.
     pub(crate) tables: Vec<Table>,
 }

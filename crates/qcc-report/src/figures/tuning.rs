@@ -88,8 +88,9 @@ fn panel(block: &BlockRow, points: &[(f64, f64)], range: (f64, f64), ink: Ink) -
         title: format!("Objective of {}", shortened(&block.name, 60)),
         description: format!("From {first:.4} to {:.4} in {} steps.", end.1, block.steps),
         heading: Some(format!("{}: {:.3}", shortened(&block.name, 24), end.1)),
-        size: (250.0, 170.0),
+        size: (285.0, 200.0),
         x: "step".to_owned(),
+        y: "ratio".to_owned(),
         y_range: Some(range),
         ..Default::default()
     };
