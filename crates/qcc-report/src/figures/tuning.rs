@@ -51,7 +51,7 @@ fn draw(run: &Run, ink: Ink) -> Option<Drawing> {
             Cell::Count(it.steps as u64),
             Cell::Number(ratios().next(), 4),
             Cell::Number(ratios().min_by(f64::total_cmp), 4),
-            Cell::Number(ratios().last(), 4),
+            Cell::Number(ratios().next_back(), 4),
             Cell::Text(series(it)),
         ]
     });

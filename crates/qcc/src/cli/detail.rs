@@ -216,7 +216,7 @@ mod tests {
             scale: ScaleType::F32,
         };
         let form = Form { n: values.len() / 8, k: 8, order: Order::Nk };
-        let tensor = Tensor::from_f32(vec![form.n, form.k], values).unwrap();
+        let tensor = Tensor::from_vec(vec![form.n, form.k], values.to_vec()).unwrap();
         let codes = rtn(&form.rows(&tensor).unwrap(), &spec);
         let numbers = Numbers::from_codes(&codes, &qcc_tensor::Store::default()).unwrap();
         let quant = Quant { spec, form, numbers: Some(numbers.clone()), by: "rtn".to_owned() };
