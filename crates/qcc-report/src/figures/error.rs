@@ -34,7 +34,7 @@ fn draw(run: &Run, ink: Ink) -> Option<Drawing> {
     let shown = |it: f64| it.clamp(*SHOWN.start(), *SHOWN.end());
     let bars = rows.iter().enumerate().map(|(idx, it)| {
         let fill = ink.fill(Paint::of_bits(it.bits.unwrap_or(0)));
-        ((idx + 1).to_string(), shown(of(it)), fill)
+        (label(idx + 1, rows.len()), shown(of(it)), fill)
     });
     let bars = BarPlot::new()
         .with_colored_bars(bars)
@@ -45,6 +45,7 @@ fn draw(run: &Run, ink: Ink) -> Option<Drawing> {
     let plain: Vec<(f64, f64)> = rows
         .iter()
         .enumerate()
+        .filter(|it| it.1.pass != "rtn")
         .filter_map(|(idx, it)| Some((idx as f64 + 1.0, shown(snr(it.rtn_snr_db)?))))
         .collect();
     let widths: BTreeSet<u8> = rows.iter().filter_map(|it| it.bits).collect();
@@ -82,6 +83,8 @@ fn draw(run: &Run, ink: Ink) -> Option<Drawing> {
             @if let Some(gain) = gain {
                 " Against rounding to nearest: " (format!("{gain:+.2}")) " dB on average."
                 @if gain < 0.0 { " Recipes that tune for outputs may lose here and win there." }
+            } @else if rows.iter().all(|it| it.pass == "rtn") {
+                " All weights are rounded to nearest."
             } @else if plain.is_empty() {
                 " Rounding to nearest is not in this record; --record and --report measure it."
             }
@@ -93,6 +96,16 @@ fn draw(run: &Run, ink: Ink) -> Option<Drawing> {
         tables: vec![table(run)],
         ..Default::default()
     })
+}
+
+/// The position of a bar, where there is room for it.
+fn label(position: usize, count: usize) -> String {
+    let every = match count {
+        0..=40 => 1,
+        41..=120 => 5,
+        _ => 10,
+    };
+    if position.is_multiple_of(every) { position.to_string() } else { String::new() }
 }
 
 fn of(row: &WeightRow) -> f64 {
