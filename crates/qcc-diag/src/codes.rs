@@ -88,6 +88,7 @@ codes! {
     QCC0107 "the output is the input"
     QCC0108 "the model holds fields that qcc does not know"
     QCC0109 "the model was repaired on reading"
+    QCC0110 "not a record of a run"
     // 02 unsupported
     QCC0201 "an operator cannot be executed"
     QCC0202 "a type or shape does not fit"

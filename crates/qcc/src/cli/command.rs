@@ -35,6 +35,8 @@ pub(super) enum Command {
     Compare(super::compare::CompareArgs),
     /// What is in a model, and what could be quantized
     Inspect(super::inspect::InspectArgs),
+    /// Make a page for a browser from records of runs
+    Report(super::report::ReportArgs),
     /// List passes, recipes and formats, or show one with its options
     Passes(super::passes::PassesArgs),
     /// Show the page of an error code
@@ -237,6 +239,14 @@ pub(super) struct QuantizeArgs {
     /// Print what was done to each weight as JSON, instead of a table; or write it to a file
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-")]
     pub(super) json: Option<PathBuf>,
+
+    /// Write the record of the run with what `qcc report` draws: JSON with histograms, time, memory
+    #[arg(long, value_name = "FILE", conflicts_with = "stop_after")]
+    pub(super) record: Option<PathBuf>,
+
+    /// Write a page for a browser on what was done: sizes, errors, reasons
+    #[arg(long, value_name = "FILE", conflicts_with = "stop_after")]
+    pub(super) report: Option<PathBuf>,
 
     /// How progress is told; auto is a bar on a terminal and lines elsewhere
     #[arg(long, value_enum, default_value_t = Progress::Auto, value_name = "KIND")]

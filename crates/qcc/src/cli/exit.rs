@@ -97,7 +97,7 @@ impl Json {
 fn write_file(path: &Path, text: &str) -> Result<Ended, Error> {
     fs::write(path, text).map_err(|error| {
         let text = format!("'{}' cannot be written: {error}", path.display());
-        Diagnostic::error(codes::QCC0105, text).at("option --json")
+        Diagnostic::error(codes::QCC0105, text).at(path.display().to_string())
     })?;
     Ok(Ended::Well)
 }

@@ -4,6 +4,7 @@ mod argv;
 mod command;
 mod compare;
 mod config;
+mod detail;
 mod eval;
 mod exit;
 mod explain;
@@ -13,6 +14,7 @@ mod man;
 mod passes;
 mod quantize;
 mod record;
+mod report;
 mod verify;
 mod watch;
 mod words;
@@ -57,6 +59,7 @@ fn dispatch(args: Vec<OsString>, json: Option<&Json>) -> Result<Ended, Error> {
         Command::Compare(args) => compare::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Passes(args) => passes::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Completions(args) => man::completions(&args),
         Command::Man(args) => man::man(&args),

@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use qcc::{Compiler, Error, External, Model, OpenOptions, ReadOptions, SaveOptions};
+use qcc::{Compiler, Error, External, Model, OpenOptions, Output, ReadOptions, SaveOptions};
 use qcc_diag::{Diagnostic, Severity, codes};
 use qcc_pass::Cancel;
 use qcc_report::{Note, RunRecord, bytes};
 
 use super::command::{QuantizeArgs, When};
+use super::detail::Detail;
 use super::exit::{self, Ended, Json, say, show};
-use super::record::record;
+use super::record::{environment, record};
+use super::report;
 use super::verify::{Choices, Verify};
 use super::work::Work;
 use super::{watch, words};
@@ -48,6 +50,9 @@ pub(super) fn run(
     notes.add(model.warnings());
     let output = args.output.clone().unwrap_or_else(|| beside(&args.input, settings.bits));
     check_output(&output, args)?;
+    for path in args.record.iter().chain(&args.report).filter(|_| !args.force) {
+        report::must_be_new(path)?;
+    }
 
     if let Some(path) = &args.calib {
         let options = OpenOptions {
@@ -73,6 +78,10 @@ pub(super) fn run(
     let choices = Choices::default();
     if args.verify == Some(Verify::Full) {
         compiler = compiler.instrument(Box::new(choices.clone()));
+    }
+    let detail = Detail::default();
+    if args.record.is_some() || args.report.is_some() {
+        compiler = compiler.instrument(Box::new(detail.clone()));
     }
     let progress = watch::progress(args.progress, args.quiet);
     let work = Work::of(args, &output);
@@ -120,7 +129,9 @@ pub(super) fn run(
     if args.dry_run {
         tell("", "nothing written");
         record.notes = notes.rows();
-        return json.map_or(Ok(Ended::Well), |it| it.write(&record));
+        json.map_or(Ok(Ended::Well), |it| it.write(&record))?;
+        let told = tell_more(args, &compiled, &mut record, &detail, start)?;
+        return if json == Some(&Json::Stream) { Ok(Ended::Well) } else { show(&told) };
     }
     let save = SaveOptions {
         external: match args.external_data {
@@ -152,6 +163,7 @@ pub(super) fn run(
     if let Some(json) = json {
         json.write(&record)?;
     }
+    let told = tell_more(args, &compiled, &mut record, &detail, start)?;
     if args.quiet || json == Some(&Json::Stream) {
         return Ok(Ended::Well);
     }
@@ -160,7 +172,33 @@ pub(super) fn run(
         _ => qcc_report::summary(&record),
     };
     let seconds = start.elapsed().as_secs_f64();
-    show(&format!("{table}  {} written in {seconds:.1} s\n", output.display()))
+    show(&format!("{table}  {} written in {seconds:.1} s\n{told}", output.display()))
+}
+
+/// Writes what `--record` and `--report` ask for; says where the report is.
+fn tell_more(
+    args: &QuantizeArgs,
+    compiled: &Output,
+    record: &mut RunRecord,
+    detail: &Detail,
+    start: Instant,
+) -> Result<String, Error> {
+    if args.record.is_none() && args.report.is_none() {
+        return Ok(String::new());
+    }
+    detail.add_to(record);
+    record.provenance = compiled.metadata().into_iter().filter(|it| is_new(&it.0)).collect();
+    record.environment = Some(environment(start, args.threads));
+    if let Some(path) = &args.record {
+        Json::File(path.clone()).write(&*record)?;
+    }
+    let Some(path) = &args.report else { return Ok(String::new()) };
+    Ok(format!("  {}\n", report::of_run(record, path)?))
+}
+
+/// Whether a key of the metadata says what the record has not.
+fn is_new(key: &str) -> bool {
+    !matches!(key, "qcc.version" | "qcc.pipeline" | "qcc.seed")
 }
 
 /// Weights that were chosen, but are beyond the limit of a bisection, are in float.
