@@ -76,7 +76,7 @@ pub struct BlockRecord {
     pub name: String,
     /// Steps that were taken.
     pub steps: usize,
-    /// Steps, or trials, with the error of the block's output by that of rounding to nearest.
+    /// Steps, or trials, with the error of what the block gives, by that at the start.
     pub objective: Vec<(usize, f64)>,
 }
 

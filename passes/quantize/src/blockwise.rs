@@ -149,7 +149,14 @@ pub(crate) fn tune(
                 at,
                 joined: joined.filter(|it| joint::are_rows(it, block.outputs.len())),
             };
-            why = objective.tune(&mut tuned, ctx, options)?.err();
+            match objective.tune(&mut tuned, ctx, options)? {
+                Ok(curve) => {
+                    let row = ctx.record.block(&format!("block {at}"));
+                    row.steps = options.steps.into();
+                    row.objective = curve;
+                }
+                Err(error) => why = Some(error),
+            }
         }
         let is_read = at + 1 < blocks.len();
         let rounded = (is_read && (chain.has_parted() || !tuned.is_empty()))

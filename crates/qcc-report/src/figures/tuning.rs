@@ -62,8 +62,8 @@ fn draw(run: &Run, ink: Ink) -> Option<Drawing> {
         is_open: false,
     };
     let lead = html! {
-        p { "The error of a block's output by that of rounding its weights to nearest, step after "
-            "step; below 1 is better than rounding to nearest. All charts have one scale."
+        p { "The error of what a block gives, on samples that no step has seen, by that of its start, "
+            "trial after trial; below 1 is better than the start. All charts have one scale."
             @if blocks.len() > MOST { " The first " (MOST) " blocks are drawn; the table has all." }
         }
     };

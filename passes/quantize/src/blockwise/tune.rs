@@ -14,6 +14,9 @@ use super::weights::Tuned;
 use crate::activations;
 use crate::blocks::Block;
 
+/// Steps, with the error on samples that no step has seen, by that at the start.
+pub(super) type Curve = Vec<(usize, f64)>;
+
 /// How often a block is tried on samples that no step has seen.
 const TRIALS: u16 = 4;
 /// Of how many samples one is kept for that.
@@ -40,7 +43,7 @@ impl Objective<'_> {
         tuned: &mut [Tuned],
         ctx: &Ctx<'_>,
         options: Options,
-    ) -> Result<Result<(), String>, PassError> {
+    ) -> Result<Result<Curve, String>, PassError> {
         let values: Vec<Value> = tuned.iter().map(|it| it.value).collect();
         let differ = self.shares.differ();
         let gradients = match Gradients::new(self.graph, &self.block.outputs, &values, differ) {
@@ -53,6 +56,7 @@ impl Objective<'_> {
         let (held, used): (Vec<usize>, Vec<usize>) = split(self.chain.len());
         let start = self.loss(&mut forward, tuned, &held, options.batch)?;
         let mut least = start;
+        let mut curve = vec![(0, 1.0)];
         let mut rng = ctx.session.rng(&format!("signround block {}", self.at));
         let mut order: Vec<usize> = Vec::new();
         for step in 1..=options.steps {
@@ -83,6 +87,9 @@ impl Objective<'_> {
             let every = options.steps.div_ceil(TRIALS);
             if step % every == 0 || step == options.steps {
                 let loss = self.loss(&mut forward, tuned, &held, options.batch)?;
+                if start > 0.0 {
+                    curve.push((usize::from(step), loss / start));
+                }
                 if held.is_empty() || loss < least {
                     least = loss;
                     tuned.iter_mut().for_each(Tuned::keep);
@@ -93,7 +100,7 @@ impl Objective<'_> {
                 .progress
                 .step(1, &format!("block {}, error {ratio:.3} of the start", self.at));
         }
-        Ok(Ok(()))
+        Ok(Ok(curve))
     }
 
     /// The block on some samples, given the `weights` and, for gradients, what its outputs should
