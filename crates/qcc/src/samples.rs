@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use qcc_data::{CacheShape, ModelInput, OpenOptions, Samples, pseudo_shape, pseudo_tokens};
 use qcc_ir::{Kind, Value};
-use qcc_pass::{SampleSource, Session};
+use qcc_pass::Session;
 use qcc_quantize::{Role, find_sites};
 
 use crate::{Error, Model};
@@ -64,7 +64,7 @@ impl Model {
     }
 
     /// Positions that the model knows: rows of the table of rotations. `None` when it has none.
-    fn context(&self) -> Option<usize> {
+    pub(crate) fn context(&self) -> Option<usize> {
         let graph = self.graph();
         let rows = graph.nodes().filter_map(|(_, node)| {
             let op = node.op()?;
@@ -79,18 +79,18 @@ impl Model {
     }
 
     /// Heads and head size of the cache, from the `genai_config.json` beside the model.
-    fn cache_shape(&self) -> Option<CacheShape> {
+    pub(crate) fn cache_shape(&self) -> Option<CacheShape> {
         let config = self.source().path().with_file_name("genai_config.json");
         CacheShape::from_genai_config(&std::fs::read(config).ok()?)
     }
 
     /// Samples without data: random token ids. `None` for a model that takes none.
-    pub(crate) fn pseudo_samples(&self, session: &Session) -> Option<Arc<dyn SampleSource>> {
+    pub(crate) fn pseudo_samples(&self, session: &Session) -> Option<Arc<Samples>> {
         let inputs = self.inputs();
         let mut rng = session.rng("pseudo samples");
         let (vocab, shape) = (self.vocabulary()?, pseudo_shape(&inputs, self.context())?);
         let made =
             pseudo_tokens(&inputs, vocab, shape, self.cache_shape(), &mut rng).ok().flatten();
-        made.map(|it| Arc::new(it) as Arc<dyn SampleSource>)
+        made.map(Arc::new)
     }
 }

@@ -85,19 +85,26 @@ impl Sums for Squares {
 pub(crate) enum Origin {
     /// Calibration samples.
     Measured,
-    /// Pseudo samples.
+    /// Pseudo samples, text that the model wrote among them.
     Pseudo,
 }
 
-/// The samples that a pass uses: those of the user, else pseudo samples; `None` when there are
-/// neither.
+/// The samples that a pass uses: those of the user, else text of the model, else pseudo samples;
+/// `None` when there are none.
 pub(crate) fn source(ctx: &Ctx<'_>) -> Option<(Arc<dyn SampleSource>, Origin)> {
     let session = ctx.session;
-    match (&session.samples, &session.pseudo_samples) {
-        (Some(samples), _) => Some((samples.clone(), Origin::Measured)),
-        (None, Some(samples)) => Some((samples.clone(), Origin::Pseudo)),
-        (None, None) => None,
+    match (&session.samples, &session.own_text) {
+        (None, Some(text)) => Some((text.clone(), Origin::Pseudo)),
+        _ => quick_source(ctx),
     }
+}
+
+/// As [`source`], without text that takes longer to write than the pass takes: it gains little from
+/// it.
+pub(crate) fn quick_source(ctx: &Ctx<'_>) -> Option<(Arc<dyn SampleSource>, Origin)> {
+    let session = ctx.session;
+    let pseudo = || session.pseudo_samples.clone().map(|it| (it, Origin::Pseudo));
+    session.samples.clone().map(|it| (it, Origin::Measured)).or_else(pseudo)
 }
 
 /// Sums that are alive at one time take at most this, unless the session caps memory lower.

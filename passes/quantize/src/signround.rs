@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, Patch};
-use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo};
+use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo, SampleSource};
 use qcc_quant::signround::{Moves, SignRoundOptions, signround_gram};
 
 use crate::activations::{self, Origin};
@@ -70,7 +70,7 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let weights = choose::weights(graph);
     let source = activations::source(ctx);
     let (mut patches, weights) = match source {
-        Some((samples, origin)) if is_by_block(ctx, origin) => {
+        Some((samples, origin)) if is_by_block(ctx, samples.as_ref()) => {
             if origin == Origin::Pseudo {
                 activations::note_pseudo(ctx, INFO.name, Some(samples.as_ref()));
             }
@@ -112,11 +112,11 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
 
 /// Whether blocks are tuned, not weights. Random tokens tell too little of what a block does: with
 /// them it measured worse at 4 bits.
-fn is_by_block(ctx: &Ctx<'_>, origin: Origin) -> bool {
+fn is_by_block(ctx: &Ctx<'_>, samples: &dyn SampleSource) -> bool {
     match ctx.options.text("objective") {
         "block" => true,
         "layer" => false,
-        _ => origin == Origin::Measured,
+        _ => samples.is_text(),
     }
 }
 
