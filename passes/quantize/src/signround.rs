@@ -1,6 +1,6 @@
 //! `signround`: tunes rounding and scales.
 //!
-//! Replaces a `Quant` by one with numbers. With `objective=block`, the default where there are samples,
+//! Replaces a `Quant` by one with numbers. With `objective=block`, the default where there are samples or text of the model,
 //! all weights of a block are tuned together, by signs of gradients, for the error of what the block
 //! gives: `blockwise`. With `objective=layer`, and for weights of blocks that cannot be differentiated, the objective is
 //! `E H E^T` of one weight, with H the second moments of its inputs; each row keeps the best of its
@@ -29,7 +29,7 @@ pub const INFO: PassInfo = PassInfo {
             name: "objective",
             kind: OptionKind::Choice(&["auto", "layer", "block"]),
             default: "auto",
-            help: "what is tuned together: one weight, or all of a block; auto is block with samples",
+            help: "what is tuned together: one weight, or all of a block; auto is block with samples or text of the model",
         },
         OptionInfo {
             name: "iters",
