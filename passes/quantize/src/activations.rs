@@ -268,7 +268,11 @@ pub(crate) fn note_pseudo(ctx: &mut Ctx<'_>, pass: &str, samples: Option<&dyn Sa
         Some(it) => format!("{pass} has no calibration samples and uses {}", it.describe()),
         None => format!("{pass} has no samples and uses the weights alone"),
     };
-    ctx.note(Diagnostic::note(codes::QCC0605, text).with_help("--calib FILE gives samples"));
+    let help = match samples {
+        Some(it) if it.is_text() => "--calib FILE gives samples",
+        _ => "--calib FILE gives samples: gptq and signround lose less with them",
+    };
+    ctx.note(Diagnostic::note(codes::QCC0605, text).with_help(help));
 }
 
 /// Pseudo samples are a help, not what the user asked for: when the model cannot be run on them, the

@@ -1,7 +1,7 @@
 //! `signround`: tunes rounding and scales.
 //!
-//! Replaces a `Quant` by one with numbers. With `objective=block`, the default where there are samples or text of the model,
-//! all weights of a block are tuned together, by signs of gradients, for the error of what the block
+//! Replaces a `Quant` by one with numbers. With `objective=block`, the default where there are samples
+//! or text of the model, all weights of a block are tuned together, by signs of gradients, for the error of what the block
 //! gives: `blockwise`. With `objective=layer`, and for weights of blocks that cannot be differentiated, the objective is
 //! `E H E^T` of one weight, with H the second moments of its inputs; each row keeps the best of its
 //! candidates, so the result is never worse than searched scales.
