@@ -129,7 +129,7 @@ def data_free_kl_beats_rtn(b):
 def calibrated_recipes_lose_less(b):
     """On 4 bits in groups of 32, with and without calibration samples."""
     texts = []
-    for recipe, calib, limit in [("gptq", True, 0.0105), ("signround", True, 0.0105), ("signround", False, 0.0125)]:
+    for recipe, calib, limit in [("gptq", True, 0.0105), ("signround", True, 0.0105), ("signround", False, 0.0105)]:
         options = ("--calib", CALIB) if calib else ()
         s = b.score(b.quantized("-O", recipe, "-b4", "-g32", *options))
         text = f"{recipe} {'with' if calib else 'without'} samples: KL {s['kl']:.5f}"

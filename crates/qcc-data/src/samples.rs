@@ -41,6 +41,8 @@ pub(crate) struct Parts {
     pub cache: Option<CacheShape>,
     /// Warnings so far.
     pub warnings: Vec<Diagnostic>,
+    /// Whether they are like what the model meets in use.
+    pub is_text: bool,
 }
 
 /// Samples of a model. They are read when asked for; only text and compressed arrays are held in
@@ -255,6 +257,10 @@ impl SampleSource for Samples {
             Some(length) => format!("{source}: {runs} samples of {length} tokens"),
             None => format!("{source}: {runs} samples"),
         }
+    }
+
+    fn is_text(&self) -> bool {
+        self.parts.is_text
     }
 }
 

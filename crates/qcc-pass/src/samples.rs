@@ -30,6 +30,11 @@ pub trait SampleSource: Send + Sync {
 
     /// Where they come from, in a few words.
     fn describe(&self) -> String;
+
+    /// Whether they are like what the model meets in use; random tokens are not.
+    fn is_text(&self) -> bool {
+        true
+    }
 }
 
 /// Why samples cannot be had.

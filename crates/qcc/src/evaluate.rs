@@ -59,7 +59,8 @@ pub fn evaluate(
         let got = runner.run(&feed, &[], &mut |_, _| {})?;
         let want = other.as_mut().map(|it| it.run(&feed, &[], &mut |_, _| {})).transpose()?;
         let ids = samples.tokens().and_then(|_| samples.ids(idx).ok());
-        let logits = logits(&got, ids.as_ref());
+        let length = ids.as_ref().and_then(|it| it.dims().last().copied());
+        let logits = length.and_then(|it| logits(&got, it));
         if let (Some(at), Some(ids)) = (logits, &ids) {
             has_logits = true;
             perplexity.add(&got[at].1, ids).map_err(|it| Error::from(it.0))?;
@@ -99,14 +100,12 @@ pub fn evaluate(
 }
 
 /// The output that is logits: floats `[batch, length, vocabulary]` for ids of that length.
-fn logits(outputs: &[(String, Tensor)], ids: Option<&Tensor>) -> Option<usize> {
-    let ids = ids?;
-    let length = ids.dims().last()?;
+pub(crate) fn logits(outputs: &[(String, Tensor)], length: usize) -> Option<usize> {
     let is_logits = |it: &Tensor| {
         let dims = it.dims();
         dims.len() == 3
             && matches!(it.dtype(), DType::F32 | DType::F16 | DType::BF16)
-            && dims.get(1) == Some(length)
+            && dims.get(1) == Some(&length)
     };
     let named = outputs.iter().position(|it| it.0 == "logits" && is_logits(&it.1));
     named.or_else(|| {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use qcc_data::{CacheShape, ModelInput, OpenOptions, Samples, pseudo_shape, pseudo_tokens};
 use qcc_ir::{Kind, Value};
-use qcc_pass::{SampleSource, Session};
+use qcc_pass::Session;
 use qcc_quantize::{Role, find_sites};
 
 use crate::{Error, Model};
@@ -64,7 +64,7 @@ impl Model {
     }
 
     /// Positions that the model knows: rows of the table of rotations. `None` when it has none.
-    fn context(&self) -> Option<usize> {
+    pub(crate) fn context(&self) -> Option<usize> {
         let graph = self.graph();
         let rows = graph.nodes().filter_map(|(_, node)| {
             let op = node.op()?;
@@ -79,7 +79,7 @@ impl Model {
     }
 
     /// Heads and head size of the cache, from the `genai_config.json` beside the model.
-    fn cache_shape(&self) -> Option<CacheShape> {
+    pub(crate) fn cache_shape(&self) -> Option<CacheShape> {
         let config = self.source().path().with_file_name("genai_config.json");
         CacheShape::from_genai_config(&std::fs::read(config).ok()?)
     }
@@ -94,9 +94,8 @@ impl Model {
     }
 
     /// [`Model::random_samples`] of a session, for passes; `None` when they cannot be made.
-    pub(crate) fn pseudo_samples(&self, session: &Session) -> Option<Arc<dyn SampleSource>> {
-        let made = self.made(session, &OpenOptions::default()).ok().flatten();
-        made.map(|it| Arc::new(it) as Arc<dyn SampleSource>)
+    pub(crate) fn pseudo_samples(&self, session: &Session) -> Option<Arc<Samples>> {
+        self.made(session, &OpenOptions::default()).ok().flatten().map(Arc::new)
     }
 
     fn made(&self, session: &Session, options: &OpenOptions) -> Result<Option<Samples>, Error> {

@@ -104,19 +104,26 @@ pub(crate) fn add<S: Sums>(
 pub(crate) enum Origin {
     /// Calibration samples.
     Measured,
-    /// Pseudo samples.
+    /// Pseudo samples, text that the model wrote among them.
     Pseudo,
 }
 
-/// The samples that a pass uses: those of the user, else pseudo samples; `None` when there are
-/// neither.
+/// The samples that a pass uses: those of the user, else text of the model, else pseudo samples;
+/// `None` when there are none.
 pub(crate) fn source(ctx: &Ctx<'_>) -> Option<(Arc<dyn SampleSource>, Origin)> {
     let session = ctx.session;
-    match (&session.samples, &session.pseudo_samples) {
-        (Some(samples), _) => Some((samples.clone(), Origin::Measured)),
-        (None, Some(samples)) => Some((samples.clone(), Origin::Pseudo)),
-        (None, None) => None,
+    match (&session.samples, &session.own_text) {
+        (None, Some(text)) => Some((text.clone(), Origin::Pseudo)),
+        _ => quick_source(ctx),
     }
+}
+
+/// As [`source`], without text that takes longer to write than the pass takes: it gains little from
+/// it.
+pub(crate) fn quick_source(ctx: &Ctx<'_>) -> Option<(Arc<dyn SampleSource>, Origin)> {
+    let session = ctx.session;
+    let pseudo = || session.pseudo_samples.clone().map(|it| (it, Origin::Pseudo));
+    session.samples.clone().map(|it| (it, Origin::Measured)).or_else(pseudo)
 }
 
 /// Sums that are alive at one time take at most this, unless the session caps memory lower.
@@ -281,7 +288,11 @@ pub(crate) fn note_pseudo(ctx: &mut Ctx<'_>, pass: &str, samples: Option<&dyn Sa
         Some(it) => format!("{pass} has no calibration samples and uses {}", it.describe()),
         None => format!("{pass} has no samples and uses the weights alone"),
     };
-    ctx.note(Diagnostic::note(codes::QCC0605, text).with_help("--calib FILE gives samples"));
+    let help = match samples {
+        Some(it) if it.is_text() => "--calib FILE gives samples",
+        _ => "--calib FILE gives samples: gptq and signround lose less with them",
+    };
+    ctx.note(Diagnostic::note(codes::QCC0605, text).with_help(help));
 }
 
 /// Pseudo samples are a help, not what the user asked for: when the model cannot be run on them, the

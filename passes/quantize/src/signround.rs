@@ -1,7 +1,7 @@
 //! `signround`: tunes rounding and scales.
 //!
-//! Replaces a `Quant` by one with numbers. With `objective=block`, the default where there are samples,
-//! all weights of a block are tuned together, by signs of gradients, for the error of what the block
+//! Replaces a `Quant` by one with numbers. With `objective=block`, the default where there are samples
+//! or text of the model, all weights of a block are tuned together, by signs of gradients, for the error of what the block
 //! gives: `blockwise`. With `objective=layer`, and for weights of blocks that cannot be differentiated, the objective is
 //! `E H E^T` of one weight, with H the second moments of its inputs; each row keeps the best of its
 //! candidates, so the result is never worse than searched scales.
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, Patch};
-use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo};
+use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo, SampleSource};
 use qcc_quant::signround::{Moves, SignRoundOptions, signround_gram};
 
 use crate::activations::{self, Origin};
@@ -29,7 +29,7 @@ pub const INFO: PassInfo = PassInfo {
             name: "objective",
             kind: OptionKind::Choice(&["auto", "layer", "block"]),
             default: "auto",
-            help: "what is tuned together: one weight, or all of a block; auto is block with samples",
+            help: "what is tuned together: one weight, or all of a block; auto is block with samples or text of the model",
         },
         OptionInfo {
             name: "preset",
@@ -76,7 +76,7 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let weights = choose::weights(graph);
     let source = activations::source(ctx);
     let (mut patches, weights) = match source {
-        Some((samples, origin)) if is_by_block(ctx, origin) => {
+        Some((samples, origin)) if is_by_block(ctx, samples.as_ref()) => {
             if origin == Origin::Pseudo {
                 activations::note_pseudo(ctx, INFO.name, Some(samples.as_ref()));
             }
@@ -118,12 +118,12 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
 
 /// Whether blocks are tuned, not weights. Random tokens tell too little of what a block does: with
 /// them it measured worse at 4 bits.
-fn is_by_block(ctx: &Ctx<'_>, origin: Origin) -> bool {
+fn is_by_block(ctx: &Ctx<'_>, samples: &dyn SampleSource) -> bool {
     match ctx.options.text("objective") {
         "block" => true,
         "layer" => false,
         _ if ctx.options.text("preset") == "fast" => false,
-        _ => origin == Origin::Measured,
+        _ => samples.is_text(),
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) struct QuantizeArgs {
         value_name = "NAME",
         help = format!(
             "How numbers are chosen: {}, or a level 0 to 3; options of its pass in braces \
-             [default: signround with --calib, else kl]",
+             [default: signround with samples or --calib self, else kl]",
             names(RECIPES.iter().map(|it| it.name))
         )
     )]
@@ -155,7 +155,8 @@ pub(super) struct QuantizeArgs {
     pub(super) merge_equal: bool,
 
     /// Calibration samples: .npy or .npz of token ids or named inputs, a folder of ONNX test data,
-    /// .txt or .jsonl with --tokenizer
+    /// .txt or .jsonl with --tokenizer; 'self' is text that the model writes, 'random' random tokens
+    /// [default: self]
     #[arg(long, alias = "dataset", alias = "calibration-data-path", value_name = "PATH")]
     pub(super) calib: Option<PathBuf>,
 

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use qcc::{Compiler, Error, External, Model, OpenOptions, Output, ReadOptions, SaveOptions};
+use qcc::{
+    Compiler, Error, External, Model, OpenOptions, Output, OwnTextSize, ReadOptions, SaveOptions,
+};
 use qcc_diag::{Diagnostic, Severity, codes};
 use qcc_pass::Cancel;
 use qcc_report::{Note, RunRecord, bytes};
@@ -54,7 +56,11 @@ pub(super) fn run(
         report::must_be_new(path)?;
     }
 
-    if let Some(path) = &args.calib {
+    let made = made(args)?;
+    if let Some(size) = made {
+        compiler = compiler.own_text(size);
+    }
+    if let Some(path) = args.calib.as_ref().filter(|_| made.is_none()) {
         let options = OpenOptions {
             samples: args.samples,
             seq_len: args.seq_len,
@@ -301,6 +307,24 @@ fn compiler(args: &QuantizeArgs, settings: &Settings) -> Result<Compiler, Error>
         compiler = compiler.max_memory(cap);
     }
     Ok(compiler)
+}
+
+/// What stands in for samples: `--calib self` is text of the model, `--calib random` is none of it;
+/// `None` when samples are named, or nothing is asked for.
+fn made(args: &QuantizeArgs) -> Result<Option<Option<OwnTextSize>>, Error> {
+    let size = OwnTextSize { samples: args.samples, length: args.seq_len };
+    match args.calib.as_ref().and_then(|it| it.to_str()) {
+        Some("self") => Ok(Some(Some(size))),
+        Some("random") if args.samples.or(args.seq_len).is_some() => {
+            let text = "the number and length of random tokens are fixed";
+            Err(Diagnostic::error(codes::QCC0304, text)
+                .at("option --calib random")
+                .with_help("leave out --samples and --seq-len, or write --calib self")
+                .into())
+        }
+        Some("random") => Ok(Some(None)),
+        _ => Ok(None),
+    }
 }
 
 /// `model.onnx` to `model.q4.onnx`.
