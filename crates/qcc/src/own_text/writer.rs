@@ -175,7 +175,8 @@ impl Writer<'_> {
         pairs: &[(String, String)],
     ) -> Result<usize, String> {
         let cap = self.session.max_mem.map_or(MAX_CACHE_BYTES, |it| (it / 8).min(MAX_CACHE_BYTES));
-        let empty = self.feed(&Tensor::from_vec(vec![1, 1], vec![0i64]).map_err(text)?, 0)?;
+        let empty =
+            self.feed(&Tensor::from_vec(vec![1, 1], vec![0i64]).map_err(|it| it.to_string())?, 0)?;
         let of_token: u64 = pairs
             .iter()
             .filter_map(|(name, _)| empty.get(name))
@@ -240,10 +241,6 @@ impl Writer<'_> {
 
 const NO_NUMBERS: &str = "its logits are not finite";
 
-fn text(error: qcc_tensor::TensorError) -> String {
-    error.to_string()
-}
-
 /// Whether logits are equal but for rounding.
 fn is_near(a: &[f32], b: &[f32]) -> bool {
     let top = a.iter().filter(|it| it.is_finite()).fold(0f32, |top, it| top.max(it.abs()));
@@ -289,11 +286,12 @@ impl Rows {
     fn part(&self, row: usize, rows: usize, first: usize, count: usize) -> Result<Tensor, String> {
         let of = |row| self.ids.get(self.range(row, first, count)).unwrap_or_default();
         let ids: Vec<i64> = (row..row + rows).flat_map(of).copied().collect();
-        Tensor::from_vec(vec![rows, count], ids).map_err(text)
+        Tensor::from_vec(vec![rows, count], ids).map_err(|it| it.to_string())
     }
 
     fn tensor(self) -> Result<Tensor, String> {
-        Tensor::from_vec(vec![self.size.rows, self.size.length], self.ids).map_err(text)
+        Tensor::from_vec(vec![self.size.rows, self.size.length], self.ids)
+            .map_err(|it| it.to_string())
     }
 }
 
