@@ -10,6 +10,8 @@ mod compare;
 #[cfg(test)]
 mod data_files;
 #[cfg(test)]
+mod joined;
+#[cfg(test)]
 mod models;
 #[cfg(test)]
 mod outputs;
