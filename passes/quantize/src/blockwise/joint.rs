@@ -85,7 +85,7 @@ pub(super) fn results(
 
 /// Equal parts along the first axis; they share the bytes.
 fn split(tensor: &Tensor, count: usize) -> Result<Vec<Tensor>, TensorError> {
-    let mut dims = tensor.dims().to_vec();
+    let mut dims: Vec<usize> = tensor.dims().into();
     let bytes = tensor.bytes();
     let size = bytes.len() / count.max(1);
     if let Some(first) = dims.first_mut() {
@@ -127,7 +127,7 @@ fn is_equal(a: &Tensor, b: &Tensor) -> bool {
 }
 
 fn concat(first: &Tensor, others: &[&Tensor]) -> Option<Tensor> {
-    let mut dims = first.dims().to_vec();
+    let mut dims: Vec<usize> = first.dims().into();
     *dims.first_mut()? *= others.len() + 1;
     let all = std::iter::once(first).chain(others.iter().copied());
     let tensor = if first.dtype() == DType::F32 {

@@ -250,7 +250,7 @@ fn read(bytes: &Bytes) -> Option<Entry> {
     }
     let tensor = |view: &safetensors::tensor::TensorView<'_>| {
         let (dtype, _) = TYPES.iter().find(|it| it.1 == view.dtype())?;
-        Tensor::new(*dtype, view.shape().to_vec(), bytes.slice_ref(view.data())).ok()
+        Tensor::new(*dtype, view.shape().into(), bytes.slice_ref(view.data())).ok()
     };
     views.iter().map(|(name, view)| Some((name.clone(), tensor(view)?))).collect()
 }
