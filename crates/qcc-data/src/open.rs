@@ -259,6 +259,7 @@ impl Opener<'_> {
             vocab: self.options.vocab,
             cache: self.options.cache,
             warnings,
+            is_text: true,
         })
     }
 }

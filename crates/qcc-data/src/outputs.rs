@@ -45,8 +45,20 @@ impl Difference {
         if !floats[0] {
             return self.add_whole(reference, model);
         }
-        let (want, got) = (wide(reference)?, wide(model)?);
-        for (&r, &m) in want.iter().zip(&got) {
+        if reference.dtype() == DType::F64 || model.dtype() == DType::F64 {
+            let (want, got) = (wide(reference)?, wide(model)?);
+            self.add_floats(want.iter().copied().zip(got.iter().copied()));
+        } else {
+            let want = reference.to_f32().map_err(DataError::not_scored)?;
+            let got = model.to_f32().map_err(DataError::not_scored)?;
+            let pairs = want.iter().zip(got.iter());
+            self.add_floats(pairs.map(|(&r, &m)| (f64::from(r), f64::from(m))));
+        }
+        Ok(())
+    }
+
+    fn add_floats(&mut self, pairs: impl Iterator<Item = (f64, f64)>) {
+        for (r, m) in pairs {
             if !r.is_finite() || !m.is_finite() {
                 let equal = r == m || (r.is_nan() && m.is_nan());
                 self.not_finite += u64::from(!equal);
@@ -59,7 +71,6 @@ impl Difference {
             self.noise += error * error;
             self.max_abs = self.max_abs.max(error.abs());
         }
-        Ok(())
     }
 
     fn add_whole(&mut self, reference: &Tensor, model: &Tensor) -> Result<(), DataError> {
@@ -168,5 +179,9 @@ mod tests {
         let floats = Tensor::vector(vec![1f32, 2.0, 3.0]);
         assert!(it.add(&floats, &Tensor::vector(vec![1i64, 2, 3])).is_err());
         assert!(it.add(&floats, &Tensor::scalar(1f32)).is_err());
+        let doubles = Tensor::vector(vec![1f64, 2.0, 3.5]);
+        let mut it = Difference::new();
+        it.add(&floats, &doubles).unwrap();
+        assert_eq!((it.max_abs(), it.count()), (0.5, 3));
     }
 }

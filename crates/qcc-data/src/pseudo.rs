@@ -48,7 +48,7 @@ pub fn pseudo_tokens(
     let wrong = |it: String| DataError::mismatch(&source, it);
     let ids = Tensor::from_vec(dims, ids).map_err(|it| wrong(it.to_string()))?;
     let given = vec![Given::new(at, input, ids).map_err(wrong)?];
-    made(source, inputs, given, samples, cache).map(Some)
+    made(source, inputs, given, samples, cache, false).map(Some)
 }
 
 /// Standard normal values for models of float inputs. Each run has one item where the first
@@ -84,21 +84,32 @@ pub fn pseudo_normal(
     if given.is_empty() || samples == 0 {
         return Err(wrong("there are no inputs".into()));
     }
-    made(source.clone(), inputs, given, samples, None)
+    made(source.clone(), inputs, given, samples, None, false)
 }
 
-fn made(
+/// Samples of arrays that were made, not read.
+pub(crate) fn made(
     source: String,
     inputs: &[ModelInput],
     given: Vec<Given>,
     runs: usize,
     cache: Option<CacheShape>,
+    is_text: bool,
 ) -> Result<Samples, DataError> {
     let feed = Feed::Arrays(given);
     let inputs = inputs.to_vec();
     let (seq_len, vocab, warnings) = (None, None, Vec::new());
-    let mut samples =
-        Samples::new(Parts { source, inputs, feed, runs, seq_len, vocab, cache, warnings })?;
+    let mut samples = Samples::new(Parts {
+        source,
+        inputs,
+        feed,
+        runs,
+        seq_len,
+        vocab,
+        cache,
+        warnings,
+        is_text,
+    })?;
     samples.forget_warnings(); // that short random rows repeat is no news
     Ok(samples)
 }

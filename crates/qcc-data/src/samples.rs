@@ -9,7 +9,7 @@ use qcc_tensor::Tensor;
 
 use crate::cast::cast;
 use crate::input::Sizes;
-use crate::language::{CacheShape, make, role, token_input};
+use crate::language::{CacheShape, Role, make, role, token_input};
 use crate::rows::{Given, cut};
 use crate::{DataError, ModelInput, ReadPb, sets};
 
@@ -41,6 +41,8 @@ pub(crate) struct Parts {
     pub cache: Option<CacheShape>,
     /// Warnings so far.
     pub warnings: Vec<Diagnostic>,
+    /// Whether they are like what the model meets in use.
+    pub is_text: bool,
 }
 
 /// Samples of a model. They are read when asked for; only text and compressed arrays are held in
@@ -229,12 +231,36 @@ impl SampleSource for Samples {
         Ok(self.parts.inputs.iter().map(|it| it.name.clone()).zip(all).collect())
     }
 
+    fn counted(&self, index: usize) -> Result<Option<Tensor>, SampleError> {
+        let is_mask =
+            |at: usize| self.parts.inputs.get(at).is_some_and(|it| role(it) == Some(Role::Mask));
+        let given = self.checked(index)?;
+        let Some((_, mask)) = given.into_iter().find(|it| is_mask(it.0)) else { return Ok(None) };
+        let dims = mask.dims().to_vec();
+        let values: Vec<f32> = match mask.as_bools() {
+            Ok(it) => it.iter().map(|it| f32::from(*it)).collect(),
+            Err(_) => {
+                mask.to_f32().map_err(|it| SampleError::Mismatch(it.to_string()))?.into_owned()
+            }
+        };
+        let values: Vec<f32> =
+            values.into_iter().map(|it| f32::from(u8::from(it != 0.0))).collect();
+        if values.iter().all(|it| *it == 1.0) {
+            return Ok(None);
+        }
+        Ok(Tensor::from_vec(dims, values).ok())
+    }
+
     fn describe(&self) -> String {
         let (source, runs) = (&self.parts.source, self.parts.runs);
         match self.length {
             Some(length) => format!("{source}: {runs} samples of {length} tokens"),
             None => format!("{source}: {runs} samples"),
         }
+    }
+
+    fn is_text(&self) -> bool {
+        self.parts.is_text
     }
 }
 

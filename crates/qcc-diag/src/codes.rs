@@ -88,6 +88,7 @@ codes! {
     QCC0107 "the output is the input"
     QCC0108 "the model holds fields that qcc does not know"
     QCC0109 "the model was repaired on reading"
+    QCC0110 "not a record of a run"
     // 02 unsupported
     QCC0201 "an operator cannot be executed"
     QCC0202 "a type or shape does not fit"
@@ -106,9 +107,11 @@ codes! {
     QCC0402 "the samples do not fit the model"
     QCC0403 "fewer samples than asked for"
     QCC0404 "the model cannot be evaluated"
+    QCC0405 "the models cannot be compared"
     // 05 resources
     QCC0501 "the memory limit is too small"
     QCC0502 "there is no room for the codes"
+    QCC0508 "finished blocks of an earlier run are used"
     QCC0509 "interrupted"
     // 06 quantization
     QCC0601 "nothing was quantized"

@@ -12,6 +12,8 @@ pub struct Record {
     pub notes: Vec<Diagnostic>,
     /// One row for each weight, in the order in which passes met them.
     pub weights: Vec<WeightRecord>,
+    /// One row for each block that was tuned, in the order in which that began.
+    pub blocks: Vec<BlockRecord>,
     /// Counters, named `pass.what`.
     pub counters: BTreeMap<String, u64>,
     /// One row for each pass that ran, in order.
@@ -49,6 +51,8 @@ pub struct WeightRecord {
     pub bytes_before: u64,
     /// Size after, in bytes.
     pub bytes_after: u64,
+    /// The part of it that is codes; the rest is scales and zero points. 0 while none are stored.
+    pub bytes_codes: u64,
     /// Relative weight error: the norm of the difference by the norm of the weight.
     pub relative_error: Option<f64>,
     /// Signal by noise in the weight, in dB.
@@ -63,6 +67,17 @@ pub struct WeightRecord {
     pub clipped: Option<u64>,
     /// Why it was left in float; `None` when it was not.
     pub reason_left_float: Option<String>,
+}
+
+/// How one block was tuned.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BlockRecord {
+    /// What the block is called.
+    pub name: String,
+    /// Steps that were taken.
+    pub steps: usize,
+    /// Steps, or trials, with the error of what the block gives, by that at the start.
+    pub objective: Vec<(usize, f64)>,
 }
 
 /// What one pass did.
@@ -95,6 +110,15 @@ impl Record {
         &mut self.weights[position]
     }
 
+    /// The row of a block; a new one when there is none.
+    pub fn block(&mut self, name: &str) -> &mut BlockRecord {
+        let position = self.blocks.iter().position(|it| it.name == name).unwrap_or_else(|| {
+            self.blocks.push(BlockRecord { name: name.to_owned(), ..Default::default() });
+            self.blocks.len() - 1
+        });
+        &mut self.blocks[position]
+    }
+
     /// Adds to a counter, named `pass.what`.
     pub fn count(&mut self, name: &str, by: u64) {
         match self.counters.get_mut(name) {
@@ -124,6 +148,16 @@ mod tests {
         record.weights.remove(0);
         assert_eq!(record.weight("b").n, 0);
         assert_eq!(record.weights.len(), 2);
+    }
+
+    #[test]
+    fn a_block_has_one_row() {
+        let mut record = Record::default();
+        record.block("layer 0").objective.push((0, 1.0));
+        record.block("layer 1").steps = 9;
+        record.block("layer 0").objective.push((10, 0.5));
+        assert_eq!(record.blocks.len(), 2);
+        assert_eq!(record.blocks[0].objective, [(0, 1.0), (10, 0.5)]);
     }
 
     #[test]

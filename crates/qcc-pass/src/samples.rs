@@ -19,8 +19,22 @@ pub trait SampleSource: Send + Sync {
     /// When there is no such run, or it cannot be read.
     fn batch(&self, index: usize) -> Result<Vec<(String, Tensor)>, SampleError>;
 
+    /// Which tokens of one run count, 1, and which are padding, 0: `f32[batch, length]`. `None` when
+    /// all count, or the model takes no tokens.
+    ///
+    /// # Errors
+    /// As [`SampleSource::batch`].
+    fn counted(&self, _index: usize) -> Result<Option<Tensor>, SampleError> {
+        Ok(None)
+    }
+
     /// Where they come from, in a few words.
     fn describe(&self) -> String;
+
+    /// Whether they are like what the model meets in use; random tokens are not.
+    fn is_text(&self) -> bool {
+        true
+    }
 }
 
 /// Why samples cannot be had.

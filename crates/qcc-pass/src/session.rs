@@ -26,6 +26,9 @@ pub struct Session {
     /// Samples made without data, random token ids say, for passes that need activations when there
     /// are no calibration samples. `None` for a model that qcc cannot make them for.
     pub pseudo_samples: Option<Arc<dyn SampleSource>>,
+    /// Text that the model writes itself, made when first asked for, or what stands in for it. To
+    /// make it costs more than to run it. `None` as above, and where nobody wants it.
+    pub own_text: Option<Arc<dyn SampleSource>>,
     /// Passes over the copy of a graph that is made to be run; none leave it as it is. See
     /// [`WorkingCopy`](crate::WorkingCopy).
     pub working_copy: Pipeline,
@@ -63,6 +66,7 @@ impl Default for Session {
             fold_limit: 64 << 10,
             samples: None,
             pseudo_samples: None,
+            own_text: None,
             working_copy: Pipeline::default(),
             tuning_copy: Pipeline::default(),
             progress: Arc::new(Silent),

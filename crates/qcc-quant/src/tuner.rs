@@ -17,6 +17,7 @@ use rayon::prelude::*;
 use crate::{
     chunks::ROWS,
     codes::Codes,
+    simd::{Kernel, LANES, ROUNDER, dispatch},
     spec::{ScaleType, WeightSpec},
 };
 
@@ -95,11 +96,9 @@ impl Tuner {
                     let (first, at) = (row * k + g * size, row * groups + g);
                     let grid = self.grid(at);
                     scales[i * groups + g] = grid.scale;
-                    let weights = &weights[first..];
-                    for ((code, w), v) in codes.iter_mut().zip(weights).zip(&self.counters[first..])
-                    {
-                        *code = grid.code(*w, *v).clamp(0.0, grid.max) as u8;
-                    }
+                    let range = first..first + codes.len();
+                    let (weights, counters) = (&weights[range.clone()], &self.counters[range]);
+                    dispatch(Encode { grid, weights, counters, codes });
                 }
             }
         });
@@ -132,8 +131,8 @@ impl Tuner {
                     let at = row * groups + g;
                     let range = row * k + g * size..row * k + g * size + counters.len();
                     let grid = this.grid_of(at, factors[g]);
-                    let slope =
-                        grid.step(&weights[range.clone()], &gradient[range], counters, by)?;
+                    let (weights, gradient) = (&weights[range.clone()], &gradient[range]);
+                    let slope = dispatch(Step { grid, weights, gradient, counters, by })?;
                     if this.tuned == Scales::Tuned {
                         let rate = by as f32 * this.unit();
                         let factor = factors[g] - rate * sign(slope * this.scales[at]) as f32;
@@ -186,34 +185,97 @@ struct TunedGrid {
 }
 
 impl TunedGrid {
-    /// The code before the clamp.
+    /// The code before the clamp; magnitudes from 2^22 on stay as they are, far outside.
     #[inline(always)]
     fn code(&self, weight: f32, counter: i32) -> f32 {
-        (weight / self.scale + counter as f32 * self.unit).round_ties_even() + self.zero
+        let steps = weight / self.scale + counter as f32 * self.unit;
+        steps.clamp(-FAR, FAR) + ROUNDER - ROUNDER + self.zero
     }
+}
 
-    /// Moves the counters by `by` and returns dL/ds at the parameters before.
+/// Beyond all codes; whole numbers up to it are exact behind [`ROUNDER`].
+const FAR: f32 = 65_536.0;
+
+/// Codes of a group.
+struct Encode<'a> {
+    grid: TunedGrid,
+    weights: &'a [f32],
+    counters: &'a [i32],
+    codes: &'a mut [u8],
+}
+
+impl Kernel for Encode<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let grid = self.grid;
+        for ((code, &w), &v) in self.codes.iter_mut().zip(self.weights).zip(self.counters) {
+            // The low byte of the sum is the code.
+            *code = (grid.code(w, v).clamp(0.0, grid.max) + ROUNDER).to_bits() as u8;
+        }
+    }
+}
+
+/// Moves the counters of a group by `by` and returns dL/ds at the parameters before.
+struct Step<'a> {
+    grid: TunedGrid,
+    weights: &'a [f32],
+    gradient: &'a [f32],
+    counters: &'a mut [i32],
+    by: i32,
+}
+
+impl Kernel for Step<'_> {
+    type Output = Result<f32, GradientError>;
+    #[inline(always)]
+    fn run(self) -> Self::Output {
+        let Self { grid, weights, gradient, counters, by } = self;
+        // One sum for each lane, so that the compiler may use vectors.
+        let mut sums = Sums { slope: [0.0; LANES], magnitude: [0.0; LANES] };
+        let (weights, last_weights) = weights.as_chunks::<LANES>();
+        let (gradient, last_gradient) = gradient.as_chunks::<LANES>();
+        let (counters, last_counters) = counters.as_chunks_mut::<LANES>();
+        for ((w, g), counters) in weights.iter().zip(gradient).zip(counters) {
+            sums.step(grid, w, g, counters, by);
+        }
+        sums.step(grid, last_weights, last_gradient, last_counters, by);
+        let is_finite = sums.magnitude.iter().all(|it| it.is_finite());
+        if is_finite { Ok(sums.slope.iter().sum()) } else { Err(GradientError) }
+    }
+}
+
+struct Sums {
+    /// dL/ds.
+    slope: [f32; LANES],
+    /// Not finite when a gradient is not.
+    magnitude: [f32; LANES],
+}
+
+impl Sums {
+    #[inline(always)]
     fn step(
-        &self,
+        &mut self,
+        grid: TunedGrid,
         weights: &[f32],
         gradient: &[f32],
         counters: &mut [i32],
         by: i32,
-    ) -> Result<f32, GradientError> {
-        let mut slope = 0.0f32;
-        let mut is_finite = true;
-        for ((&w, &g), counter) in weights.iter().zip(gradient).zip(counters) {
-            let code = self.code(w, *counter);
-            let clamped = code.clamp(0.0, self.max);
-            let integer = clamped - self.zero;
+    ) {
+        let flip = sign(grid.scale);
+        let sums = self.slope.iter_mut().zip(&mut self.magnitude);
+        for (((&w, &g), counter), (slope, magnitude)) in
+            weights.iter().zip(gradient).zip(counters).zip(sums)
+        {
+            let code = grid.code(w, *counter);
+            let clamped = code.clamp(0.0, grid.max);
+            let integer = clamped - grid.zero;
             let is_inside = code == clamped;
-            slope += g * if is_inside { integer - w / self.scale } else { integer };
-            let direction = sign(g) * sign(self.scale);
-            let moves = is_inside || (code > self.max) == (direction > 0);
+            *slope += g * if is_inside { integer - w / grid.scale } else { integer };
+            *magnitude += g * 0.0;
+            let direction = sign(g) * flip;
+            let moves = is_inside | ((code > grid.max) == (direction > 0));
             *counter -= if moves { by * direction } else { 0 };
-            is_finite &= g.is_finite();
         }
-        if is_finite { Ok(slope) } else { Err(GradientError) }
     }
 }
 
@@ -238,6 +300,16 @@ mod tests {
         let bytes = bytes_of(weights);
         let n = weights.len() / k;
         rtn(&WeightRows::new(&bytes, FloatKind::F32, n, k, Order::Nk).unwrap(), spec)
+    }
+
+    fn step(
+        grid: TunedGrid,
+        weights: &[f32],
+        gradient: &[f32],
+        counters: &mut [i32],
+        by: i32,
+    ) -> Result<f32, GradientError> {
+        dispatch(Step { grid, weights, gradient, counters, by })
     }
 
     /// L = sum of G W_quantized with rounding and clamping frozen at s, by central differences.
@@ -269,7 +341,7 @@ mod tests {
             let (weights, gradient) = (gaussian(64, seed), gaussian(64, seed ^ 1));
             let scale = if negative { -scale } else { scale };
             let grid = TunedGrid { scale, zero: f32::from(zero), max: 15.0, unit: 1e-4 };
-            let slope = grid.step(&weights, &gradient, &mut [0; 64], 1).unwrap();
+            let slope = step(grid, &weights, &gradient, &mut [0; 64], 1).unwrap();
             let expected = slope_by_differences(&grid, &weights, &gradient);
             prop_assert!((f64::from(slope) - expected).abs() < 1e-4, "{slope} {expected}");
         }
@@ -303,12 +375,12 @@ mod tests {
         let weights = [9.0, 9.0, -9.0, -9.0, 1.0, 1.0, 0.0];
         let gradient = [1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 0.0];
         let mut counters = [0; 7];
-        grid.step(&weights, &gradient, &mut counters, 5).unwrap();
+        step(grid, &weights, &gradient, &mut counters, 5).unwrap();
         assert_eq!(counters, [-5, 0, 0, 5, -5, 5, 0]);
         // A negative scale turns the direction: 9 / -1 lies below the range.
         let grid = TunedGrid { scale: -1.0, ..grid };
         let mut counters = [0; 7];
-        grid.step(&weights, &gradient, &mut counters, 5).unwrap();
+        step(grid, &weights, &gradient, &mut counters, 5).unwrap();
         assert_eq!(counters, [5, 0, 0, -5, 5, -5, 0]);
     }
 

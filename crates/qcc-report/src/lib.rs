@@ -1,12 +1,25 @@
 //! What a run did, as plain data, and its views.
 //!
-//! [`RunRecord`] is that data, and what `--json` prints; [`summary`] and [`left`] are the tables
-//! of the terminal. This crate knows no graph and no pass: the command fills the record in.
+//! [`RunRecord`] is that data, and what `--json` prints; [`read`] reads it back. [`summary`] and
+//! [`left`] are the tables of the terminal, [`report`] is the page for a browser. This crate knows
+//! no graph and no pass: the command fills the record in.
 
+mod chart;
+mod figures;
+mod html_table;
+mod page;
+mod read;
 mod record;
+mod run;
 mod size;
 mod table;
 
-pub use record::{ErrorRecord, Note, PassRow, RunRecord, WeightRow};
+pub use page::{Report, report};
+pub use read::{Document, ReadError, read};
+pub use record::{
+    BlockRow, Environment, ErrorRecord, Gate, Histogram, Note, OutputQuality, PassRow, Quality,
+    RunRecord, SCHEMA, WeightRow,
+};
+pub use run::Run;
 pub use size::{bytes, parse_bytes};
 pub use table::{columns, left, summary};

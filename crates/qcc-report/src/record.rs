@@ -5,11 +5,18 @@ use std::collections::BTreeMap;
 use qcc_diag::Diagnostic;
 use serde::{Deserialize, Serialize};
 
-/// What a run did. Two equal runs give equal records: there is no time or machine in it.
+/// Number of the fields below. Fields are only added under one number; a record with a larger
+/// one is not read.
+pub const SCHEMA: u32 = 1;
+
+/// What a run did. Two equal runs give equal records, but for [`environment`](Self::environment).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
     /// Version of qcc.
     pub version: String,
+    /// [`SCHEMA`]; 0 in records from before it was counted.
+    #[serde(default)]
+    pub schema: u32,
     /// The model, as the user named it.
     pub input: String,
     /// The output; `None` when nothing was written.
@@ -31,6 +38,24 @@ pub struct RunRecord {
     pub notes: Vec<Note>,
     /// One row for each pass that ran, in order.
     pub passes: Vec<PassRow>,
+    /// One row for each block that was tuned.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocks: Vec<BlockRow>,
+    /// Values and codes of the weights with the lowest SNR, lowest first; only where asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub histograms: Vec<Histogram>,
+    /// How good the output is, where it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
+    /// What the output had to fulfill.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<Gate>,
+    /// Time and memory; only where asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<Environment>,
+    /// The metadata that say how the output was made, `qcc.source.xxh128` and so on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub provenance: BTreeMap<String, String>,
 }
 
 /// What was done to one weight.
@@ -62,6 +87,9 @@ pub struct WeightRow {
     pub bytes_before: u64,
     /// Size after, in bytes.
     pub bytes_after: u64,
+    /// The part of it that is codes; the rest is scales and zero points. 0 in float.
+    #[serde(default)]
+    pub bytes_codes: u64,
     /// Norm of the error by norm of the weight.
     pub relative_error: Option<f64>,
     /// Signal by noise in the weight, in dB; `None` also when there is no noise.
@@ -107,6 +135,100 @@ pub struct PassRow {
     pub patches: usize,
     /// How many notes and warnings it put down.
     pub notes: usize,
+}
+
+/// How a block was tuned.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BlockRow {
+    /// What the block is called.
+    pub name: String,
+    /// Steps that were taken.
+    pub steps: usize,
+    /// Steps with the error of the block's output by that of rounding to nearest.
+    pub objective: Vec<(usize, f64)>,
+}
+
+/// How the values of a weight are distributed, and which codes they became.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// Name of the weight.
+    pub name: String,
+    /// Least value.
+    pub low: f64,
+    /// Largest value.
+    pub high: f64,
+    /// How many values are in each of equal parts of `low ..= high`.
+    pub floats: Vec<u64>,
+    /// How many values became each code.
+    pub codes: Vec<u64>,
+    /// How many values are more than half a step outside of the grid of their group.
+    pub clipped: u64,
+}
+
+/// How good a model is on samples.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Quality {
+    /// Samples that were run.
+    #[serde(default)]
+    pub samples: usize,
+    /// Tokens that perplexity counts.
+    #[serde(default)]
+    pub tokens: u64,
+    /// Perplexity.
+    #[serde(default)]
+    pub perplexity: Option<f64>,
+    /// Perplexity of the model before.
+    #[serde(default)]
+    pub reference_perplexity: Option<f64>,
+    /// Mean KL divergence from the model before, in nats for each token.
+    #[serde(default)]
+    pub kl_nats: Option<f64>,
+    /// Share of tokens where both models rank the same one first.
+    #[serde(default)]
+    pub top1: Option<f64>,
+    /// Agreement of each output with that of the model before.
+    #[serde(default)]
+    pub outputs: Vec<OutputQuality>,
+}
+
+/// Agreement of an output with that of the model before.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OutputQuality {
+    /// Name of the output.
+    pub name: String,
+    /// Signal by noise, in dB; `None` also when there is no noise.
+    #[serde(default)]
+    pub snr_db: Option<f64>,
+    /// Cosine of both.
+    #[serde(default)]
+    pub cosine: Option<f64>,
+    /// Largest difference.
+    #[serde(default)]
+    pub max_abs: Option<f64>,
+}
+
+/// What an output had to fulfill.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Gate {
+    /// The gate, as it was asked for.
+    pub gate: String,
+    /// What was measured, in words.
+    pub found: String,
+    /// Whether it holds.
+    pub passed: bool,
+}
+
+/// What a run took. It differs from run to run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Environment {
+    /// Wall clock, in seconds.
+    pub seconds: f64,
+    /// The most memory that the process held, in bytes; `None` where it is not known.
+    #[serde(default)]
+    pub peak_memory_bytes: Option<u64>,
+    /// Threads that worked.
+    #[serde(default)]
+    pub threads: usize,
 }
 
 impl From<&Diagnostic> for Note {

@@ -1,5 +1,6 @@
 //! The compiler: a recipe or a pipeline, settings, and a run.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use qcc_diag::{Diagnostic, codes};
@@ -7,7 +8,8 @@ use qcc_pass::{
     Cancel, Instrument, Outcome, PassInfo, Pipeline, Progress, Record, SampleSource, Session,
 };
 
-use crate::{Error, FORMATS, Model, Output, RECIPES, Recipe, tables};
+use crate::own_text::OwnText;
+use crate::{Error, FORMATS, Model, Output, OwnTextSize, RECIPES, Recipe, tables};
 
 /// A recipe or a pipeline with its settings. Settings hold for every pass that has them.
 pub struct Compiler {
@@ -18,6 +20,9 @@ pub struct Compiler {
     prepare: Vec<String>,
     settings: Vec<(String, String, String)>,
     session: Session,
+    own_text: Option<OwnTextSize>,
+    /// Whether the caller asked for text.
+    wants_text: bool,
     instruments: Vec<Box<dyn Instrument>>,
 }
 
@@ -45,6 +50,8 @@ impl Compiler {
                 tuning_copy: tables::tuning_copy(),
                 ..Session::default()
             },
+            own_text: Some(OwnTextSize::default()),
+            wants_text: false,
             instruments: Vec::new(),
         }
     }
@@ -169,6 +176,15 @@ impl Compiler {
         self
     }
 
+    /// How much text the model writes to calibrate on where there are no samples; `None` takes
+    /// random tokens instead. Where it is asked for, the passes that gain little from it read it too.
+    #[must_use]
+    pub fn own_text(mut self, size: Option<OwnTextSize>) -> Self {
+        self.own_text = size;
+        self.wants_text = size.is_some();
+        self
+    }
+
     /// Seed of all random numbers.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
@@ -188,6 +204,14 @@ impl Compiler {
     pub fn max_memory(mut self, bytes: u64) -> Self {
         self.session.max_mem = Some(bytes);
         self.session.store = qcc_tensor::Store::new(bytes / 2, std::env::temp_dir());
+        self
+    }
+
+    /// Where finished blocks of weights are kept: a run of the same model, samples and options goes
+    /// on from there.
+    #[must_use]
+    pub fn work_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.session.work_dir = Some(folder.into());
         self
     }
 
@@ -226,7 +250,8 @@ impl Compiler {
         let mut steps = match (&self.text, &self.recipe) {
             (Some(text), _) => parse(text)?.steps().to_vec(),
             (None, recipe) => {
-                let fallback = if self.has_samples() { "signround" } else { "kl" };
+                let fallback =
+                    if self.has_samples() || self.wants_text { "signround" } else { "kl" };
                 let (recipe, options) = match (recipe, Recipe::find(fallback)) {
                     (Some((recipe, options)), _) => (*recipe, options.as_str()),
                     (None, Some(recipe)) => (recipe, ""),
@@ -287,8 +312,18 @@ impl Compiler {
     pub fn run(mut self, model: &Model) -> Result<Output, Error> {
         let pipeline = self.plan()?;
         self.session.opset = model.source().opset("").unwrap_or(1);
+        let mut own_text = None;
         if self.session.samples.is_none() {
-            self.session.pseudo_samples = model.pseudo_samples(&self.session);
+            let random = model.pseudo_samples(&self.session);
+            if let (Some(random), Some(size)) = (&random, self.own_text) {
+                let text = OwnText::new(model, &self.session, size, random.clone());
+                own_text = Some(Arc::new(text));
+            }
+            self.session.own_text = own_text.clone().map(|it| it as _);
+            self.session.pseudo_samples = match &self.session.own_text {
+                Some(text) if self.wants_text => Some(text.clone()),
+                _ => random.map(|it| it as _),
+            };
         }
         let mut graph = model.graph().clone();
         let mut record = Record::default();
@@ -303,6 +338,7 @@ impl Compiler {
         }?;
         let is_finished = outcome == Outcome::Finished;
         let samples = session.samples.as_ref().map(|it| it.describe());
+        let samples = samples.or_else(|| own_text.as_ref().and_then(|it| it.used()));
         let source = model.source().clone();
         let (seed, pipeline) = (session.seed, pipeline.to_string());
         Ok(Output { graph, source, record, pipeline, samples, seed, is_finished })

@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use qcc_data::{Agreement, Difference, Perplexity, Samples};
 use qcc_diag::Diagnostic;
-use qcc_exec::{Bound, ExecError, Plan, PlanOptions};
-use qcc_ir::Graph;
-use qcc_pass::{Cancel, Progress, SampleSource as _, Session, WorkingCopy};
+use qcc_pass::{Cancel, Progress, SampleSource as _};
 use qcc_tensor::{DType, Tensor};
 
-use crate::{Error, Model, tables};
+use crate::runner::{Feed, Runner};
+use crate::{Error, Model};
 
 /// What was measured. Figures that the model does not allow are absent.
 #[derive(Clone, Debug, Default)]
@@ -56,11 +55,12 @@ pub fn evaluate(
             return Err(Diagnostic::error(code, "interrupted").into());
         }
         let feed = samples.batch(idx).map_err(|it| Error::from(it.into_diagnostic()))?;
-        let feed: BTreeMap<String, Tensor> = feed.into_iter().collect();
-        let got = runner.run(&feed)?;
-        let want = other.as_mut().map(|it| it.run(&feed)).transpose()?;
+        let feed: Feed = feed.into_iter().collect();
+        let got = runner.run(&feed, &[], &mut |_, _| {})?;
+        let want = other.as_mut().map(|it| it.run(&feed, &[], &mut |_, _| {})).transpose()?;
         let ids = samples.tokens().and_then(|_| samples.ids(idx).ok());
-        let logits = logits(&got, ids.as_ref());
+        let length = ids.as_ref().and_then(|it| it.dims().last().copied());
+        let logits = length.and_then(|it| logits(&got, it));
         if let (Some(at), Some(ids)) = (logits, &ids) {
             has_logits = true;
             perplexity.add(&got[at].1, ids).map_err(|it| Error::from(it.0))?;
@@ -100,58 +100,16 @@ pub fn evaluate(
 }
 
 /// The output that is logits: floats `[batch, length, vocabulary]` for ids of that length.
-fn logits(outputs: &[(String, Tensor)], ids: Option<&Tensor>) -> Option<usize> {
-    let ids = ids?;
-    let length = ids.dims().last()?;
+pub(crate) fn logits(outputs: &[(String, Tensor)], length: usize) -> Option<usize> {
     let is_logits = |it: &Tensor| {
         let dims = it.dims();
         dims.len() == 3
             && matches!(it.dtype(), DType::F32 | DType::F16 | DType::BF16)
-            && dims.get(1) == Some(length)
+            && dims.get(1) == Some(&length)
     };
     let named = outputs.iter().position(|it| it.0 == "logits" && is_logits(&it.1));
     named.or_else(|| {
         let is_hidden = |name: &str| name.contains("hidden");
         outputs.iter().position(|it| is_logits(&it.1) && !is_hidden(&it.0))
     })
-}
-
-/// A model with the plan for the shapes that it saw last.
-struct Runner {
-    graph: Graph,
-    /// What could not be made ready to be run.
-    notes: Vec<Diagnostic>,
-    plan: Option<(Vec<(String, Bound)>, Plan)>,
-}
-
-impl Runner {
-    fn new(model: &Model, cancel: &Cancel) -> Result<Self, Error> {
-        let session = Session {
-            working_copy: tables::working_copy(),
-            cancel: cancel.clone(),
-            ..Session::default()
-        };
-        let copy = WorkingCopy::of(model.graph(), &[], &session);
-        let copy = copy.map_err(|it| Error::from(it.into_diagnostic("eval")))?;
-        Ok(Self { graph: copy.graph, notes: copy.notes, plan: None })
-    }
-
-    fn run(&mut self, feed: &BTreeMap<String, Tensor>) -> Result<Vec<(String, Tensor)>, Error> {
-        let bound: Vec<(String, Bound)> =
-            feed.iter().map(|(name, it)| (name.clone(), Bound::like(it))).collect();
-        let notes = &self.notes;
-        let wrong = |it: ExecError| {
-            let told = notes.iter().map(|it| it.message.clone());
-            Error::from(told.fold(Diagnostic::from(it), Diagnostic::with_note))
-        };
-        let plan = match &mut self.plan {
-            Some((shapes, plan)) if *shapes == bound => &*plan,
-            plan => {
-                let options = PlanOptions::default();
-                let new = Plan::new(&self.graph, &bound, &options).map_err(wrong)?;
-                &plan.insert((bound, new)).1
-            }
-        };
-        plan.run(feed, &[], &mut |_, _| {}).map_err(wrong)
-    }
 }

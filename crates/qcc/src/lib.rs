@@ -10,21 +10,28 @@
 //! A pass of another crate is added with [`Compiler::with_pass`] and named in a pipeline like any
 //! other; see [`qcc_pass::PassInfo`].
 
+mod compare;
 mod compiler;
 mod error;
 mod evaluate;
+mod gate;
 mod model;
 mod output;
+mod own_text;
 mod provenance;
 mod recipe;
+mod runner;
 mod samples;
 mod tables;
 
+pub use compare::{CompareOptions, Compared, Comparison, FirstDifference, Inner, compare};
 pub use compiler::Compiler;
 pub use error::Error;
 pub use evaluate::{Evaluation, evaluate};
+pub use gate::{Gate, Metric, Verdict};
 pub use model::Model;
 pub use output::{Output, SaveOptions};
+pub use own_text::OwnTextSize;
 pub use qcc_data::{OpenOptions, Samples};
 pub use qcc_onnx::{External, ReadOptions, Written};
 pub use recipe::{RECIPES, Recipe};

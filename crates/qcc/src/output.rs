@@ -52,16 +52,17 @@ impl Output {
         self.is_finished
     }
 
+    /// How the output came about, as its metadata say it. Reads the whole input for its digest.
+    pub fn metadata(&self) -> Vec<(String, String)> {
+        if self.pipeline.is_empty() { Vec::new() } else { provenance::metadata(self) }
+    }
+
     /// Writes the model as ONNX. It appears whole or not at all.
     ///
     /// # Errors
     /// When the output exists, is the input, or cannot be written.
     pub fn save(&self, path: impl AsRef<Path>, options: &SaveOptions) -> Result<Written, Error> {
-        let metadata = if options.no_provenance || self.pipeline.is_empty() {
-            Vec::new()
-        } else {
-            provenance::metadata(self)
-        };
+        let metadata = if options.no_provenance { Vec::new() } else { self.metadata() };
         let options =
             WriteOptions { external: options.external, metadata, overwrite: options.overwrite };
         Ok(qcc_onnx::write(&self.graph, &self.source, path.as_ref(), &options)?)

@@ -41,13 +41,13 @@ pub const RECIPES: &[Recipe] = &[
     },
     Recipe {
         name: "gptq",
-        summary: "round with error feedback; calibrates, or uses random tokens",
+        summary: "round with error feedback; calibrates, on samples or on text of the model",
         passes: "infer-types,select,gptq",
         main: "gptq",
     },
     Recipe {
         name: "signround",
-        summary: "tune rounding and scales for the outputs; calibrates, or uses random tokens",
+        summary: "tune rounding and scales for the outputs; calibrates, on samples or on text of the model",
         passes: "infer-types,select,signround",
         main: "signround",
     },

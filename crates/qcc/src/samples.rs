@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use qcc_data::{CacheShape, ModelInput, OpenOptions, Samples, pseudo_shape, pseudo_tokens};
 use qcc_ir::{Kind, Value};
-use qcc_pass::{SampleSource, Session};
+use qcc_pass::Session;
 use qcc_quantize::{Role, find_sites};
 
 use crate::{Error, Model};
@@ -64,7 +64,7 @@ impl Model {
     }
 
     /// Positions that the model knows: rows of the table of rotations. `None` when it has none.
-    fn context(&self) -> Option<usize> {
+    pub(crate) fn context(&self) -> Option<usize> {
         let graph = self.graph();
         let rows = graph.nodes().filter_map(|(_, node)| {
             let op = node.op()?;
@@ -79,18 +79,35 @@ impl Model {
     }
 
     /// Heads and head size of the cache, from the `genai_config.json` beside the model.
-    fn cache_shape(&self) -> Option<CacheShape> {
+    pub(crate) fn cache_shape(&self) -> Option<CacheShape> {
         let config = self.source().path().with_file_name("genai_config.json");
         CacheShape::from_genai_config(&std::fs::read(config).ok()?)
     }
 
-    /// Samples without data: random token ids. `None` for a model that takes none.
-    pub(crate) fn pseudo_samples(&self, session: &Session) -> Option<Arc<dyn SampleSource>> {
+    /// Samples without data: random token ids. `None` for a model that takes none. Of `options`,
+    /// the number of samples and of tokens count.
+    ///
+    /// # Errors
+    /// When other inputs do not follow from the token ids.
+    pub fn random_samples(&self, options: &OpenOptions) -> Result<Option<Samples>, Error> {
+        self.made(&Session::default(), options)
+    }
+
+    /// [`Model::random_samples`] of a session, for passes; `None` when they cannot be made.
+    pub(crate) fn pseudo_samples(&self, session: &Session) -> Option<Arc<Samples>> {
+        self.made(session, &OpenOptions::default()).ok().flatten().map(Arc::new)
+    }
+
+    fn made(&self, session: &Session, options: &OpenOptions) -> Result<Option<Samples>, Error> {
         let inputs = self.inputs();
         let mut rng = session.rng("pseudo samples");
-        let (vocab, shape) = (self.vocabulary()?, pseudo_shape(&inputs, self.context())?);
-        let made =
-            pseudo_tokens(&inputs, vocab, shape, self.cache_shape(), &mut rng).ok().flatten();
-        made.map(|it| Arc::new(it) as Arc<dyn SampleSource>)
+        let vocab = self.vocabulary();
+        let Some((vocab, shape)) = vocab.zip(pseudo_shape(&inputs, self.context())) else {
+            return Ok(None);
+        };
+        let count = options.samples.unwrap_or(shape.0);
+        let length = options.seq_len.unwrap_or(shape.1);
+        let made = pseudo_tokens(&inputs, vocab, (count, length), self.cache_shape(), &mut rng);
+        made.map_err(|it| Error::from(it.0))
     }
 }

@@ -23,6 +23,11 @@ pub(crate) fn working_copy() -> Pipeline {
     Pipeline::parse(WORKING_COPY, qcc_canonical::PASSES, &[]).unwrap_or_default()
 }
 
+/// The pipeline that finds the types of a graph.
+pub(crate) fn types() -> Pipeline {
+    Pipeline::parse("infer-types", qcc_canonical::PASSES, &[]).unwrap_or_default()
+}
+
 /// Every pass that comes with qcc, phase by phase.
 pub fn passes() -> Vec<&'static PassInfo> {
     [qcc_canonical::PASSES, qcc_quantize::PASSES, qcc_lower::PASSES].concat()
@@ -36,6 +41,7 @@ mod tests {
     fn the_text_of_the_working_copy_can_be_read() {
         assert!(!working_copy().steps().is_empty());
         assert!(!tuning_copy().steps().is_empty());
+        assert!(!types().steps().is_empty());
     }
 
     #[test]

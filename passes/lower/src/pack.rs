@@ -75,6 +75,7 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
             }
             row.layout = layout.name().to_owned();
             row.bytes_after = size as u64;
+            row.bytes_codes = (bytes.codes.bytes().len() * copies) as u64;
             row.bpw = 8.0 * size as f64 / (quant.form.n * quant.form.k).max(1) as f64;
             patches.push(patch(graph, &scope, id, quant, layout, &name, bytes));
         }

@@ -5,6 +5,7 @@
 //! the sums of all weights would need too much memory, the samples run several times, each time for
 //! as many weights as fit.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -80,24 +81,49 @@ impl Sums for Squares {
     }
 }
 
+/// Adds what a product reads, without the tokens that do not count: `counted` is 0 for those, and
+/// has no meaning where it is not as long as there are rows.
+pub(crate) fn add<S: Sums>(
+    sum: &mut S,
+    tensor: &Tensor,
+    counted: Option<&[f32]>,
+) -> Result<(), PassError> {
+    let x = tensor.to_f32()?;
+    let k = tensor.dims().last().copied().unwrap_or(1).max(1);
+    match counted.filter(|it| it.len() == x.len() / k) {
+        None => sum.add(&x),
+        Some(counted) => {
+            let rows = x.chunks_exact(k).zip(counted).filter(|it| *it.1 != 0.0);
+            sum.add(&rows.flat_map(|it| it.0).copied().collect::<Vec<f32>>())
+        }
+    }
+}
+
 /// Where activations come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// Calibration samples.
     Measured,
-    /// Pseudo samples.
+    /// Pseudo samples, text that the model wrote among them.
     Pseudo,
 }
 
-/// The samples that a pass uses: those of the user, else pseudo samples; `None` when there are
-/// neither.
+/// The samples that a pass uses: those of the user, else text of the model, else pseudo samples;
+/// `None` when there are none.
 pub(crate) fn source(ctx: &Ctx<'_>) -> Option<(Arc<dyn SampleSource>, Origin)> {
     let session = ctx.session;
-    match (&session.samples, &session.pseudo_samples) {
-        (Some(samples), _) => Some((samples.clone(), Origin::Measured)),
-        (None, Some(samples)) => Some((samples.clone(), Origin::Pseudo)),
-        (None, None) => None,
+    match (&session.samples, &session.own_text) {
+        (None, Some(text)) => Some((text.clone(), Origin::Pseudo)),
+        _ => quick_source(ctx),
     }
+}
+
+/// As [`source`], without text that takes longer to write than the pass takes: it gains little from
+/// it.
+pub(crate) fn quick_source(ctx: &Ctx<'_>) -> Option<(Arc<dyn SampleSource>, Origin)> {
+    let session = ctx.session;
+    let pseudo = || session.pseudo_samples.clone().map(|it| (it, Origin::Pseudo));
+    session.samples.clone().map(|it| (it, Origin::Measured)).or_else(pseudo)
 }
 
 /// Sums that are alive at one time take at most this, unless the session caps memory lower.
@@ -226,13 +252,14 @@ fn run<S: Sums>(
                 &plan.insert((bound, new)).1
             }
         };
+        let counted =
+            samples.counted(idx)?.map(|it| it.to_f32().map(Cow::into_owned)).transpose()?;
         let mut failed = None;
         let mut sink = |scope: &Scope, value: Value, tensor: &Tensor| {
             let originals = stands_for.get(&(scope.clone(), value)).into_iter().flatten();
             for place in originals {
                 for (_, sum) in sums.iter_mut().filter(|it| it.0.contains(place)) {
-                    let added =
-                        tensor.to_f32().map_err(PassError::from).and_then(|it| sum.add(&it));
+                    let added = add(sum, tensor, counted.as_deref());
                     if let Err(error) = added {
                         failed.get_or_insert(error);
                     }
@@ -261,7 +288,11 @@ pub(crate) fn note_pseudo(ctx: &mut Ctx<'_>, pass: &str, samples: Option<&dyn Sa
         Some(it) => format!("{pass} has no calibration samples and uses {}", it.describe()),
         None => format!("{pass} has no samples and uses the weights alone"),
     };
-    ctx.note(Diagnostic::note(codes::QCC0605, text).with_help("--calib FILE gives samples"));
+    let help = match samples {
+        Some(it) if it.is_text() => "--calib FILE gives samples",
+        _ => "--calib FILE gives samples: gptq and signround lose less with them",
+    };
+    ctx.note(Diagnostic::note(codes::QCC0605, text).with_help(help));
 }
 
 /// Pseudo samples are a help, not what the user asked for: when the model cannot be run on them, the
@@ -284,5 +315,22 @@ pub(crate) fn do_without(
             Ok(())
         }
         error => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_that_do_not_count_are_left_out() {
+        let x = Tensor::from_vec(vec![1, 3, 2], vec![1.0f32, 2.0, 30.0, 40.0, 5.0, 6.0]).unwrap();
+        let mean = |counted: Option<&[f32]>| {
+            let mut sum = Squares::new(2);
+            add(&mut sum, &x, counted).unwrap();
+            sum.mean().unwrap()
+        };
+        assert_eq!(mean(Some(&[1.0, 0.0, 1.0])), [13.0, 20.0]);
+        assert_eq!(mean(Some(&[0.0])), mean(None));
     }
 }

@@ -11,14 +11,19 @@
 
 mod chain;
 mod gradient;
+mod joint;
 mod part;
+mod resume;
+mod shares;
 mod tune;
 mod weights;
 
 use std::collections::BTreeMap;
 
+use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, Patch, Scope, Value};
-use qcc_pass::{Ctx, PassError, SampleSource, WorkingCopy};
+use qcc_pass::{Ctx, PassError, SampleSource, Session, WorkingCopy};
+use qcc_quant::codes::Codes;
 use qcc_tensor::Tensor;
 
 use crate::activations::{self, Squares, Sums as _, in_float};
@@ -26,8 +31,11 @@ use crate::blocks::{Block, BlockOptions, blocks};
 use crate::choose::{self, Weight};
 use crate::sites::{Role, Site, find_sites};
 
-use chain::{Chain, Side};
+use chain::{Chain, Results, Side};
+use joint::Kind;
 use part::Part;
+use resume::Kept;
+use shares::Shares;
 use tune::Objective;
 use weights::Tuned;
 
@@ -67,10 +75,14 @@ pub(crate) fn tune(
     let copy = WorkingCopy::through(&in_float(root)?, &taps, &session.tuning_copy, session)?;
     let sites = find_sites(&copy.graph);
     let blocks = blocks(&copy.graph, &sites, &BlockOptions::default());
-    let mut chain = Chain::new(samples)?;
-    let mut patches = Vec::new();
-    let mut left: BTreeMap<usize, String> =
-        (0..weights.len()).map(|idx| (idx, "it is in no block".to_owned())).collect();
+    let mut chain = Chain::new(samples, &session.store)?;
+    let shares = Shares::read(samples)?;
+    // Which blocks run on joined samples: those of a class do, or do not.
+    let mut joins: BTreeMap<u64, Option<Vec<Kind>>> = BTreeMap::new();
+    let mut outcome = Outcome {
+        patches: Vec::new(),
+        left: (0..weights.len()).map(|idx| (idx, "it is in no block".to_owned())).collect(),
+    };
     // Which weight a constant of the copy is, until it has been tuned.
     let mut index: BTreeMap<Value, usize> = BTreeMap::new();
     for (idx, source) in sources.iter().enumerate() {
@@ -82,56 +94,125 @@ pub(crate) fn tune(
     // block the bundled model has a KL of 0.0141, with the head by itself 0.0124.
     for site in sites.iter().filter(|it| it.role == Role::Head) {
         if let Some(idx) = index.remove(&site.weight.source) {
-            left.insert(idx, "it is the head of the model".to_owned());
+            outcome.left.insert(idx, "it is the head of the model".to_owned());
         }
     }
-    let steps = blocks.len() as u64 * u64::from(options.steps);
-    session.progress.start(pass, steps);
-    for (at, block) in blocks.iter().enumerate() {
+    let reads: Vec<Vec<Read>> =
+        blocks.iter().map(|it| take_reads(&copy.graph, &sites, it, &mut index)).collect();
+    let last = reads.iter().rposition(|it| !it.is_empty()).map_or(0, |it| it + 1);
+    let (blocks, reads) = (&blocks[..last], &reads[..last]);
+    let mut kept = Kept::new(session, &copy.graph, weights, samples, options)?;
+    let begin = resumed(&kept, &mut chain, &copy.graph, (blocks, reads), weights);
+    if begin > 0 {
+        let text = format!("goes on at block {begin} of {}", blocks.len());
+        ctx.note(Diagnostic::note(codes::QCC0508, text).at(format!("pass '{pass}'")));
+    }
+    let count = reads.iter().filter(|it| !it.is_empty()).count();
+    session.progress.start(pass, count as u64 * u64::from(options.steps));
+    for (at, (block, reads)) in blocks.iter().zip(reads).enumerate() {
         ctx.check_cancelled()?;
-        let reads = reads(&copy.graph, &sites, block, &index);
-        let results = block.results();
-        let is_read = |it: &Block| it.inputs.iter().chain(&it.side).any(|it| results.contains(it));
-        if reads.is_empty() && !blocks[at + 1..].iter().any(is_read) {
-            // Logits of all samples would be most of what a run holds.
-            session.progress.step(u64::from(options.steps), "");
+        let found = kept.codes(at, reads.iter().map(|it| (it.index, &weights[it.index])));
+        if found.is_some() {
+            session.progress.step(u64::from(options.steps), &format!("block {at}, done before"));
+        }
+        if let Some(found) = found.as_ref().filter(|_| at < begin) {
+            for (it, codes) in reads.iter().zip(found) {
+                outcome.take(root, ctx, pass, (it.index, weights), codes)?;
+            }
             continue;
         }
-        let run = BlockRun { graph: &copy.graph, block, chain: &chain, ctx };
-        let (results, squares) = run.float(&reads, weights)?;
+        if at < begin {
+            continue;
+        }
+        let batch = options.batch;
+        let run =
+            BlockRun { graph: &copy.graph, block, chain: &chain, shares: &shares, session, batch };
+        let joined = joins.entry(block.class).or_insert_with(|| run.joined()).as_deref();
+        let (results, squares) = run.float(joined, reads, weights)?;
         let mut tuned = Vec::new();
-        for it in &reads {
+        for it in reads {
             let d = squares.get(&it.index).and_then(Squares::mean);
             let name = copy.graph.value_name(it.weight).to_owned();
             let weight = (it.index, &weights[it.index]);
             tuned.push(Tuned::new(weight, (it.weight, name), d.as_deref(), options.steps)?);
         }
         let mut why = None;
-        if tuned.is_empty() {
-            session.progress.step(u64::from(options.steps), "");
-        } else {
-            let objective =
-                Objective { graph: &copy.graph, block, chain: &chain, wanted: &results, at };
-            why = objective.tune(&mut tuned, ctx, options)?.err();
-        }
-        let rounded = (chain.has_parted() || !tuned.is_empty())
-            .then(|| BlockRun { graph: &copy.graph, block, chain: &chain, ctx }.rounded(&tuned))
-            .transpose()?;
-        chain.advance(block, &blocks[at + 1..], results, rounded);
-        for it in tuned {
-            index.remove(&it.value);
-            if let Some(why) = &why {
-                left.insert(it.index, why.clone());
-                continue;
+        if let Some(found) = found {
+            tuned.iter_mut().zip(found).for_each(|(it, codes)| it.take(codes));
+        } else if !tuned.is_empty() {
+            let objective = Objective {
+                graph: &copy.graph,
+                block,
+                chain: &chain,
+                shares: &shares,
+                wanted: &results,
+                at,
+                joined: joined.filter(|it| joint::are_rows(it, block.outputs.len())),
+            };
+            match objective.tune(&mut tuned, ctx, options)? {
+                Ok(curve) => {
+                    let row = ctx.record.block(&format!("block {at}"));
+                    row.steps = options.steps.into();
+                    row.objective = curve;
+                }
+                Err(error) => why = Some(error),
             }
-            left.remove(&it.index);
-            let weight = &weights[it.index];
-            let (numbers, error) = choose::numbers(ctx, weight, &it.best)?;
-            patches.push(choose::patch(root, ctx, weight, numbers, error, pass)?);
+        }
+        let is_read = at + 1 < blocks.len();
+        let rounded = (is_read && (chain.has_parted() || !tuned.is_empty()))
+            .then(|| run.rounded(joined, &tuned))
+            .transpose()?;
+        chain.advance(&copy.graph, (block, &blocks[at + 1..]), joined, results, rounded);
+        if why.is_none() {
+            kept.finish(at, &tuned, &chain.entry(&copy.graph), ctx)?;
+        }
+        for it in tuned {
+            match &why {
+                Some(why) => _ = outcome.left.insert(it.index, why.clone()),
+                None => outcome.take(root, ctx, pass, (it.index, weights), &it.best)?,
+            }
         }
     }
     session.progress.finish();
-    Ok(Outcome { patches, left })
+    Ok(outcome)
+}
+
+impl Outcome {
+    /// Codes of a weight.
+    fn take(
+        &mut self,
+        root: &Graph,
+        ctx: &mut Ctx<'_>,
+        pass: &'static str,
+        (idx, weights): (usize, &[Weight]),
+        codes: &Codes,
+    ) -> Result<(), PassError> {
+        self.left.remove(&idx);
+        let weight = &weights[idx];
+        let (numbers, error) = choose::numbers(ctx, weight, codes)?;
+        self.patches.push(choose::patch(root, ctx, weight, numbers, error, pass)?);
+        Ok(())
+    }
+}
+
+/// How many blocks need not be run, since what is behind them is kept: the chain is there then.
+fn resumed(
+    kept: &Kept,
+    chain: &mut Chain,
+    graph: &Graph,
+    (blocks, reads): (&[Block], &[Vec<Read>]),
+    weights: &[Weight],
+) -> usize {
+    let whole = blocks.len().saturating_sub(1);
+    let begin = (0..whole).rev().find(|&at| {
+        let of = |reads: &Vec<Read>, block: usize| {
+            kept.codes(block, reads.iter().map(|it| (it.index, &weights[it.index]))).is_some()
+        };
+        let Some(entry) = kept.load(at, resume::Part::Chain) else { return false };
+        reads[..=at].iter().enumerate().all(|(block, it)| it.is_empty() || of(it, block))
+            && chain.restore(graph, &blocks[at + 1..], entry)
+    });
+    begin.map_or(0, |it| it + 1)
 }
 
 /// The constant of a weight of the outermost graph.
@@ -150,12 +231,12 @@ struct Read {
     left: Value,
 }
 
-/// The products of a block, one for each weight.
-fn reads(
+/// The products of a block, one for each weight, which is in no later block then.
+fn take_reads(
     graph: &Graph,
     sites: &[Site],
     block: &Block,
-    index: &BTreeMap<Value, usize>,
+    index: &mut BTreeMap<Value, usize>,
 ) -> Vec<Read> {
     let mut found: BTreeMap<usize, Read> = BTreeMap::new();
     for site in block.weights.iter().filter_map(|&it| sites.get(it)) {
@@ -165,24 +246,33 @@ fn reads(
             found.entry(index).or_insert(Read { index, weight, left });
         }
     }
+    found.values().for_each(|it| _ = index.remove(&it.weight));
     found.into_values().collect()
 }
 
-/// What a block gives, for each sample.
-type Results = Vec<Vec<Tensor>>;
-
 /// A block that runs on all samples.
-struct BlockRun<'a, 'c> {
+struct BlockRun<'a> {
     graph: &'a Graph,
     block: &'a Block,
     chain: &'a Chain,
-    ctx: &'a Ctx<'c>,
+    shares: &'a Shares,
+    session: &'a Session,
+    /// How many samples run as one, where they can.
+    batch: usize,
 }
 
-impl BlockRun<'_, '_> {
+impl BlockRun<'_> {
+    /// What the results are when samples run as one; `None` where they do not.
+    fn joined(&self) -> Option<Vec<Kind>> {
+        let samples: Vec<usize> = (0..self.chain.len().min(self.batch)).collect();
+        let feeds = self.chain.feeds(self.graph, self.block, &samples, Side::Float);
+        joint::kinds(&mut self.part(Vec::new()), &feeds, self.chain.same())
+    }
+
     /// What the block gives in the float model, and the squares of what its products read.
     fn float(
         &self,
+        joined: Option<&[Kind]>,
         reads: &[Read],
         weights: &[Weight],
     ) -> Result<(Results, BTreeMap<usize, Squares>), PassError> {
@@ -190,39 +280,61 @@ impl BlockRun<'_, '_> {
             .iter()
             .map(|it| (it.index, Squares::new(weights[it.index].quant.form.k)))
             .collect();
-        let tapped = reads.iter().map(|it| it.left).collect();
-        let pool = &self.ctx.session.pool;
-        let mut part = Part::new(self.graph, self.block.results(), tapped, pool);
-        let mut found = Vec::with_capacity(self.chain.len());
-        for sample in 0..self.chain.len() {
-            self.ctx.check_cancelled()?;
-            let feed = self.chain.feed(self.graph, self.block, sample, Side::Float);
-            let mut failed = None;
-            let outputs = part.run(&feed, &mut |value, tensor| {
+        let mut failed = None;
+        let mut part = self.part(reads.iter().map(|it| it.left).collect());
+        let found =
+            self.all(&mut part, joined, Side::Float, &[], &mut |samples, value, tensor| {
+                let rows = tensor.dims().iter().rev().skip(1).product();
+                let counted = self.shares.rows(samples, rows);
                 for it in reads.iter().filter(|it| it.left == value) {
                     let Some(sum) = squares.get_mut(&it.index) else { continue };
-                    let added =
-                        tensor.to_f32().map_err(PassError::from).and_then(|it| sum.add(&it));
+                    let added = activations::add(sum, tensor, counted.as_deref());
                     failed = failed.take().or(added.err());
                 }
-            });
-            found.push(outputs.map_err(activations::error)?);
-            failed.map_or(Ok(()), Err)?;
-        }
+            })?;
+        failed.map_or(Ok(()), Err)?;
         Ok((found, squares))
     }
 
     /// What the block gives with the weights that were chosen.
-    fn rounded(&self, tuned: &[Tuned]) -> Result<Results, PassError> {
-        let mut part =
-            Part::new(self.graph, self.block.results(), Vec::new(), &self.ctx.session.pool);
+    fn rounded(&self, joined: Option<&[Kind]>, tuned: &[Tuned]) -> Result<Results, PassError> {
         let weights = tuned.iter().map(|it| Ok((it.name.clone(), it.best()?)));
         let weights = weights.collect::<Result<Vec<_>, PassError>>()?;
-        let mut found = Vec::with_capacity(self.chain.len());
-        for sample in 0..self.chain.len() {
-            let mut feed = self.chain.feed(self.graph, self.block, sample, Side::Quantized);
-            feed.extend(weights.iter().cloned());
-            found.push(part.run(&feed, &mut |_, _| ()).map_err(activations::error)?);
+        self.all(&mut self.part(Vec::new()), joined, Side::Quantized, &weights, &mut |_, _, _| ())
+    }
+
+    fn part(&self, tapped: Vec<Value>) -> Part<'_> {
+        Part::new(self.graph, self.block.results(), tapped, &self.session.pool)
+    }
+
+    /// Runs all samples. `weights` stand in for those of the graph.
+    fn all(
+        &self,
+        part: &mut Part<'_>,
+        joined: Option<&[Kind]>,
+        side: Side,
+        weights: &[(String, Tensor)],
+        sink: &mut dyn FnMut(&[usize], Value, &Tensor),
+    ) -> Result<Results, PassError> {
+        let samples: Vec<usize> = (0..self.chain.len()).collect();
+        let mut found = Vec::with_capacity(samples.len());
+        for samples in samples.chunks(joined.map_or(1, |_| self.batch.max(1))) {
+            if self.session.cancel.is_set() {
+                return Err(PassError::Cancelled);
+            }
+            let feeds = self.chain.feeds(self.graph, self.block, samples, side);
+            let mut rest = samples;
+            for mut run in joint::runs(feeds, self.chain.same()) {
+                run.feed.extend(weights.iter().cloned());
+                let (these, others) = rest.split_at(run.count);
+                rest = others;
+                let results = part.run(&run.feed, &mut |value, it| sink(these, value, it));
+                let results = results.map_err(activations::error)?;
+                let each = joint::results(results, joined.unwrap_or_default(), run.count);
+                for it in each.map_err(activations::error)? {
+                    found.push(self.chain.keep(it)?);
+                }
+            }
         }
         Ok(found)
     }

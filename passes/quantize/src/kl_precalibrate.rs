@@ -66,7 +66,7 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let source = match ctx.options.text("weights") {
         "none" => None,
         "pseudo" => ctx.session.pseudo_samples.clone().map(|it| (it, Origin::Pseudo)),
-        _ => activations::source(ctx),
+        _ => activations::quick_source(ctx),
     };
     match &source {
         Some((samples, origin)) => {

@@ -1,7 +1,7 @@
 //! `signround`: tunes rounding and scales.
 //!
-//! Replaces a `Quant` by one with numbers. With `objective=block`, the default where there are samples,
-//! all weights of a block are tuned together, by signs of gradients, for the error of what the block
+//! Replaces a `Quant` by one with numbers. With `objective=block`, the default where there are samples
+//! or text of the model, all weights of a block are tuned together, by signs of gradients, for the error of what the block
 //! gives: `blockwise`. With `objective=layer`, and for weights of blocks that cannot be differentiated, the objective is
 //! `E H E^T` of one weight, with H the second moments of its inputs; each row keeps the best of its
 //! candidates, so the result is never worse than searched scales.
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, Patch};
-use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo};
+use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo, SampleSource};
 use qcc_quant::signround::{Moves, SignRoundOptions, signround_gram};
 
 use crate::activations::{self, Origin};
@@ -29,13 +29,19 @@ pub const INFO: PassInfo = PassInfo {
             name: "objective",
             kind: OptionKind::Choice(&["auto", "layer", "block"]),
             default: "auto",
-            help: "what is tuned together: one weight, or all of a block; auto is block with samples",
+            help: "what is tuned together: one weight, or all of a block; auto is block with samples or text of the model",
+        },
+        OptionInfo {
+            name: "preset",
+            kind: OptionKind::Choice(&["fast", "light", "std", "best"]),
+            default: "light",
+            help: "how long: fast tunes layers, light 50 steps of each block, std 200, best 400",
         },
         OptionInfo {
             name: "iters",
             kind: OptionKind::Int { min: 0, max: 10_000 },
             default: "auto",
-            help: "steps of sign descent: auto is 50 for a block, and for a layer 0, which leaves it out",
+            help: "steps of sign descent: auto is that of the preset for a block, and for a layer 0, which leaves it out",
         },
         OptionInfo {
             name: "batch",
@@ -70,12 +76,12 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let weights = choose::weights(graph);
     let source = activations::source(ctx);
     let (mut patches, weights) = match source {
-        Some((samples, origin)) if is_by_block(ctx, origin) => {
+        Some((samples, origin)) if is_by_block(ctx, samples.as_ref()) => {
             if origin == Origin::Pseudo {
                 activations::note_pseudo(ctx, INFO.name, Some(samples.as_ref()));
             }
             let batch = usize::try_from(ctx.options.int("batch")).unwrap_or(1);
-            let options = blockwise::Options { steps: iters.unwrap_or(BLOCK_STEPS), batch };
+            let options = blockwise::Options { steps: iters.unwrap_or(block_steps(ctx)), batch };
             let tuned = blockwise::tune(graph, ctx, INFO.name, &weights, samples.as_ref(), options);
             match tuned {
                 Ok(outcome) => (outcome.patches, left(ctx, weights, &outcome.left)),
@@ -112,16 +118,23 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
 
 /// Whether blocks are tuned, not weights. Random tokens tell too little of what a block does: with
 /// them it measured worse at 4 bits.
-fn is_by_block(ctx: &Ctx<'_>, origin: Origin) -> bool {
+fn is_by_block(ctx: &Ctx<'_>, samples: &dyn SampleSource) -> bool {
     match ctx.options.text("objective") {
         "block" => true,
         "layer" => false,
-        _ => origin == Origin::Measured,
+        _ if ctx.options.text("preset") == "fast" => false,
+        _ => samples.is_text(),
     }
 }
 
 /// Steps of a block where nobody says otherwise.
-const BLOCK_STEPS: u16 = 50;
+fn block_steps(ctx: &Ctx<'_>) -> u16 {
+    match ctx.options.text("preset") {
+        "std" => 200,
+        "best" => 400,
+        _ => 50,
+    }
+}
 
 /// The weights that were not tuned in a block; says so.
 fn left(ctx: &mut Ctx<'_>, weights: Vec<Weight>, why: &BTreeMap<usize, String>) -> Vec<Weight> {

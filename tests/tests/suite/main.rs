@@ -13,4 +13,6 @@ mod identity;
 #[cfg(test)]
 mod options;
 #[cfg(test)]
+mod own_text;
+#[cfg(test)]
 mod working_copy;

@@ -124,11 +124,14 @@ fn named_arrays_go_to_their_inputs() {
     let samples = opened(&arrays, &decoder(), &plain()).unwrap();
     let batch = samples.batch(1).unwrap();
     assert_eq!(batch[1].1, Tensor::from_vec(vec![1, 3], vec![1i64, 0, 0]).unwrap());
+    let counted = Tensor::from_vec(vec![1, 3], vec![1.0f32, 0.0, 0.0]).unwrap();
+    assert_eq!(samples.counted(1), Ok(Some(counted)));
     assert_eq!(samples.warnings()[0].code.name(), "QCC0402");
     assert!(samples.warnings()[0].message.contains("'labels'"));
     let cut = OpenOptions { seq_len: Some(2), ..plain() };
     let batch = opened(&arrays, &decoder(), &cut).unwrap().batch(0).unwrap();
     assert!(batch[..3].iter().all(|it| it.1.dims() == [1, 2]));
+    assert_eq!(opened(&arrays, &decoder(), &cut).unwrap().counted(0), Ok(None));
 }
 
 #[test]

@@ -116,6 +116,8 @@ const SILENT: &[&str] = &[
     "force",
     "dry_run",
     "json",
+    "record",
+    "report",
     "quiet",
     "verbose",
     "threads",

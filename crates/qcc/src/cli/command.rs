@@ -31,8 +31,12 @@ pub(super) enum Command {
     Quantize(Box<QuantizeArgs>),
     /// Perplexity of a model, and agreement with a reference
     Eval(super::eval::EvalArgs),
+    /// Two models on the same inputs: outputs, inner values, and where they part
+    Compare(super::compare::CompareArgs),
     /// What is in a model, and what could be quantized
     Inspect(super::inspect::InspectArgs),
+    /// Make a page for a browser from records of runs
+    Report(super::report::ReportArgs),
     /// List passes, recipes and formats, or show one with its options
     Passes(super::passes::PassesArgs),
     /// Show the page of an error code
@@ -61,7 +65,7 @@ pub(super) struct QuantizeArgs {
         value_name = "NAME",
         help = format!(
             "How numbers are chosen: {}, or a level 0 to 3; options of its pass in braces \
-             [default: signround with --calib, else kl]",
+             [default: signround with samples or --calib self, else kl]",
             names(RECIPES.iter().map(|it| it.name))
         )
     )]
@@ -151,7 +155,8 @@ pub(super) struct QuantizeArgs {
     pub(super) merge_equal: bool,
 
     /// Calibration samples: .npy or .npz of token ids or named inputs, a folder of ONNX test data,
-    /// .txt or .jsonl with --tokenizer
+    /// .txt or .jsonl with --tokenizer; 'self' is text that the model writes, 'random' random tokens
+    /// [default: self]
     #[arg(long, alias = "dataset", alias = "calibration-data-path", value_name = "PATH")]
     pub(super) calib: Option<PathBuf>,
 
@@ -186,6 +191,15 @@ pub(super) struct QuantizeArgs {
     /// Memory that may be used at most: 700MB, 1.5GiB, or a number of bytes
     #[arg(long, value_name = "SIZE", value_parser = qcc_report::parse_bytes)]
     pub(super) max_mem: Option<u64>,
+
+    /// How long signround tunes: fast, light, std or best
+    #[arg(long, value_name = "NAME", value_parser = ["fast", "light", "std", "best"])]
+    pub(super) preset: Option<String>,
+
+    /// Where finished blocks are kept: the same command goes on from them after a stop [default:
+    /// <OUTPUT>.work, removed at the end]
+    #[arg(long, value_name = "DIR")]
+    pub(super) work_dir: Option<PathBuf>,
 
     /// Whether weight bytes go into a data file beside the model
     #[arg(long, value_enum, default_value_t = When::Auto, value_name = "WHEN")]
@@ -226,6 +240,14 @@ pub(super) struct QuantizeArgs {
     /// Print what was done to each weight as JSON, instead of a table; or write it to a file
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-")]
     pub(super) json: Option<PathBuf>,
+
+    /// Write the record of the run with what `qcc report` draws: JSON with histograms, time, memory
+    #[arg(long, value_name = "FILE", conflicts_with = "stop_after")]
+    pub(super) record: Option<PathBuf>,
+
+    /// Write a page for a browser on what was done: sizes, errors, reasons
+    #[arg(long, value_name = "FILE", conflicts_with = "stop_after")]
+    pub(super) report: Option<PathBuf>,
 
     /// How progress is told; auto is a bar on a terminal and lines elsewhere
     #[arg(long, value_enum, default_value_t = Progress::Auto, value_name = "KIND")]

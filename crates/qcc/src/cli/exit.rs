@@ -17,6 +17,8 @@ use qcc_report::{ErrorRecord, Note};
 pub(super) enum Ended {
     /// Done.
     Well,
+    /// Done, and two models differ by more than was allowed.
+    Apart,
     /// Nothing was asked for, and help was shown.
     Helpless,
 }
@@ -95,7 +97,7 @@ impl Json {
 fn write_file(path: &Path, text: &str) -> Result<Ended, Error> {
     fs::write(path, text).map_err(|error| {
         let text = format!("'{}' cannot be written: {error}", path.display());
-        Diagnostic::error(codes::QCC0105, text).at("option --json")
+        Diagnostic::error(codes::QCC0105, text).at(path.display().to_string())
     })?;
     Ok(Ended::Well)
 }
@@ -122,6 +124,7 @@ pub(super) fn end(json: Option<&Json>, run: impl FnOnce() -> Result<Ended, Error
     });
     match result {
         Ok(Ended::Well) => ExitCode::SUCCESS,
+        Ok(Ended::Apart) => ExitCode::from(4),
         Ok(Ended::Helpless) => ExitCode::from(2),
         Err(error) => {
             let message = error.diagnostic();

@@ -197,7 +197,7 @@ fn counts(map: &BTreeMap<String, usize>) -> String {
 }
 
 /// Text of a model as one line that a terminal can show: without control characters, and cut.
-fn line(text: &str) -> String {
+pub(super) fn line(text: &str) -> String {
     /// Longest piece of text that is shown, in characters.
     const LONGEST: usize = 100;
     let clean = |it: char| if it.is_control() { ' ' } else { it };

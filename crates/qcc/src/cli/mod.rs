@@ -2,7 +2,9 @@
 
 mod argv;
 mod command;
+mod compare;
 mod config;
+mod detail;
 mod eval;
 mod exit;
 mod explain;
@@ -12,9 +14,11 @@ mod man;
 mod passes;
 mod quantize;
 mod record;
+mod report;
 mod verify;
 mod watch;
 mod words;
+mod work;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -52,8 +56,10 @@ fn dispatch(args: Vec<OsString>, json: Option<&Json>) -> Result<Ended, Error> {
             quantize::run(&args, options.unwrap_or_default(), json.as_ref())
         }
         Command::Eval(args) => eval::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Passes(args) => passes::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Completions(args) => man::completions(&args),
         Command::Man(args) => man::man(&args),

@@ -5,15 +5,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use qcc::{Compiler, Error, External, Model, OpenOptions, ReadOptions, SaveOptions};
+use qcc::{
+    Compiler, Error, External, Model, OpenOptions, Output, OwnTextSize, ReadOptions, SaveOptions,
+};
 use qcc_diag::{Diagnostic, Severity, codes};
 use qcc_pass::Cancel;
 use qcc_report::{Note, RunRecord, bytes};
 
 use super::command::{QuantizeArgs, When};
+use super::detail::Detail;
 use super::exit::{self, Ended, Json, say, show};
-use super::record::record;
+use super::record::{environment, record};
+use super::report;
 use super::verify::{Choices, Verify};
+use super::work::Work;
 use super::{watch, words};
 
 /// Runs the command. `options` are those that may change the output, for the record.
@@ -47,8 +52,15 @@ pub(super) fn run(
     notes.add(model.warnings());
     let output = args.output.clone().unwrap_or_else(|| beside(&args.input, settings.bits));
     check_output(&output, args)?;
+    for path in args.record.iter().chain(&args.report).filter(|_| !args.force) {
+        report::must_be_new(path)?;
+    }
 
-    if let Some(path) = &args.calib {
+    let made = made(args)?;
+    if let Some(size) = made {
+        compiler = compiler.own_text(size);
+    }
+    if let Some(path) = args.calib.as_ref().filter(|_| made.is_none()) {
         let options = OpenOptions {
             samples: args.samples,
             seq_len: args.seq_len,
@@ -73,8 +85,20 @@ pub(super) fn run(
     if args.verify == Some(Verify::Full) {
         compiler = compiler.instrument(Box::new(choices.clone()));
     }
+    let detail = Detail::default();
+    if args.record.is_some() || args.report.is_some() {
+        compiler = compiler.instrument(Box::new(detail.clone()));
+    }
     let progress = watch::progress(args.progress, args.quiet);
-    let compiled = compiler.cancel(cancel()).progress(progress).run(&model)?;
+    let work = Work::of(args, &output);
+    if let Some(folder) = work.folder().filter(|_| !args.dry_run) {
+        compiler = compiler.work_dir(folder);
+    }
+    let compiled = compiler
+        .cancel(cancel())
+        .progress(progress)
+        .run(&model)
+        .map_err(|error| work.explain(error))?;
     notes.add(&compiled.record().notes);
     let mut record = record(&compiled, args.seed);
     record.input = args.input.display().to_string();
@@ -111,7 +135,9 @@ pub(super) fn run(
     if args.dry_run {
         tell("", "nothing written");
         record.notes = notes.rows();
-        return json.map_or(Ok(Ended::Well), |it| it.write(&record));
+        json.map_or(Ok(Ended::Well), |it| it.write(&record))?;
+        let told = tell_more(args, &compiled, &mut record, &detail, start)?;
+        return if json == Some(&Json::Stream) { Ok(Ended::Well) } else { show(&told) };
     }
     let save = SaveOptions {
         external: match args.external_data {
@@ -124,6 +150,7 @@ pub(super) fn run(
         no_provenance: args.no_provenance || is_whole || args.look.bisect_limit.is_some(),
     };
     let written = compiled.save(&output, &save)?;
+    work.remove();
     if let Some((from, to)) = written.raised {
         let text = format!("the opset was raised from {from} to {to}, which the format needs");
         notes.add(&[Diagnostic::warning(codes::QCC0203, text)]);
@@ -142,6 +169,7 @@ pub(super) fn run(
     if let Some(json) = json {
         json.write(&record)?;
     }
+    let told = tell_more(args, &compiled, &mut record, &detail, start)?;
     if args.quiet || json == Some(&Json::Stream) {
         return Ok(Ended::Well);
     }
@@ -150,7 +178,33 @@ pub(super) fn run(
         _ => qcc_report::summary(&record),
     };
     let seconds = start.elapsed().as_secs_f64();
-    show(&format!("{table}  {} written in {seconds:.1} s\n", output.display()))
+    show(&format!("{table}  {} written in {seconds:.1} s\n{told}", output.display()))
+}
+
+/// Writes what `--record` and `--report` ask for; says where the report is.
+fn tell_more(
+    args: &QuantizeArgs,
+    compiled: &Output,
+    record: &mut RunRecord,
+    detail: &Detail,
+    start: Instant,
+) -> Result<String, Error> {
+    if args.record.is_none() && args.report.is_none() {
+        return Ok(String::new());
+    }
+    detail.add_to(record);
+    record.provenance = compiled.metadata().into_iter().filter(|it| is_new(&it.0)).collect();
+    record.environment = Some(environment(start, args.threads));
+    if let Some(path) = &args.record {
+        Json::File(path.clone()).write(&*record)?;
+    }
+    let Some(path) = &args.report else { return Ok(String::new()) };
+    Ok(format!("  {}\n", report::of_run(record, path)?))
+}
+
+/// Whether a key of the metadata says what the record has not.
+fn is_new(key: &str) -> bool {
+    !matches!(key, "qcc.version" | "qcc.pipeline" | "qcc.seed")
 }
 
 /// Weights that were chosen, but are beyond the limit of a bisection, are in float.
@@ -243,6 +297,9 @@ fn compiler(args: &QuantizeArgs, settings: &Settings) -> Result<Compiler, Error>
             .setting("select", "strict", if args.strict { "true" } else { "false" })?
             .setting("to-nbits", "accuracy-level", &settings.accuracy_level.to_string())?;
     }
+    if let Some(preset) = &args.preset {
+        compiler = compiler.setting("signround", "preset", preset)?;
+    }
     if let Some(threads) = args.threads {
         compiler = compiler.threads(threads);
     }
@@ -250,6 +307,24 @@ fn compiler(args: &QuantizeArgs, settings: &Settings) -> Result<Compiler, Error>
         compiler = compiler.max_memory(cap);
     }
     Ok(compiler)
+}
+
+/// What stands in for samples: `--calib self` is text of the model, `--calib random` is none of it;
+/// `None` when samples are named, or nothing is asked for.
+fn made(args: &QuantizeArgs) -> Result<Option<Option<OwnTextSize>>, Error> {
+    let size = OwnTextSize { samples: args.samples, length: args.seq_len };
+    match args.calib.as_ref().and_then(|it| it.to_str()) {
+        Some("self") => Ok(Some(Some(size))),
+        Some("random") if args.samples.or(args.seq_len).is_some() => {
+            let text = "the number and length of random tokens are fixed";
+            Err(Diagnostic::error(codes::QCC0304, text)
+                .at("option --calib random")
+                .with_help("leave out --samples and --seq-len, or write --calib self")
+                .into())
+        }
+        Some("random") => Ok(Some(None)),
+        _ => Ok(None),
+    }
 }
 
 /// `model.onnx` to `model.q4.onnx`.

@@ -1,14 +1,17 @@
 //! From what a run told to the record that tables and JSON are made from.
 
+use std::time::Instant;
+
 use qcc::Output;
 use qcc_pass::WeightRecord;
-use qcc_report::{PassRow, RunRecord, WeightRow};
+use qcc_report::{BlockRow, Environment, PassRow, RunRecord, SCHEMA, WeightRow};
 
 /// The record of a run; input, output, sizes, options and notes are filled in by the caller.
 pub(super) fn record(output: &Output, seed: u64) -> RunRecord {
     let record = output.record();
     RunRecord {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        schema: SCHEMA,
         pipeline: output.pipeline().to_owned(),
         seed,
         weights: record.weights.iter().map(weight).collect(),
@@ -17,15 +20,24 @@ pub(super) fn record(output: &Output, seed: u64) -> RunRecord {
             .iter()
             .map(|it| PassRow { name: it.name.to_owned(), patches: it.patches, notes: it.notes })
             .collect(),
+        blocks: record
+            .blocks
+            .iter()
+            .map(|it| BlockRow {
+                name: it.name.clone(),
+                steps: it.steps,
+                objective: it.objective.clone(),
+            })
+            .collect(),
         ..RunRecord::default()
     }
 }
 
 fn weight(it: &WeightRecord) -> WeightRow {
     // A weight in float is written as it is.
-    let (bpw, bytes_after) = match it.bits {
-        Some(_) => (it.bpw, it.bytes_after),
-        None => (float_bpw(it), it.bytes_before),
+    let (bpw, bytes_after, bytes_codes) = match it.bits {
+        Some(_) => (it.bpw, it.bytes_after, it.bytes_codes),
+        None => (float_bpw(it), it.bytes_before, 0),
     };
     WeightRow {
         name: it.name.clone(),
@@ -41,11 +53,30 @@ fn weight(it: &WeightRecord) -> WeightRow {
         bpw,
         bytes_before: it.bytes_before,
         bytes_after,
+        bytes_codes,
         relative_error: it.relative_error,
         snr_db: it.snr_db,
         rtn_snr_db: it.rtn_snr_db,
         reason_left_float: it.reason_left_float.clone(),
     }
+}
+
+/// What the run took so far.
+pub(super) fn environment(start: Instant, threads: Option<usize>) -> Environment {
+    let all = || std::thread::available_parallelism().map_or(1, usize::from);
+    Environment {
+        seconds: start.elapsed().as_secs_f64(),
+        peak_memory_bytes: peak_memory(),
+        threads: threads.unwrap_or_else(all),
+    }
+}
+
+/// The most memory that the process held; known on Linux. Mapped files count where they were read.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|it| it.strip_prefix("VmHWM:"))?;
+    let count: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    count.checked_mul(1024)
 }
 
 fn float_bpw(it: &WeightRecord) -> f64 {

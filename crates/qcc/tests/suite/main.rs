@@ -6,10 +6,16 @@ mod bench;
 #[cfg(test)]
 mod blocks;
 #[cfg(test)]
+mod compare;
+#[cfg(test)]
 mod data_files;
+#[cfg(test)]
+mod joined;
 #[cfg(test)]
 mod models;
 #[cfg(test)]
 mod outputs;
+#[cfg(test)]
+mod resume;
 #[cfg(test)]
 mod samples;

@@ -6,11 +6,14 @@ use qcc_exec::{Seed, differentiate};
 use qcc_ir::{Emitter, Graph, Value};
 use qcc_ops::arith::Arith;
 
-/// A graph of gradients of `sum (out - wanted)^2 / 2` over the outputs of a block.
+/// A graph of gradients of `sum share (out - wanted)^2 / 2` over the outputs of a block.
 pub(super) struct Gradients {
     pub(super) graph: Graph,
     /// For each output, the name under which it is given what the output should be.
     pub(super) wanted: Vec<String>,
+    /// For each output, the name under which it is given the share of each token; none when all
+    /// have the same.
+    pub(super) shares: Vec<String>,
     /// The gradient of each weight.
     pub(super) weights: Vec<Value>,
 }
@@ -20,21 +23,35 @@ impl Gradients {
     ///
     /// # Errors
     /// Says what has no derivative.
-    pub(super) fn new(graph: &Graph, outputs: &[Value], weights: &[Value]) -> Result<Self, String> {
+    pub(super) fn new(
+        graph: &Graph,
+        outputs: &[Value],
+        weights: &[Value],
+        has_shares: bool,
+    ) -> Result<Self, String> {
         let mut b = Emitter::on(graph.clone());
-        let (mut seeds, mut wanted) = (Vec::new(), Vec::new());
+        let (mut seeds, mut wanted, mut shares) = (Vec::new(), Vec::new(), Vec::new());
         for &output in outputs {
             let name = format!("{}.wanted", graph.value_name(output));
             let goal = b.input(&name, graph.ty(output).clone());
-            let adjoint = Some(b.op(Arc::new(Arith::Sub), &[output, goal]));
-            seeds.push(Seed { value: output, adjoint });
+            let mut adjoint = b.op(Arc::new(Arith::Sub), &[output, goal]);
+            if has_shares {
+                let name = format!("{}.shares", graph.value_name(output));
+                let share = b.input(&name, graph.ty(output).with_shape(None));
+                adjoint = b.op(Arc::new(Arith::Mul), &[adjoint, share]);
+                shares.push(share);
+            }
+            seeds.push(Seed { value: output, adjoint: Some(adjoint) });
             wanted.push(goal);
         }
         let graph = b.finish(graph.outputs().into());
         let found = differentiate(&graph, &seeds, weights).map_err(|it| it.to_string())?;
         let weights = found.wrt.into_iter().collect::<Option<Vec<Value>>>();
         let weights = weights.ok_or("nothing that the block gives depends on a weight of it")?;
-        let wanted = wanted.iter().map(|it| graph.value_name(*it).to_owned()).collect();
-        Ok(Self { graph: found.graph, wanted, weights })
+        let names = |values: Vec<Value>| {
+            values.iter().map(|it| graph.value_name(*it).to_owned()).collect::<Vec<_>>()
+        };
+        let (wanted, shares) = (names(wanted), names(shares));
+        Ok(Self { graph: found.graph, wanted, shares, weights })
     }
 }

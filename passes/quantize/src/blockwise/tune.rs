@@ -7,24 +7,33 @@ use qcc_tensor::Tensor;
 use super::Options;
 use super::chain::{Chain, Side};
 use super::gradient::Gradients;
-use super::part::{Feed, Part};
+use super::joint::{self, Kind, Run};
+use super::part::Part;
+use super::shares::Shares;
 use super::weights::Tuned;
+use crate::activations;
 use crate::blocks::Block;
+
+/// Steps, with the error on samples that no step has seen, by that at the start.
+pub(super) type Curve = Vec<(usize, f64)>;
 
 /// How often a block is tried on samples that no step has seen.
 const TRIALS: u16 = 4;
 /// Of how many samples one is kept for that.
 const HELD: usize = 16;
 
-/// What a block is tuned for: `sum (out - wanted)^2` over its outputs.
+/// What a block is tuned for: `sum share (out - wanted)^2` over its outputs.
 pub(super) struct Objective<'a> {
     pub(super) graph: &'a Graph,
     pub(super) block: &'a Block,
     pub(super) chain: &'a Chain,
+    pub(super) shares: &'a Shares,
     /// What the block gives in the float model, for each sample: its outputs first.
     pub(super) wanted: &'a [Vec<Tensor>],
     /// Number of the block.
     pub(super) at: usize,
+    /// What the results are when samples run as one; `None` where they do not.
+    pub(super) joined: Option<&'a [Kind]>,
 }
 
 impl Objective<'_> {
@@ -34,34 +43,35 @@ impl Objective<'_> {
         tuned: &mut [Tuned],
         ctx: &Ctx<'_>,
         options: Options,
-    ) -> Result<Result<(), String>, PassError> {
+    ) -> Result<Result<Curve, String>, PassError> {
         let values: Vec<Value> = tuned.iter().map(|it| it.value).collect();
-        let gradients = match Gradients::new(self.graph, &self.block.outputs, &values) {
+        let differ = self.shares.differ();
+        let gradients = match Gradients::new(self.graph, &self.block.outputs, &values, differ) {
             Ok(it) => it,
             Err(why) => return Ok(Err(why)),
         };
         let pool = &ctx.session.pool;
-        let mut backward = Part::new(&gradients.graph, gradients.weights, Vec::new(), pool);
+        let mut backward = Part::new(&gradients.graph, gradients.weights.clone(), Vec::new(), pool);
         let mut forward = Part::new(self.graph, self.block.outputs.clone(), Vec::new(), pool);
         let (held, used): (Vec<usize>, Vec<usize>) = split(self.chain.len());
-        let start = self.loss(&mut forward, tuned, &held)?;
+        let start = self.loss(&mut forward, tuned, &held, options.batch)?;
         let mut least = start;
+        let mut curve = vec![(0, 1.0)];
         let mut rng = ctx.session.rng(&format!("signround block {}", self.at));
         let mut order: Vec<usize> = Vec::new();
         for step in 1..=options.steps {
             ctx.check_cancelled()?;
             let weights = rounded(tuned)?;
+            let mut batch = Vec::with_capacity(options.batch);
             for _ in 0..options.batch.min(used.len()) {
                 if order.is_empty() {
                     order.clone_from(&used);
                     rng.shuffle(&mut order);
                 }
-                let Some(sample) = order.pop() else { break };
-                let mut feed = self.feed(sample, &weights);
-                feed.extend(
-                    gradients.wanted.iter().cloned().zip(self.wanted[sample].iter().cloned()),
-                );
-                let found = match backward.run(&feed, &mut |_, _| ()) {
+                batch.extend(order.pop());
+            }
+            for run in self.runs(&batch, &weights, Some(&gradients))? {
+                let found = match backward.run(&run.feed, &mut |_, _| ()) {
                     Ok(found) => found,
                     Err(error) => return Ok(Err(error.to_string())),
                 };
@@ -76,7 +86,10 @@ impl Objective<'_> {
             }
             let every = options.steps.div_ceil(TRIALS);
             if step % every == 0 || step == options.steps {
-                let loss = self.loss(&mut forward, tuned, &held)?;
+                let loss = self.loss(&mut forward, tuned, &held, options.batch)?;
+                if start > 0.0 {
+                    curve.push((usize::from(step), loss / start));
+                }
                 if held.is_empty() || loss < least {
                     least = loss;
                     tuned.iter_mut().for_each(Tuned::keep);
@@ -87,13 +100,33 @@ impl Objective<'_> {
                 .progress
                 .step(1, &format!("block {}, error {ratio:.3} of the start", self.at));
         }
-        Ok(Ok(()))
+        Ok(Ok(curve))
     }
 
-    fn feed(&self, sample: usize, weights: &[(String, Tensor)]) -> Feed {
-        let mut feed = self.chain.feed(self.graph, self.block, sample, Side::Quantized);
-        feed.extend(weights.iter().cloned());
-        feed
+    /// The block on some samples, given the `weights` and, for gradients, what its outputs should
+    /// be.
+    fn runs(
+        &self,
+        samples: &[usize],
+        weights: &[(String, Tensor)],
+        gradients: Option<&Gradients>,
+    ) -> Result<Vec<Run>, PassError> {
+        let mut feeds = self.chain.feeds(self.graph, self.block, samples, Side::Quantized);
+        for (feed, sample) in feeds.iter_mut().zip(samples) {
+            let Some(it) = gradients else { continue };
+            let wanted = &self.wanted[*sample];
+            feed.extend(it.wanted.iter().cloned().zip(wanted.iter().cloned()));
+            for (name, wanted) in it.shares.iter().zip(wanted) {
+                feed.insert(name.clone(), self.shares.of(*sample, wanted)?);
+            }
+        }
+        let mut runs = if self.joined.is_some() {
+            joint::runs(feeds, self.chain.same())
+        } else {
+            feeds.into_iter().map(|feed| Run { feed, count: 1 }).collect()
+        };
+        runs.iter_mut().for_each(|it| it.feed.extend(weights.iter().cloned()));
+        Ok(runs)
     }
 
     /// The objective at the weights as they are now, over some samples.
@@ -102,15 +135,22 @@ impl Objective<'_> {
         forward: &mut Part<'_>,
         tuned: &[Tuned],
         samples: &[usize],
+        batch: usize,
     ) -> Result<f64, PassError> {
         let weights = rounded(tuned)?;
         let mut loss = 0.0;
-        for &sample in samples {
-            let found = forward
-                .run(&self.feed(sample, &weights), &mut |_, _| ())
-                .map_err(crate::activations::error)?;
-            for (found, wanted) in found.iter().zip(&self.wanted[sample]) {
-                loss += distance(found, wanted)?;
+        for samples in samples.chunks(batch.max(1)) {
+            let mut wanted = samples.iter().map(|it| (*it, &self.wanted[*it]));
+            for run in self.runs(samples, &weights, None)? {
+                let found = forward.run(&run.feed, &mut |_, _| ());
+                let found = found.map_err(activations::error)?;
+                let each = joint::results(found, self.joined.unwrap_or_default(), run.count);
+                let each = each.map_err(activations::error)?;
+                for (found, (sample, wanted)) in each.iter().zip(&mut wanted) {
+                    for (found, wanted) in found.iter().zip(wanted) {
+                        loss += self.shares.distance(sample, found, wanted)?;
+                    }
+                }
             }
         }
         Ok(loss)
@@ -127,10 +167,4 @@ fn split(count: usize) -> (Vec<usize>, Vec<usize>) {
 fn rounded(tuned: &[Tuned]) -> Result<Vec<(String, Tensor)>, PassError> {
     use rayon::prelude::*;
     tuned.par_iter().map(|it| Ok((it.name.clone(), it.rounded()?))).collect()
-}
-
-/// `sum (a - b)^2`.
-fn distance(a: &Tensor, b: &Tensor) -> Result<f64, PassError> {
-    let (a, b) = (a.to_f32()?, b.to_f32()?);
-    Ok(a.iter().zip(b.iter()).map(|(a, b)| f64::from(a - b) * f64::from(a - b)).sum())
 }

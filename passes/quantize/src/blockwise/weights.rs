@@ -58,6 +58,11 @@ impl Tuned {
         })
     }
 
+    /// Takes codes that were found before.
+    pub(super) fn take(&mut self, codes: Codes) {
+        self.best = codes;
+    }
+
     /// The weight after rounding, as the graph reads it.
     pub(super) fn rounded(&self) -> Result<Tensor, PassError> {
         tensor(self.form, &self.dims, &self.codes)

@@ -1,0 +1,421 @@
+//! The report: one page with everything in it, and its charts as files.
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use crate::Run;
+use crate::chart::{COLORS, Chart, Ink, printable};
+use crate::figures::{ALL, Draw, Drawing, Figure};
+use crate::html_table::Table;
+
+/// Charts that are at most this wide stand beside each other.
+const SMALL: f64 = 400.0;
+
+/// Charts that are wider than this keep their size.
+const WIDE: f64 = 900.0;
+
+/// A report.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The page.
+    pub html: String,
+    /// The figures that it has, by name.
+    pub figures: Vec<&'static str>,
+    /// Its charts as files, names with contents; none unless asked for.
+    pub files: Vec<(String, String)>,
+}
+
+/// Makes the report on some runs. Equal runs give equal bytes.
+pub fn report(runs: &[Run], with_files: bool) -> Report {
+    let mut shown = Vec::new();
+    let mut missing = Vec::new();
+    for figure in ALL {
+        match section(figure, runs) {
+            Some(it) => shown.push((figure, it)),
+            None => missing.push(figure),
+        }
+    }
+    let html = page(runs, &shown, &missing).into_string();
+    Report {
+        html: printable(html),
+        figures: shown.iter().map(|it| it.0.id).collect(),
+        files: if with_files { files(runs) } else { Vec::new() },
+    }
+}
+
+/// What a figure draws for each run, or for all.
+fn drawings(figure: &Figure, runs: &[Run], ink: Ink) -> Vec<Option<Drawing>> {
+    match figure.draw {
+        Draw::Each(draw) => runs.iter().map(|it| draw(it, ink)).collect(),
+        Draw::All(draw) => vec![draw(runs, ink)],
+    }
+}
+
+fn section(figure: &Figure, runs: &[Run]) -> Option<Markup> {
+    let drawings = drawings(figure, runs, Ink::Page);
+    if drawings.iter().all(Option::is_none) {
+        return None;
+    }
+    let is_several = drawings.len() > 1;
+    Some(html! {
+        section id=(figure.id) aria-labelledby={ (figure.id) "-h" } {
+            h2 id={ (figure.id) "-h" } { (figure.title) }
+            p.question { (figure.question) }
+            div.runs {
+                @for (idx, (run, drawing)) in runs.iter().zip(&drawings).enumerate() {
+                    div.run {
+                        @if is_several { h3 { (run.label) } }
+                        @match drawing {
+                            Some(it) => (body(it, &format!("{}-{idx}", figure.id))),
+                            None => p { "This record has no " (figure.needs) "." },
+                        }
+                    }
+                }
+            }
+        }
+    })
+}
+
+fn body(drawing: &Drawing, id: &str) -> Markup {
+    let is_small = |it: &Chart| it.width() <= SMALL;
+    let beside = drawing.beside.max(1);
+    let class = match drawing.charts.first() {
+        Some(it) if is_small(it) => "charts small",
+        _ => "charts",
+    };
+    html! {
+        @if let Some(lead) = &drawing.lead { (lead) }
+        @if !drawing.charts.is_empty() {
+            div class=(class) {
+                @for (first, charts) in drawing.charts.chunks(beside).enumerate() {
+                    @if beside > 1 { div.beside { (each(charts, id, first * beside)) } }
+                    @else { (each(charts, id, first)) }
+                }
+            }
+        }
+        @for table in &drawing.tables { (Table::markup(table)) }
+    }
+}
+
+/// Charts, of which the first has number `from` among those of its figure.
+fn each(charts: &[Chart], id: &str, from: usize) -> Markup {
+    html! {
+        @for (idx, it) in charts.iter().enumerate() {
+            // What is wider than a page is scrolled, and can be by keys.
+            div class=(if it.width() > WIDE { "chart wide" } else { "chart" }) tabindex=[(it.width() > SMALL).then_some("0")] {
+                (PreEscaped(it.svg(&format!("{id}-{}", from + idx))))
+            }
+        }
+    }
+}
+
+fn page(runs: &[Run], shown: &[(&Figure, Markup)], missing: &[&Figure]) -> Markup {
+    let title = match runs {
+        [run] => format!("qcc: {}", run.label),
+        _ => format!("qcc: {} runs", runs.len()),
+    };
+    let policy =
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                // Nothing is loaded, whatever the names in a model say.
+                meta http-equiv="Content-Security-Policy" content=(policy);
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                meta name="generator" content={ "qcc " (env!("CARGO_PKG_VERSION")) };
+                title { (title) }
+                link rel="icon" href="data:,";
+                style { (PreEscaped(colors())) (PreEscaped(include_str!("page/style.css"))) }
+            }
+            body {
+                svg.defs width="0" height="0" aria-hidden="true" {
+                    defs { (PreEscaped(Ink::Page.patterns())) }
+                }
+                header {
+                    h1 { (title) }
+                    nav aria-label="Figures" {
+                        ul { @for (figure, _) in shown { li { a href={ "#" (figure.id) } { (figure.title) } } } }
+                    }
+                }
+                main {
+                    @for (_, section) in shown { (section) }
+                    @if missing.iter().any(|it| it.id != "compare") {
+                        section aria-labelledby="missing-h" {
+                            h2 id="missing-h" { "What these records do not hold" }
+                            ul {
+                                @for it in missing.iter().filter(|it| it.id != "compare") {
+                                    li { (it.title) ": needs " (it.needs) }
+                                }
+                            }
+                        }
+                    }
+                }
+                footer { p { "Made by qcc " (env!("CARGO_PKG_VERSION")) ". MB is 10⁶ bytes." } }
+                script { (PreEscaped(include_str!("page/script.js"))) }
+            }
+        }
+    }
+}
+
+/// The colors of charts as variables, for light and dark.
+fn colors() -> String {
+    let all = |of: fn(&(&'static str, &'static str)) -> &'static str| {
+        let all = COLORS.iter().enumerate().map(|(idx, it)| format!("--c{idx}:{};", of(it)));
+        all.collect::<String>()
+    };
+    let (light, dark) = (all(|it| it.0), all(|it| it.1));
+    format!(":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}")
+}
+
+fn files(runs: &[Run]) -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    for figure in ALL {
+        let drawings = drawings(figure, runs, Ink::File);
+        let is_several = drawings.len() > 1;
+        for (run, drawing) in drawings.iter().enumerate() {
+            let charts = drawing.iter().flat_map(|it| &it.charts).collect::<Vec<_>>();
+            for (idx, chart) in charts.iter().enumerate() {
+                let mut name = figure.id.to_owned();
+                if is_several {
+                    name.push_str(&format!("-{}", run + 1));
+                }
+                if charts.len() > 1 {
+                    name.push_str(&format!("-{:02}", idx + 1));
+                }
+                files.push((format!("{name}.svg"), chart.svg("chart")));
+            }
+        }
+    }
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Document;
+    use crate::{
+        BlockRow, Environment, Gate, Histogram, Quality, RunRecord, SCHEMA, WeightRow, bytes, read,
+    };
+    use std::collections::BTreeMap;
+
+    /// A run with everything in it; names begin with `prefix`.
+    fn run(count: usize, prefix: &str) -> Run {
+        let weights = (0..count).map(|idx| WeightRow {
+            name: format!("{prefix}model.layers.{idx}.mlp.down_proj.weight.of.a.long.name"),
+            sites: vec![format!("{prefix}/model/layers.{idx}/mlp/down_proj/MatMul")],
+            op: "MatMul".to_owned(),
+            k: 1536,
+            n: 576,
+            pass: "signround".to_owned(),
+            bits: (idx % 10 != 9).then_some(if idx % 3 == 0 { 8 } else { 4 }),
+            group: "32".to_owned(),
+            bpw: 5.125,
+            bytes_before: 3_538_944,
+            bytes_after: 566_784,
+            bytes_codes: 442_368,
+            snr_db: Some(20.0 + idx as f64 / 100.0),
+            rtn_snr_db: Some(19.0 + idx as f64 / 90.0),
+            reason_left_float: (idx % 10 == 9).then(|| format!("{prefix}it is excluded")),
+            ..Default::default()
+        });
+        let block = |idx: usize| BlockRow {
+            name: format!("{prefix}layer {idx}"),
+            steps: 200,
+            objective: (0..200).map(|step| (step, 1.0 / (1.0 + step as f64 * 0.01))).collect(),
+        };
+        let histogram = |idx: usize| Histogram {
+            name: format!("{prefix}model.layers.{idx}.mlp.down_proj.weight.of.a.long.name"),
+            low: -0.75,
+            high: 0.5,
+            floats: (0..64u64).map(|it| it * (63 - it)).collect(),
+            codes: (0..256u64).map(|it| it * (255 - it)).collect(),
+            clipped: 17,
+        };
+        let record = RunRecord {
+            schema: SCHEMA,
+            version: "0.1.0".to_owned(),
+            input: format!("{prefix}model.onnx"),
+            output: Some(format!("{prefix}model.q4.onnx")),
+            pipeline: "infer-types,select,signround,pack,to-nbits".to_owned(),
+            bytes_before: 90_300_000_000,
+            bytes_after: Some(54_600_000_000),
+            weights: weights.collect(),
+            blocks: (0..count.min(100)).map(block).collect(),
+            histograms: (0..count.min(12)).map(histogram).collect(),
+            quality: Some(Quality {
+                perplexity: Some(35.9216),
+                reference_perplexity: Some(35.6551),
+                kl_nats: Some(0.00866),
+                ..Default::default()
+            }),
+            gates: vec![Gate {
+                gate: "ppl:+2%".to_owned(),
+                found: "+0.75 %".to_owned(),
+                passed: true,
+            }],
+            environment: Some(Environment {
+                seconds: 12.5,
+                peak_memory_bytes: Some(700_000_000),
+                threads: 2,
+            }),
+            provenance: BTreeMap::from([("qcc.bits".to_owned(), format!("{prefix}5.12;4:28"))]),
+            ..Default::default()
+        };
+        Run { label: format!("{prefix}model.q4.onnx"), record }
+    }
+
+    #[test]
+    fn a_full_record_has_every_figure_but_the_comparison() {
+        let report = report(&[run(10, "")], false);
+        let want = ["headline", "size", "error", "histograms", "tuning", "left", "provenance"];
+        assert_eq!(report.figures, want);
+        assert!(!report.html.contains("What these records do not hold"));
+        // Two charts for each of ten histograms, one for each of ten blocks, sizes and errors.
+        assert_eq!(report.html.matches("role=\"img\"").count(), 32);
+        assert_eq!(report.html.matches("<desc id=").count(), 32);
+    }
+
+    #[test]
+    fn numbers_are_those_of_the_record() {
+        let run = run(10, "");
+        let html = report(std::slice::from_ref(&run), false).html;
+        let record = &run.record;
+        for row in record.weights.iter().filter(|it| it.bits.is_some()) {
+            let (snr, plain) = (row.snr_db.unwrap(), row.rtn_snr_db.unwrap());
+            let cells = format!(
+                "<td class=\"n\">{snr:.2}</td><td class=\"n\">{plain:.2}</td><td class=\"n\">{:.2}</td>",
+                snr - plain
+            );
+            assert!(html.contains(&cells), "{cells}");
+            assert!(html.contains(&format!(
+                "<td class=\"n\" data-v=\"{}\">{}</td><td class=\"n\" data-v=\"{}\">{}</td>",
+                row.bytes_before,
+                bytes(row.bytes_before),
+                row.bytes_after,
+                bytes(row.bytes_after)
+            )));
+        }
+        for text in [
+            "90.30 GB → 54.60 GB",
+            "60.5 % of before",
+            "9 of 10 weights",
+            "35.6551 → 35.9216",
+            "<dd>+0.75 %</dd>",
+            "0.00866 nats",
+            "12.5 s",
+            "700.0 MB",
+            "✓ passed: ppl:+2% (+0.75 %)",
+        ] {
+            assert!(html.contains(text), "{text}");
+        }
+        let total: u64 = record
+            .weights
+            .iter()
+            .filter(|it| it.bits.is_some())
+            .map(|it| it.bytes_after - it.bytes_codes)
+            .sum();
+        assert!(html.contains(&format!("scales and zero points</td><td class=\"n\" data-v=\"0\">0 B</td><td class=\"n\" data-v=\"{}\">", total + 124_416)));
+    }
+
+    #[test]
+    fn names_of_a_hostile_model_stay_text() {
+        let prefix = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&\u{0}\u{1b}[31m";
+        let report = report(&[run(10, prefix), run(3, "b")], true);
+        let all = report.files.iter().map(|it| it.1.as_str()).chain([report.html.as_str()]);
+        for text in all {
+            assert!(!text.contains("<script>alert") && !text.contains("<img"));
+            assert!(!text.contains('\u{0}') && !text.contains('\u{1b}'));
+        }
+        // The one of the page itself.
+        assert_eq!(report.html.matches("<script").count(), 1);
+    }
+
+    #[test]
+    fn a_thousand_weights_stay_under_two_megabytes() {
+        let report = report(&[run(1000, "")], false);
+        assert!(report.html.len() < 2_000_000, "{}", report.html.len());
+    }
+
+    #[test]
+    fn a_report_of_metadata_says_what_it_lacks() {
+        let record = RunRecord {
+            pipeline: "rtn".to_owned(),
+            bytes_after: Some(1000),
+            provenance: BTreeMap::from([("qcc.bits".to_owned(), "5.12;4:28,32:3".to_owned())]),
+            ..Default::default()
+        };
+        let report = report(&[Run { label: "m.q4.onnx".to_owned(), record }], false);
+        assert_eq!(report.figures, ["headline", "provenance"]);
+        assert!(report.html.contains("What these records do not hold"));
+        assert!(report.html.contains("5.12"));
+    }
+
+    #[test]
+    fn several_records_stand_side_by_side() {
+        let (first, mut second) = (run(10, ""), run(10, ""));
+        second.label = "other".to_owned();
+        second.record.histograms.clear();
+        let report = report(&[first, second], true);
+        assert!(report.figures.contains(&"compare"));
+        assert_eq!(report.html.matches("<h3>other</h3>").count(), report.figures.len() - 1);
+        assert!(report.html.contains("This record has no histograms"));
+        let names: Vec<&str> = report.files.iter().map(|it| it.0.as_str()).collect();
+        assert!(names.contains(&"compare.svg") && names.contains(&"error-2.svg"), "{names:?}");
+        assert!(report.files.iter().all(|it| !it.1.contains("var(")));
+    }
+
+    #[test]
+    fn names_of_elements_are_unique() {
+        let html = report(&[run(10, ""), run(10, "")], false).html;
+        let mut ids: Vec<&str> =
+            html.split(" id=\"").skip(1).filter_map(|it| it.split('"').next()).collect();
+        let count = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), count);
+    }
+
+    #[test]
+    fn numbers_from_the_ends_of_their_ranges_are_drawn() {
+        let mut run = run(4, "");
+        for (row, value) in run.record.weights.iter_mut().zip([f64::MAX, f64::MIN, 0.0, f64::NAN]) {
+            (row.snr_db, row.rtn_snr_db, row.bpw) = (Some(value), Some(value), value);
+            (row.bytes_before, row.bytes_after, row.k) = (u64::MAX, u64::MAX, usize::MAX);
+        }
+        run.record.bytes_before = u64::MAX;
+        run.record.blocks[0].objective = vec![(usize::MAX, f64::MAX), (0, -1.0), (0, f64::NAN)];
+        run.record.histograms[0] = Histogram {
+            low: f64::MIN,
+            high: f64::MAX,
+            floats: vec![u64::MAX; 2],
+            ..Default::default()
+        };
+        run.record.histograms[1] =
+            Histogram { floats: vec![u64::MAX; 300], codes: vec![0; 300], ..Default::default() };
+        run.record.histograms[2] = Histogram {
+            low: 0.0,
+            high: 1e-300,
+            floats: vec![u64::MAX; 3],
+            codes: vec![u64::MAX],
+            ..Default::default()
+        };
+        if let Some(it) = &mut run.record.quality {
+            (it.perplexity, it.kl_nats) = (Some(f64::MAX), Some(f64::INFINITY));
+        }
+        let report = report(&[run.clone(), run], true);
+        for word in ["NaN", "=\"inf", " inf", "9223372036854775808"] {
+            assert!(!report.html.contains(word), "{word}: coordinates are numbers");
+        }
+    }
+
+    #[test]
+    fn a_report_of_what_was_read_back_is_the_same() {
+        let first = run(10, "");
+        let text = serde_json::to_vec(&first.record).unwrap();
+        let Document::Run(record) = read(&text).unwrap() else { panic!() };
+        let second = Run { label: first.label.clone(), record: *record };
+        assert_eq!(report(&[first], false).html, report(&[second], false).html);
+    }
+}

@@ -1,0 +1,154 @@
+//! Reading records back. They may come from anywhere, so what does not fit is named.
+
+use serde::Deserialize;
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::{ErrorRecord, Quality, RunRecord, SCHEMA};
+
+/// What a file holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Document {
+    /// The record of a run.
+    Run(Box<RunRecord>),
+    /// What `qcc eval --json` found.
+    Quality(Quality),
+}
+
+/// Why a document is not read.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum ReadError {
+    /// It is not JSON.
+    #[error("it is not JSON: {0}")]
+    Json(String),
+    /// It is JSON, but of something else.
+    #[error("it is JSON, but {0}")]
+    Other(&'static str),
+    /// A field does not fit.
+    #[error("field '{field}': {what}")]
+    Field {
+        /// Path of the field, `weights[3].bits` say.
+        field: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// It is of a newer qcc.
+    #[error("its schema is {0}, and this qcc reads schemas up to {SCHEMA}")]
+    Newer(u64),
+    /// It is what is left of a run that failed.
+    #[error("the run failed: {0}")]
+    Failed(String),
+}
+
+/// Reads a document.
+///
+/// # Errors
+/// Says what does not fit, and where.
+pub fn read(bytes: &[u8]) -> Result<Document, ReadError> {
+    let value: Value =
+        serde_json::from_slice(bytes).map_err(|it| ReadError::Json(it.to_string()))?;
+    let Value::Object(fields) = &value else {
+        return Err(ReadError::Other("not an object"));
+    };
+    // Before the other fields: those of a newer schema may have other types.
+    if let Some(schema) = fields.get("schema").and_then(Value::as_u64)
+        && schema > u64::from(SCHEMA)
+    {
+        return Err(ReadError::Newer(schema));
+    }
+    if fields.contains_key("weights") && fields.contains_key("pipeline") {
+        return Ok(Document::Run(typed(value)?));
+    }
+    if fields.contains_key("error") && fields.contains_key("exit_code") {
+        let record: ErrorRecord = typed(value)?;
+        return Err(ReadError::Failed(record.error.message));
+    }
+    if fields.contains_key("perplexity") || fields.contains_key("kl_nats") {
+        return Ok(Document::Quality(typed(value)?));
+    }
+    Err(ReadError::Other("neither the record of a run ('weights' and 'pipeline') nor of eval"))
+}
+
+fn typed<T: for<'a> Deserialize<'a>>(value: Value) -> Result<T, ReadError> {
+    serde_path_to_error::deserialize(value).map_err(|it| ReadError::Field {
+        field: it.path().to_string(),
+        what: it.inner().to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::WeightRow;
+    use proptest::prelude::*;
+
+    fn record() -> Value {
+        let weights = vec![WeightRow { name: "w".to_owned(), bits: Some(4), ..Default::default() }];
+        serde_json::to_value(RunRecord { schema: SCHEMA, weights, ..Default::default() }).unwrap()
+    }
+
+    fn check(value: &Value, want: &str) {
+        let error = read(value.to_string().as_bytes()).unwrap_err();
+        assert_eq!(error.to_string(), want);
+    }
+
+    #[test]
+    fn the_field_that_does_not_fit_is_named() {
+        let mut value = record();
+        value["weights"][0]["bits"] = Value::from("four");
+        check(&value, "field 'weights[0].bits': invalid type: string \"four\", expected u8");
+        let mut value = record();
+        value["weights"][0].as_object_mut().unwrap().remove("op");
+        check(&value, "field 'weights[0]': missing field `op`");
+        let mut value = record();
+        value["blocks"] = serde_json::json!([{"name": "b", "steps": 1, "objective": [[0]]}]);
+        check(
+            &value,
+            "field 'blocks[0].objective[0]': invalid length 1, expected a tuple of size 2",
+        );
+    }
+
+    #[test]
+    fn a_newer_schema_is_said_before_anything_else() {
+        let mut value = record();
+        value["schema"] = Value::from(2);
+        value["weights"] = Value::from("elsewhere");
+        check(&value, "its schema is 2, and this qcc reads schemas up to 1");
+    }
+
+    #[test]
+    fn older_records_lack_what_came_later() {
+        let mut value = record();
+        for field in ["schema", "blocks"] {
+            value.as_object_mut().unwrap().remove(field);
+        }
+        value["weights"][0].as_object_mut().unwrap().remove("bytes_codes");
+        let Document::Run(record) = read(value.to_string().as_bytes()).unwrap() else { panic!() };
+        assert_eq!((record.schema, record.weights[0].bytes_codes), (0, 0));
+    }
+
+    #[test]
+    fn other_documents_are_told_apart() {
+        let quality = read(br#"{"samples": 3, "perplexity": 7.5}"#).unwrap();
+        let want = Quality { samples: 3, perplexity: Some(7.5), ..Default::default() };
+        assert_eq!(quality, Document::Quality(want));
+        check(&serde_json::json!([1]), "it is JSON, but not an object");
+        check(
+            &serde_json::json!({"a": 1}),
+            "it is JSON, but neither the record of a run ('weights' and 'pipeline') nor of eval",
+        );
+        let failed = ErrorRecord {
+            error: crate::Note { message: "no room".to_owned(), ..Default::default() },
+            exit_code: 1,
+        };
+        check(&serde_json::to_value(failed).unwrap(), "the run failed: no room");
+        assert!(matches!(read(b"\x08\x01"), Err(ReadError::Json(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read(&bytes);
+        }
+    }
+}

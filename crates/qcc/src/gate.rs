@@ -1,0 +1,289 @@
+//! Gates: how far a figure may be from what it should be, as `--fail-above` takes them.
+
+use std::fmt;
+
+use qcc_diag::{Diagnostic, codes};
+use qcc_pass::nearest;
+
+use crate::{Compared, Comparison, Error};
+
+/// A figure of the outputs of two models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metric {
+    /// Signal to noise in decibels.
+    Snr,
+    /// Cosine of the angle.
+    Cosine,
+    /// Largest difference of an element.
+    Max,
+    /// Norm of the difference over that of the first model's output.
+    Relative,
+    /// Share of elements that differ, of outputs that are not floats.
+    Unequal,
+}
+
+impl Metric {
+    const ALL: [Self; 5] = [Self::Snr, Self::Cosine, Self::Max, Self::Relative, Self::Unequal];
+
+    /// As it is written in a gate.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Snr => "snr",
+            Self::Cosine => "cosine",
+            Self::Max => "max",
+            Self::Relative => "relative",
+            Self::Unequal => "unequal",
+        }
+    }
+
+    /// Whether more is better.
+    pub fn is_least(self) -> bool {
+        matches!(self, Self::Snr | Self::Cosine)
+    }
+
+    fn of(self, it: &Compared) -> Option<f64> {
+        let is_of_floats = self != Self::Unequal;
+        (it.is_float == is_of_floats).then(|| match self {
+            Self::Snr => it.snr_db,
+            Self::Cosine => it.cosine,
+            Self::Max => it.max_abs,
+            Self::Relative => it.relative,
+            Self::Unequal => it.unequal_share(),
+        })
+    }
+}
+
+/// A figure and its limit: the least for `snr` and `cosine`, the most for the others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Gate {
+    /// What is looked at.
+    pub metric: Metric,
+    /// The limit; a share where `relative` and `unequal` are written in percent.
+    pub limit: f64,
+}
+
+impl Gate {
+    /// Reads `snr:15dB`, `cosine:0.99`, `max:0.5`, `relative:0.1`, `relative:10%`, `unequal:1%`.
+    ///
+    /// # Errors
+    /// Says what a gate looks like.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let names = Metric::ALL.map(Metric::name);
+        let Some((name, limit)) = text.split_once(':') else {
+            return Err(format!(
+                "a gate is a figure and its limit, 'snr:15dB'; figures are {}",
+                names.join(", ")
+            ));
+        };
+        let name = name.trim().to_ascii_lowercase();
+        let Some(metric) = Metric::ALL.into_iter().find(|it| it.name() == name) else {
+            let meant = nearest(&name, names);
+            let meant = meant.map_or(String::new(), |it| format!(", write '{it}'"));
+            return Err(format!(
+                "there is no figure '{name}'{meant}; figures are {}",
+                names.join(", ")
+            ));
+        };
+        let limit = limit.trim().to_ascii_lowercase();
+        let (number, scale) = match metric {
+            Metric::Snr => (limit.strip_suffix("db").unwrap_or(&limit), 1.0),
+            Metric::Relative | Metric::Unequal => match limit.strip_suffix('%') {
+                Some(percent) => (percent, 0.01),
+                None => (limit.as_str(), 1.0),
+            },
+            Metric::Cosine | Metric::Max => (limit.as_str(), 1.0),
+        };
+        let number: Option<f64> = number.trim().parse().ok();
+        let limit = number.filter(|it| it.is_finite()).map(|it| it * scale);
+        let (is_right, range) = match metric {
+            Metric::Snr => (limit.is_some(), "decibels, 15dB"),
+            Metric::Cosine => (limit.is_some_and(|it| it.abs() <= 1.0), "a number from -1 to 1"),
+            Metric::Max => (limit.is_some_and(|it| it >= 0.0), "a number from 0 on"),
+            Metric::Relative => (limit.is_some_and(|it| it >= 0.0), "a number from 0 on, or 10%"),
+            Metric::Unequal => {
+                (limit.is_some_and(|it| (0.0..=1.0).contains(&it)), "a share from 0 to 1, or 1%")
+            }
+        };
+        match limit {
+            Some(limit) if is_right => Ok(Self { metric, limit }),
+            _ => Err(format!("the limit of {} is {range}", metric.name())),
+        }
+    }
+
+    /// The output that is farthest from the limit, or nearest to it when all are within.
+    ///
+    /// # Errors
+    /// QCC0405 when no output has the figure.
+    pub fn check(&self, comparison: &Comparison) -> Result<Verdict, Error> {
+        let outputs = comparison.values.iter().filter(|it| it.is_output);
+        let figures = outputs.filter_map(|it| Some((it, self.metric.of(it)?)));
+        // What is no number is worse than all that are.
+        let badness = |it: f64| match self.metric.is_least() {
+            _ if it.is_nan() => f64::INFINITY,
+            true => -it,
+            false => it,
+        };
+        let worst = figures.max_by(|a, b| badness(a.1).total_cmp(&badness(b.1)));
+        let Some((output, figure)) = worst else {
+            let kind =
+                if self.metric == Metric::Unequal { "that is not floats" } else { "of floats" };
+            let text = format!(
+                "no output {kind} is in both models, so there is no {}",
+                self.metric.name()
+            );
+            return Err(Diagnostic::error(codes::QCC0405, text)
+                .at("option --fail-above")
+                .with_help(format!("leave the gate {} out", self.metric.name()))
+                .into());
+        };
+        let passed =
+            if self.metric.is_least() { figure >= self.limit } else { figure <= self.limit };
+        Ok(Verdict { gate: *self, output: output.name.clone(), figure, passed })
+    }
+
+    /// A figure as the gate is written.
+    pub fn text(&self, figure: f64) -> String {
+        match self.metric {
+            Metric::Snr if figure == f64::INFINITY => "exact".to_owned(),
+            Metric::Snr => format!("{} dB", short(figure, 1)),
+            Metric::Unequal => format!("{} %", short(100.0 * figure, 2)),
+            Metric::Cosine => short(figure, 5),
+            Metric::Max | Metric::Relative => short(figure, 4),
+        }
+    }
+}
+
+/// With at most so many digits behind the point, and those that matter for small numbers.
+fn short(it: f64, digits: usize) -> String {
+    let text = format!("{it:.digits$}");
+    if it != 0.0 && text.trim_matches(['-', '0', '.']).is_empty() {
+        return format!("{it:.1e}");
+    }
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        text
+    }
+}
+
+impl fmt::Display for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.metric.is_least() { ">=" } else { "<=" };
+        write!(f, "{} {sign} {}", self.metric.name(), self.text(self.limit))
+    }
+}
+
+/// What a gate found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// The gate.
+    pub gate: Gate,
+    /// The output that is the worst.
+    pub output: String,
+    /// Its figure.
+    pub figure: f64,
+    /// Whether it is within the limit.
+    pub passed: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Inner;
+
+    fn gate(text: &str) -> Gate {
+        Gate::parse(text).unwrap()
+    }
+
+    #[test]
+    fn gates_are_read_and_told() {
+        for (text, told) in [
+            ("snr:15dB", "snr >= 15 dB"),
+            ("SNR: 12.25 db", "snr >= 12.2 dB"),
+            ("snr:-3", "snr >= -3 dB"),
+            ("cosine:0.99", "cosine >= 0.99"),
+            ("max:0", "max <= 0"),
+            ("max:1e-6", "max <= 1.0e-6"),
+            ("relative:10%", "relative <= 0.1"),
+            ("relative:2", "relative <= 2"),
+            ("unequal:1%", "unequal <= 1 %"),
+        ] {
+            assert_eq!(gate(text).to_string(), told, "{text}");
+        }
+        assert_eq!(gate("relative:10%").limit, 0.1);
+        for text in [
+            "",
+            "snr",
+            "15",
+            "snr:",
+            "snr:dB",
+            "snr:nan",
+            "snr:inf",
+            "snr:15%",
+            "cosine:1.1",
+            "cosine:15dB",
+            "max:-1",
+            "relative:-1%",
+            "unequal:101%",
+            "ppl:+2%",
+        ] {
+            assert!(Gate::parse(text).is_err(), "{text}");
+        }
+        assert!(Gate::parse("cosin:1").unwrap_err().contains("write 'cosine'"));
+    }
+
+    fn value(snr_db: f64, cosine: f64, unequal: Option<u64>) -> Compared {
+        Compared {
+            name: format!("{snr_db} {cosine}"),
+            is_output: true,
+            block: None,
+            is_float: unequal.is_none(),
+            elements: 4,
+            max_abs: 1.0,
+            relative: 0.5,
+            cosine,
+            snr_db,
+            unequal: unequal.unwrap_or(0),
+            not_finite: [0, 0],
+            not_finite_differ: 0,
+        }
+    }
+
+    fn comparison(values: Vec<Compared>) -> Comparison {
+        Comparison {
+            samples: 1,
+            inner: Inner::All,
+            values,
+            first: None,
+            outputs_of_one: [Vec::new(), Vec::new()],
+            inner_of_one: [0, 0],
+            notes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_worst_output_counts() {
+        let it = comparison(vec![
+            value(20.0, 0.99, None),
+            value(f64::INFINITY, 1.0, None),
+            value(10.0, 0.95, None),
+            value(0.0, 0.0, Some(1)),
+        ]);
+        let check = |text: &str| gate(text).check(&it).unwrap();
+        let snr = check("snr:15");
+        assert_eq!((snr.figure, snr.passed, snr.output.as_str()), (10.0, false, "10 0.95"));
+        assert!(check("snr:10").passed && check("cosine:0.95").passed);
+        assert!(!check("cosine:0.96").passed);
+        assert!(check("max:1").passed && !check("max:0.9").passed);
+        assert!(check("relative:50%").passed && !check("relative:49%").passed);
+        assert!(check("unequal:25%").passed && !check("unequal:0.24").passed);
+    }
+
+    #[test]
+    fn what_is_no_number_fails() {
+        let it = comparison(vec![value(f64::NEG_INFINITY, f64::NAN, None), value(5.0, 0.5, None)]);
+        assert!(!gate("cosine:-1").check(&it).unwrap().passed);
+        assert!(!gate("snr:-1000").check(&it).unwrap().passed);
+        assert!(gate("unequal:1").check(&it).is_err(), "there is no such output");
+    }
+}
