@@ -189,6 +189,9 @@ pub struct Quality {
     /// Agreement of each output with that of the model before.
     #[serde(default)]
     pub outputs: Vec<OutputQuality>,
+    /// What the outputs had to fulfill.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<Gate>,
 }
 
 /// Agreement of an output with that of the model before.

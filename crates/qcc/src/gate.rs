@@ -5,7 +5,7 @@ use std::fmt;
 use qcc_diag::{Diagnostic, codes};
 use qcc_pass::nearest;
 
-use crate::{Compared, Comparison, Error};
+use crate::{Compared, Comparison, Error, Evaluation};
 
 /// A figure of the outputs of two models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,10 +20,25 @@ pub enum Metric {
     Relative,
     /// Share of elements that differ, of outputs that are not floats.
     Unequal,
+    /// KL divergence from the reference, in nats for each token.
+    Kl,
+    /// Share of tokens that both rank first.
+    Top1,
+    /// Perplexity.
+    Perplexity,
 }
 
 impl Metric {
-    const ALL: [Self; 5] = [Self::Snr, Self::Cosine, Self::Max, Self::Relative, Self::Unequal];
+    const ALL: [Self; 8] = [
+        Self::Snr,
+        Self::Cosine,
+        Self::Max,
+        Self::Relative,
+        Self::Unequal,
+        Self::Kl,
+        Self::Top1,
+        Self::Perplexity,
+    ];
 
     /// As it is written in a gate.
     pub fn name(self) -> &'static str {
@@ -33,37 +48,43 @@ impl Metric {
             Self::Max => "max",
             Self::Relative => "relative",
             Self::Unequal => "unequal",
+            Self::Kl => "kl",
+            Self::Top1 => "top1",
+            Self::Perplexity => "perplexity",
         }
     }
 
     /// Whether more is better.
     pub fn is_least(self) -> bool {
-        matches!(self, Self::Snr | Self::Cosine)
+        matches!(self, Self::Snr | Self::Cosine | Self::Top1)
     }
 
     fn of(self, it: &Compared) -> Option<f64> {
         let is_of_floats = self != Self::Unequal;
-        (it.is_float == is_of_floats).then(|| match self {
+        let figure = match self {
             Self::Snr => it.snr_db,
             Self::Cosine => it.cosine,
             Self::Max => it.max_abs,
             Self::Relative => it.relative,
             Self::Unequal => it.unequal_share(),
-        })
+            Self::Kl | Self::Top1 | Self::Perplexity => return None,
+        };
+        (it.is_float == is_of_floats).then_some(figure)
     }
 }
 
-/// A figure and its limit: the least for `snr` and `cosine`, the most for the others.
+/// A figure and its limit: the least for `snr`, `cosine` and `top1`, the most for the others.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Gate {
     /// What is looked at.
     pub metric: Metric,
-    /// The limit; a share where `relative` and `unequal` are written in percent.
+    /// The limit; a share where `relative`, `unequal` and `top1` are written in percent.
     pub limit: f64,
 }
 
 impl Gate {
-    /// Reads `snr:15dB`, `cosine:0.99`, `max:0.5`, `relative:0.1`, `relative:10%`, `unequal:1%`.
+    /// Reads `snr:15dB`, `cosine:0.99`, `max:0.5`, `relative:0.1`, `relative:10%`, `unequal:1%`,
+    /// `kl:0.02`, `top1:90%`, `perplexity:20`.
     ///
     /// # Errors
     /// Says what a gate looks like.
@@ -87,20 +108,22 @@ impl Gate {
         let limit = limit.trim().to_ascii_lowercase();
         let (number, scale) = match metric {
             Metric::Snr => (limit.strip_suffix("db").unwrap_or(&limit), 1.0),
-            Metric::Relative | Metric::Unequal => match limit.strip_suffix('%') {
+            Metric::Relative | Metric::Unequal | Metric::Top1 => match limit.strip_suffix('%') {
                 Some(percent) => (percent, 0.01),
                 None => (limit.as_str(), 1.0),
             },
-            Metric::Cosine | Metric::Max => (limit.as_str(), 1.0),
+            Metric::Cosine | Metric::Max | Metric::Kl | Metric::Perplexity => (limit.as_str(), 1.0),
         };
         let number: Option<f64> = number.trim().parse().ok();
         let limit = number.filter(|it| it.is_finite()).map(|it| it * scale);
         let (is_right, range) = match metric {
             Metric::Snr => (limit.is_some(), "decibels, 15dB"),
             Metric::Cosine => (limit.is_some_and(|it| it.abs() <= 1.0), "a number from -1 to 1"),
-            Metric::Max => (limit.is_some_and(|it| it >= 0.0), "a number from 0 on"),
+            Metric::Max | Metric::Kl | Metric::Perplexity => {
+                (limit.is_some_and(|it| it >= 0.0), "a number from 0 on")
+            }
             Metric::Relative => (limit.is_some_and(|it| it >= 0.0), "a number from 0 on, or 10%"),
-            Metric::Unequal => {
+            Metric::Unequal | Metric::Top1 => {
                 (limit.is_some_and(|it| (0.0..=1.0).contains(&it)), "a share from 0 to 1, or 1%")
             }
         };
@@ -116,15 +139,8 @@ impl Gate {
     /// QCC0405 when no output has the figure.
     pub fn check(&self, comparison: &Comparison) -> Result<Verdict, Error> {
         let outputs = comparison.values.iter().filter(|it| it.is_output);
-        let figures = outputs.filter_map(|it| Some((it, self.metric.of(it)?)));
-        // What is no number is worse than all that are.
-        let badness = |it: f64| match self.metric.is_least() {
-            _ if it.is_nan() => f64::INFINITY,
-            true => -it,
-            false => it,
-        };
-        let worst = figures.max_by(|a, b| badness(a.1).total_cmp(&badness(b.1)));
-        let Some((output, figure)) = worst else {
+        let figures = outputs.filter_map(|it| Some((it.name.as_str(), self.metric.of(it)?)));
+        let Some(verdict) = self.worst(figures) else {
             let kind =
                 if self.metric == Metric::Unequal { "that is not floats" } else { "of floats" };
             let text = format!(
@@ -136,9 +152,50 @@ impl Gate {
                 .with_help(format!("leave the gate {} out", self.metric.name()))
                 .into());
         };
+        Ok(verdict)
+    }
+
+    /// The figure of a model, or that of its output that is farthest from the limit.
+    ///
+    /// # Errors
+    /// QCC0404 when the evaluation has no such figure.
+    pub fn check_evaluation(&self, it: &Evaluation) -> Result<Verdict, Error> {
+        let of_model =
+            |figure: Option<f64>| figure.map(|it| ("the model", it)).into_iter().collect();
+        type Output = (String, f64, f64, f64);
+        let of_outputs = |figure: fn(&Output) -> f64| {
+            it.outputs.iter().map(|it| (it.0.as_str(), figure(it))).collect()
+        };
+        let figures: Vec<(&str, f64)> = match self.metric {
+            Metric::Kl => of_model(it.kl_nats),
+            Metric::Top1 => of_model(it.top1),
+            Metric::Perplexity => of_model(it.perplexity),
+            Metric::Snr => of_outputs(|it| it.1),
+            Metric::Cosine => of_outputs(|it| it.2),
+            Metric::Max => of_outputs(|it| it.3),
+            Metric::Relative | Metric::Unequal => Vec::new(),
+        };
+        self.worst(figures.into_iter()).ok_or_else(|| {
+            let text = format!("the evaluation gives no {}", self.metric.name());
+            Diagnostic::error(codes::QCC0404, text)
+                .at("option --fail-above")
+                .with_help("kl, top1, snr, cosine and max need --ref FLOAT.onnx; kl, top1 and perplexity need logits")
+                .with_help("qcc compare has relative and unequal")
+                .into()
+        })
+    }
+
+    fn worst<'a>(&self, figures: impl Iterator<Item = (&'a str, f64)>) -> Option<Verdict> {
+        // What is no number is worse than all that are.
+        let badness = |it: f64| match self.metric.is_least() {
+            _ if it.is_nan() => f64::INFINITY,
+            true => -it,
+            false => it,
+        };
+        let (output, figure) = figures.max_by(|a, b| badness(a.1).total_cmp(&badness(b.1)))?;
         let passed =
             if self.metric.is_least() { figure >= self.limit } else { figure <= self.limit };
-        Ok(Verdict { gate: *self, output: output.name.clone(), figure, passed })
+        Some(Verdict { gate: *self, output: output.to_owned(), figure, passed })
     }
 
     /// A figure as the gate is written.
@@ -146,9 +203,9 @@ impl Gate {
         match self.metric {
             Metric::Snr if figure == f64::INFINITY => "exact".to_owned(),
             Metric::Snr => format!("{} dB", short(figure, 1)),
-            Metric::Unequal => format!("{} %", short(100.0 * figure, 2)),
-            Metric::Cosine => short(figure, 5),
-            Metric::Max | Metric::Relative => short(figure, 4),
+            Metric::Unequal | Metric::Top1 => format!("{} %", short(100.0 * figure, 2)),
+            Metric::Cosine | Metric::Kl => short(figure, 5),
+            Metric::Max | Metric::Relative | Metric::Perplexity => short(figure, 4),
         }
     }
 }
@@ -178,7 +235,7 @@ impl fmt::Display for Gate {
 pub struct Verdict {
     /// The gate.
     pub gate: Gate,
-    /// The output that is the worst.
+    /// The output that is the worst, or `the model`.
     pub output: String,
     /// Its figure.
     pub figure: f64,
@@ -207,6 +264,9 @@ mod tests {
             ("relative:10%", "relative <= 0.1"),
             ("relative:2", "relative <= 2"),
             ("unequal:1%", "unequal <= 1 %"),
+            ("kl:0.02", "kl <= 0.02"),
+            ("top1:92.5%", "top1 >= 92.5 %"),
+            ("perplexity:40", "perplexity <= 40"),
         ] {
             assert_eq!(gate(text).to_string(), told, "{text}");
         }
@@ -277,6 +337,19 @@ mod tests {
         assert!(check("max:1").passed && !check("max:0.9").passed);
         assert!(check("relative:50%").passed && !check("relative:49%").passed);
         assert!(check("unequal:25%").passed && !check("unequal:0.24").passed);
+    }
+
+    #[test]
+    fn an_evaluation_has_figures_of_its_own() {
+        let outputs = vec![("a".into(), 20.0, 0.99, 0.5), ("b".into(), 10.0, 0.999, 0.1)];
+        let it = Evaluation { kl_nats: Some(0.03), top1: Some(0.9), outputs, ..Default::default() };
+        let check = |text: &str| gate(text).check_evaluation(&it).unwrap();
+        assert!(check("kl:0.03").passed && !check("kl:0.02").passed);
+        assert!(check("top1:90%").passed && !check("top1:0.91").passed);
+        assert_eq!((check("snr:15").output.as_str(), check("snr:15").passed), ("b", false));
+        assert!(check("cosine:0.99").passed && !check("max:0.4").passed);
+        assert!(gate("perplexity:40").check_evaluation(&it).is_err());
+        assert!(gate("relative:1").check_evaluation(&it).is_err());
     }
 
     #[test]

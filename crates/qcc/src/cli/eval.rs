@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
-use qcc::{Error, Evaluation, Model, OpenOptions, evaluate};
-use qcc_diag::Diagnostic;
+use qcc::{Error, Evaluation, Gate, Model, OpenOptions, Verdict, evaluate};
+use qcc_diag::{Diagnostic, codes};
 use qcc_pass::{Cancel, SampleSource as _};
 use qcc_report::Note;
 
@@ -40,6 +40,11 @@ pub(super) struct EvalArgs {
     #[arg(long, alias = "seqlen", value_name = "N", value_parser = positive)]
     pub(super) seq_len: Option<usize>,
 
+    /// Limits, and exit code 3 beyond them: kl:0.02, top1:90%, perplexity:20, snr:15dB,
+    /// cosine:0.99, max:0.5; repeatable
+    #[arg(long, value_name = "FIGURE:LIMIT", value_delimiter = ',', value_parser = Gate::parse)]
+    pub(super) fail_above: Vec<Gate>,
+
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -65,9 +70,12 @@ pub(super) fn run(args: &EvalArgs) -> Result<Ended, Error> {
     model.warnings().iter().chain(samples.warnings()).for_each(say);
     let progress = watch::progress(args.progress, false);
     let result = evaluate(&model, reference.as_ref(), &samples, &progress, &Cancel::default())?;
+    let verdicts = args.fail_above.iter().map(|it| it.check_evaluation(&result));
+    let verdicts = verdicts.collect::<Result<Vec<Verdict>, Error>>()?;
     if args.json {
         let notes = [model.warnings(), samples.warnings()].concat();
-        return show(&format!("{:#}\n", json(&result, &notes)));
+        show(&format!("{:#}\n", json(&result, &verdicts, &notes)))?;
+        return Ok(ended(&verdicts));
     }
     let mut text = String::new();
     let _ = writeln!(text, "  {} on {}", args.input.display(), samples.describe());
@@ -87,10 +95,34 @@ pub(super) fn run(args: &EvalArgs) -> Result<Ended, Error> {
             "  {name}   SNR {snr:.1} dB, cosine {cosine:.5}, largest difference {largest:.5}"
         );
     }
-    show(&text)
+    for it in &verdicts {
+        let word = if it.passed { "passed" } else { "failed" };
+        let _ = writeln!(text, "  gate {}: {word} ({})", it.gate, it.gate.text(it.figure));
+    }
+    show(&text)?;
+    Ok(ended(&verdicts))
 }
 
-fn json(it: &Evaluation, notes: &[Diagnostic]) -> serde_json::Value {
+/// Says which gates failed.
+fn ended(verdicts: &[Verdict]) -> Ended {
+    let mut ended = Ended::Well;
+    for it in verdicts.iter().filter(|it| !it.passed) {
+        let text =
+            format!("{} of {} is {}", it.gate.metric.name(), it.output, it.gate.text(it.figure));
+        let error = Diagnostic::error(codes::QCC0802, text).at("option --fail-above");
+        say(&error
+            .with_note(format!("asked for is {}", it.gate))
+            .with_help("more bits, smaller groups or another recipe lose less"));
+        ended = Ended::Failed;
+    }
+    ended
+}
+
+fn json(it: &Evaluation, verdicts: &[Verdict], notes: &[Diagnostic]) -> serde_json::Value {
+    let gates = verdicts.iter().map(|it| {
+        let found = it.gate.text(it.figure);
+        serde_json::json!({"gate": it.gate.to_string(), "found": found, "passed": it.passed})
+    });
     let outputs: Vec<_> = it
         .outputs
         .iter()
@@ -106,6 +138,7 @@ fn json(it: &Evaluation, notes: &[Diagnostic]) -> serde_json::Value {
         "kl_nats": it.kl_nats,
         "top1": it.top1,
         "outputs": outputs,
+        "gates": gates.collect::<Vec<_>>(),
         "notes": notes.iter().map(Note::from).collect::<Vec<_>>(),
     })
 }

@@ -19,6 +19,8 @@ pub(super) enum Ended {
     Well,
     /// Done, and two models differ by more than was allowed.
     Apart,
+    /// Done, and a gate failed.
+    Failed,
     /// Nothing was asked for, and help was shown.
     Helpless,
 }
@@ -125,6 +127,7 @@ pub(super) fn end(json: Option<&Json>, run: impl FnOnce() -> Result<Ended, Error
     match result {
         Ok(Ended::Well) => ExitCode::SUCCESS,
         Ok(Ended::Apart) => ExitCode::from(4),
+        Ok(Ended::Failed) => ExitCode::from(3),
         Ok(Ended::Helpless) => ExitCode::from(2),
         Err(error) => {
             let message = error.diagnostic();

@@ -46,7 +46,10 @@ pub(super) fn run(args: &ReportArgs) -> Result<Ended, Error> {
         match document(path)? {
             Document::Run(record) => runs.push(named(*record, path)),
             Document::Quality(quality) => match runs.last_mut() {
-                Some(run) => run.record.quality = Some(quality),
+                Some(run) => {
+                    run.record.gates.clone_from(&quality.gates);
+                    run.record.quality = Some(quality);
+                }
                 None => {
                     let text = format!("'{}' tells of no run", path.display());
                     return Err(Diagnostic::error(codes::QCC0110, text)
