@@ -123,6 +123,7 @@ codes! {
     QCC0607 "a weight holds values that are not finite"
     QCC0608 "a quantized weight is kept in float as well"
     QCC0609 "the runtime has no fast kernel"
+    QCC0610 "the number of steps follows from the time"
     // 08 verification
     QCC0801 "a pass broke an invariant"
     QCC0802 "results differ"

@@ -9,6 +9,7 @@
 //!
 //! Source: arXiv 2309.05516; the parameters and their update: [`qcc_quant::tuner`].
 
+mod budget;
 mod chain;
 mod gradient;
 mod joint;
@@ -19,6 +20,7 @@ mod tune;
 mod weights;
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, Patch, Scope, Value};
@@ -43,9 +45,18 @@ use weights::Tuned;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
     /// Steps of each block.
-    pub(crate) steps: u16,
+    pub(crate) steps: Steps,
     /// Samples of each step.
     pub(crate) batch: usize,
+}
+
+/// How long a block is tuned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Steps {
+    /// So many steps.
+    Count(u16),
+    /// As many as can be made for all blocks in this time.
+    Within(Duration),
 }
 
 /// What became of the weights.
@@ -107,13 +118,19 @@ pub(crate) fn tune(
         let text = format!("goes on at block {begin} of {}", blocks.len());
         ctx.note(Diagnostic::note(codes::QCC0508, text).at(format!("pass '{pass}'")));
     }
-    let count = reads.iter().filter(|it| !it.is_empty()).count();
-    session.progress.start(pass, count as u64 * u64::from(options.steps));
+    let mut steps = match options.steps {
+        Steps::Count(count) => Some(count),
+        Steps::Within(_) => kept.steps(),
+    };
+    let (began, all) = (Instant::now(), blocks_with(reads));
+    session.progress.start(pass, all * u64::from(steps.unwrap_or(0)));
+    let reads_of_all = reads;
     for (at, (block, reads)) in blocks.iter().zip(reads).enumerate() {
         ctx.check_cancelled()?;
         let found = kept.codes(at, reads.iter().map(|it| (it.index, &weights[it.index])));
         if found.is_some() {
-            session.progress.step(u64::from(options.steps), &format!("block {at}, done before"));
+            let done = format!("block {at}, done before");
+            session.progress.step(u64::from(steps.unwrap_or(0)), &done);
         }
         if let Some(found) = found.as_ref().filter(|_| at < begin) {
             for (it, codes) in reads.iter().zip(found) {
@@ -124,7 +141,7 @@ pub(crate) fn tune(
         if at < begin {
             continue;
         }
-        let batch = options.batch;
+        let (batch, block_began) = (options.batch, Instant::now());
         let run =
             BlockRun { graph: &copy.graph, block, chain: &chain, shares: &shares, session, batch };
         let joined = joins.entry(block.class).or_insert_with(|| run.joined()).as_deref();
@@ -134,7 +151,7 @@ pub(crate) fn tune(
             let d = squares.get(&it.index).and_then(Squares::mean);
             let name = copy.graph.value_name(it.weight).to_owned();
             let weight = (it.index, &weights[it.index]);
-            tuned.push(Tuned::new(weight, (it.weight, name), d.as_deref(), options.steps)?);
+            tuned.push(Tuned::new(weight, (it.weight, name), d.as_deref())?);
         }
         let mut why = None;
         if let Some(found) = found {
@@ -149,10 +166,29 @@ pub(crate) fn tune(
                 at,
                 joined: joined.filter(|it| joint::are_rows(it, block.outputs.len())),
             };
-            match objective.tune(&mut tuned, ctx, options)? {
+            // What was done so far comes once more, with the weights that are found, and trials.
+            let fixed = block_began.elapsed() * 5 / 2;
+            if let (None, Steps::Within(time)) = (steps, options.steps)
+                && let Ok(step) = objective.probe(&tuned, ctx, batch)?
+            {
+                let left = time.saturating_sub(began.elapsed());
+                let count = blocks_with(&reads_of_all[at..]) as usize;
+                let chosen = budget::steps(left, count, fixed, step);
+                steps = Some(chosen);
+                kept.save_steps(chosen, ctx);
+                let text = format!("there is time for {chosen} steps of each block");
+                ctx.note(
+                    Diagnostic::note(codes::QCC0610, text)
+                        .at(format!("pass '{pass}'"))
+                        .with_help(format!("iters={chosen} gives the same again")),
+                );
+                session.progress.start(pass, all * u64::from(chosen));
+            }
+            let steps = steps.unwrap_or(1);
+            match objective.tune(&mut tuned, ctx, (steps, batch))? {
                 Ok(curve) => {
                     let row = ctx.record.block(&format!("block {at}"));
-                    row.steps = options.steps.into();
+                    row.steps = steps.into();
                     row.objective = curve;
                 }
                 Err(error) => why = Some(error),
@@ -175,6 +211,11 @@ pub(crate) fn tune(
     }
     session.progress.finish();
     Ok(outcome)
+}
+
+/// How many blocks have weights to be tuned.
+fn blocks_with(reads: &[Vec<Read>]) -> u64 {
+    reads.iter().filter(|it| !it.is_empty()).count() as u64
 }
 
 impl Outcome {

@@ -10,6 +10,7 @@
 //! candidates that are on by default there measured better: see `qcc_quant::signround`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, Patch};
@@ -17,6 +18,7 @@ use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo, SampleSource};
 use qcc_quant::signround::{Moves, SignRoundOptions, signround_gram};
 
 use crate::activations::{self, Origin};
+use crate::blockwise::Steps;
 use crate::choose::{self, Weight};
 use crate::{blockwise, by_gram};
 
@@ -42,6 +44,12 @@ pub const INFO: PassInfo = PassInfo {
             kind: OptionKind::Int { min: 0, max: 10_000 },
             default: "auto",
             help: "steps of sign descent: auto is that of the preset for a block, and for a layer 0, which leaves it out",
+        },
+        OptionInfo {
+            name: "budget",
+            kind: OptionKind::Float { min: 0.0, max: 1e9 },
+            default: "auto",
+            help: "seconds in which all blocks are to be done, in place of iters; auto is no limit",
         },
         OptionInfo {
             name: "batch",
@@ -81,7 +89,11 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
                 activations::note_pseudo(ctx, INFO.name, Some(samples.as_ref()));
             }
             let batch = usize::try_from(ctx.options.int("batch")).unwrap_or(1);
-            let options = blockwise::Options { steps: iters.unwrap_or(block_steps(ctx)), batch };
+            let steps = match ctx.options.opt_float("budget") {
+                Some(seconds) => Steps::Within(Duration::from_secs_f64(seconds.clamp(0.0, 1e9))),
+                None => Steps::Count(iters.unwrap_or(block_steps(ctx))),
+            };
+            let options = blockwise::Options { steps, batch };
             let tuned = blockwise::tune(graph, ctx, INFO.name, &weights, samples.as_ref(), options);
             match tuned {
                 Ok(outcome) => (outcome.patches, left(ctx, weights, &outcome.left)),

@@ -196,6 +196,10 @@ pub(super) struct QuantizeArgs {
     #[arg(long, value_name = "NAME", value_parser = ["fast", "light", "std", "best"])]
     pub(super) preset: Option<String>,
 
+    /// Time for the tuning of signround, in place of a preset: 90s, 10m, 1h
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(super) budget: Option<std::time::Duration>,
+
     /// Where finished blocks are kept: the same command goes on from them after a stop [default:
     /// <OUTPUT>.work, removed at the end]
     #[arg(long, value_name = "DIR")]

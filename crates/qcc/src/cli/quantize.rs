@@ -297,6 +297,10 @@ fn compiler(args: &QuantizeArgs, settings: &Settings) -> Result<Compiler, Error>
             .setting("select", "strict", if args.strict { "true" } else { "false" })?
             .setting("to-nbits", "accuracy-level", &settings.accuracy_level.to_string())?;
     }
+    if let Some(time) = args.budget {
+        let seconds = time.as_secs_f64().to_string();
+        compiler = compiler.setting("signround", "budget", &seconds)?;
+    }
     if let Some(preset) = &args.preset {
         compiler = compiler.setting("signround", "preset", preset)?;
     }

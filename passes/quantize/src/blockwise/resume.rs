@@ -23,6 +23,9 @@ use crate::choose::Weight;
 /// Raised when the same inputs give other results than before.
 const RESULTS: u32 = 1;
 
+/// In place of a block: what holds for all of them.
+const STEPS: usize = usize::MAX;
+
 /// Named tensors, in their order.
 pub(super) type Entry = Vec<(String, Tensor)>;
 
@@ -54,8 +57,11 @@ impl Kept {
         let mut hash = blake3::Hasher::new();
         if folder.is_some() {
             let Options { steps, batch } = options;
-            let text =
-                format!("{RESULTS} {} {} {steps} {batch}", env!("CARGO_PKG_VERSION"), session.seed);
+            let text = format!(
+                "{RESULTS} {} {} {steps:?} {batch}",
+                env!("CARGO_PKG_VERSION"),
+                session.seed
+            );
             hash.update(text.as_bytes());
             hash.update(qcc_ir::text::print(graph).as_bytes());
             for (id, node) in graph.nodes() {
@@ -90,6 +96,20 @@ impl Kept {
     pub(super) fn load(&self, block: usize, part: Part) -> Option<Entry> {
         let file = MappedFile::open(&self.path(block, part)?, "finished block").ok()?;
         read(file.bytes())
+    }
+
+    /// How many steps the run that was stopped had time for.
+    pub(super) fn steps(&self) -> Option<u16> {
+        let entry = self.load(STEPS, Part::Codes)?;
+        let steps = entry.first()?.1.to_i64().ok()?;
+        u16::try_from(*steps.first()?).ok()
+    }
+
+    /// Keeps how many steps there is time for.
+    pub(super) fn save_steps(&mut self, steps: u16, ctx: &mut Ctx<'_>) {
+        let entry = vec![("steps".to_owned(), Tensor::scalar(i64::from(steps)))];
+        let done = self.save(STEPS, Part::Codes, &entry);
+        self.give_up(done, ctx);
     }
 
     /// The codes of weights of a block; `None` when they are not all there.
@@ -131,13 +151,17 @@ impl Kept {
         {
             let _ = std::fs::remove_file(path);
         }
+        self.give_up(done, ctx);
+        Ok(())
+    }
+
+    fn give_up(&mut self, done: io::Result<()>, ctx: &mut Ctx<'_>) {
         if let Err(error) = done {
             self.folder = None;
             let text = "finished blocks cannot be kept: a run that is stopped begins anew";
             let note = Diagnostic::warning(codes::QCC0502, text).with_note(error.to_string());
             ctx.note(note.with_help("--work-dir DIR names a folder with more space"));
         }
-        Ok(())
     }
 
     fn save(&self, block: usize, part: Part, entry: &Entry) -> io::Result<()> {

@@ -1,10 +1,11 @@
 //! The steps of one block.
 
+use std::time::{Duration, Instant};
+
 use qcc_ir::{Graph, Value};
 use qcc_pass::{Ctx, PassError};
 use qcc_tensor::Tensor;
 
-use super::Options;
 use super::chain::{Chain, Side};
 use super::gradient::Gradients;
 use super::joint::{self, Kind, Run};
@@ -42,7 +43,7 @@ impl Objective<'_> {
         &self,
         tuned: &mut [Tuned],
         ctx: &Ctx<'_>,
-        options: Options,
+        (steps, samples): (u16, usize),
     ) -> Result<Result<Curve, String>, PassError> {
         let values: Vec<Value> = tuned.iter().map(|it| it.value).collect();
         let differ = self.shares.differ();
@@ -54,16 +55,17 @@ impl Objective<'_> {
         let mut backward = Part::new(&gradients.graph, gradients.weights.clone(), Vec::new(), pool);
         let mut forward = Part::new(self.graph, self.block.outputs.clone(), Vec::new(), pool);
         let (held, used): (Vec<usize>, Vec<usize>) = split(self.chain.len());
-        let start = self.loss(&mut forward, tuned, &held, options.batch)?;
+        tuned.iter_mut().for_each(|it| it.begin(steps));
+        let start = self.loss(&mut forward, tuned, &held, samples)?;
         let mut least = start;
         let mut curve = vec![(0, 1.0)];
         let mut rng = ctx.session.rng(&format!("signround block {}", self.at));
         let mut order: Vec<usize> = Vec::new();
-        for step in 1..=options.steps {
+        for step in 1..=steps {
             ctx.check_cancelled()?;
             let weights = rounded(tuned)?;
-            let mut batch = Vec::with_capacity(options.batch);
-            for _ in 0..options.batch.min(used.len()) {
+            let mut batch = Vec::with_capacity(samples);
+            for _ in 0..samples.min(used.len()) {
                 if order.is_empty() {
                     order.clone_from(&used);
                     rng.shuffle(&mut order);
@@ -84,9 +86,9 @@ impl Objective<'_> {
                     return Ok(Err(error.to_string()));
                 }
             }
-            let every = options.steps.div_ceil(TRIALS);
-            if step % every == 0 || step == options.steps {
-                let loss = self.loss(&mut forward, tuned, &held, options.batch)?;
+            let every = steps.div_ceil(TRIALS);
+            if step % every == 0 || step == steps {
+                let loss = self.loss(&mut forward, tuned, &held, samples)?;
                 if start > 0.0 {
                     curve.push((usize::from(step), loss / start));
                 }
@@ -101,6 +103,37 @@ impl Objective<'_> {
                 .step(1, &format!("block {}, error {ratio:.3} of the start", self.at));
         }
         Ok(Ok(curve))
+    }
+
+    /// How long the gradients of one step take; the inner error says why there are none.
+    pub(super) fn probe(
+        &self,
+        tuned: &[Tuned],
+        ctx: &Ctx<'_>,
+        samples: usize,
+    ) -> Result<Result<Duration, String>, PassError> {
+        let values: Vec<Value> = tuned.iter().map(|it| it.value).collect();
+        let differ = self.shares.differ();
+        let gradients = match Gradients::new(self.graph, &self.block.outputs, &values, differ) {
+            Ok(it) => it,
+            Err(why) => return Ok(Err(why)),
+        };
+        let wanted = gradients.weights.clone();
+        let mut part = Part::new(&gradients.graph, wanted, Vec::new(), &ctx.session.pool);
+        let batch: Vec<usize> = (0..self.chain.len().min(samples)).collect();
+        let weights = rounded(tuned)?;
+        let mut time = Duration::ZERO;
+        // The first run plans and touches new memory.
+        for _ in 0..2 {
+            let began = Instant::now();
+            for run in self.runs(&batch, &weights, Some(&gradients))? {
+                if let Err(error) = part.run(&run.feed, &mut |_, _| ()) {
+                    return Ok(Err(error.to_string()));
+                }
+            }
+            time = began.elapsed();
+        }
+        Ok(Ok(time))
     }
 
     /// The block on some samples, given the `weights` and, for gradients, what its outputs should

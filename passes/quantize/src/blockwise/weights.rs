@@ -38,7 +38,6 @@ impl Tuned {
         (index, weight): (usize, &Weight),
         (value, name): (Value, String),
         d: Option<&[f32]>,
-        steps: u16,
     ) -> Result<Self, PassError> {
         let rows = weight.rows()?;
         let start = search(&rows, &weight.quant.spec, SearchKind::Grid, d);
@@ -50,12 +49,17 @@ impl Tuned {
             name,
             form: weight.quant.form,
             dims: weight.tensor.dims().into(),
-            tuner: Tuner::new(&start, steps, Scales::Tuned),
+            tuner: Tuner::new(&start, 1, Scales::Tuned),
             gradient: vec![0.0; weights.len()],
             weights,
             best: start.clone(),
             codes: start,
         })
+    }
+
+    /// Begins `steps` steps from what it starts with.
+    pub(super) fn begin(&mut self, steps: u16) {
+        self.tuner = Tuner::new(&self.best, steps, Scales::Tuned);
     }
 
     /// Takes codes that were found before.
