@@ -1,16 +1,17 @@
 //! The parameters that SignRound tunes and their update by signs of gradients.
 //!
 //! A weight is `s (q - z)`, `s = round_stored(s0 c)`, `q = clamp(round(W / s + V) + z)`, with an
-//! offset V for each weight and one factor c for each group. Of T steps, step t moves V and c by
-//! `(T - t) / T^2` against the sign of their gradient, so V = counter / T^2 with an integer
-//! counter, and the whole travel is `(T + 1) / 2T`. With `G = dL/dW_quantized`, `u` the code before
-//! the clamp and rounding taken for the identity:
+//! offset V for each weight and one factor c for each group. Of T steps, step t moves c by
+//! `(T - t) / T^2` against the sign of its gradient, and V by that times `min(1, |g| / m)`, where g
+//! is its gradient and m the mean of |g| over the group: a gradient that is mostly noise moves
+//! little. V is an integer counter over `32 T^2`, and its whole travel `(T + 1) / 2T`. With
+//! `G = dL/dW_quantized`, `u` the code before the clamp and rounding taken for the identity:
 //!
 //! - `dL/dV = s G` within the range of codes; a clamped weight moves only back towards the range;
 //! - `dL/ds = sum of G (q - z - W / s)` within the range, `G (q - z)` beyond; `dL/dc = s0 dL/ds`.
 //!
 //! Source: arXiv 2309.05516. That has two factors in [0, 1] for the ends of the range in place
-//! of c, and stops weights at the limits.
+//! of c, stops weights at the limits, and moves every V by the whole step.
 
 use rayon::prelude::*;
 
@@ -21,6 +22,10 @@ use crate::{
     spec::{ScaleType, WeightSpec},
 };
 
+/// Parts of the least whole step of V.
+const PARTS: i32 = 32;
+/// With more steps a counter could leave its range.
+const MOST_STEPS: u16 = 11_000;
 /// The least factor of a scale: only one step of one can get there.
 const LEAST_FACTOR: f32 = 1.0 / 16.0;
 /// The largest factor of a scale.
@@ -48,7 +53,7 @@ pub struct Tuner {
     steps: u16,
     taken: u16,
     tuned: Scales,
-    /// `V T^2`, `[n][k]`.
+    /// `32 V T^2`, `[n][k]`.
     counters: Vec<i32>,
     /// c, `[n][groups]`.
     factors: Vec<f32>,
@@ -59,14 +64,14 @@ pub struct Tuner {
 }
 
 impl Tuner {
-    /// Begins `steps` steps from the scales and zero points of `start`, every offset 0: the codes
+    /// Begins `steps` steps, at most 11,000, from the scales and zero points of `start`, every offset 0: the codes
     /// are those nearest to the weights.
     #[must_use]
     pub fn new(start: &Codes, steps: u16, tuned: Scales) -> Self {
         Self {
             k: start.k,
             spec: start.spec,
-            steps: steps.max(1),
+            steps: steps.clamp(1, MOST_STEPS),
             taken: 0,
             tuned,
             counters: vec![0; start.codes.len()],
@@ -134,7 +139,7 @@ impl Tuner {
                     let (weights, gradient) = (&weights[range.clone()], &gradient[range]);
                     let slope = dispatch(Step { grid, weights, gradient, counters, by })?;
                     if this.tuned == Scales::Tuned {
-                        let rate = by as f32 * this.unit();
+                        let rate = by as f32 * this.unit() * PARTS as f32;
                         let factor = factors[g] - rate * sign(slope * this.scales[at]) as f32;
                         factors[g] = factor.clamp(LEAST_FACTOR, MOST_FACTOR);
                     }
@@ -155,9 +160,9 @@ impl Tuner {
         self.spec.group.len(self.k)
     }
 
-    /// V of a counter of 1, `1 / T^2`.
+    /// V of a counter of 1, `1 / 32 T^2`.
     fn unit(&self) -> f32 {
-        1.0 / (f32::from(self.steps) * f32::from(self.steps))
+        1.0 / (PARTS as f32 * f32::from(self.steps) * f32::from(self.steps))
     }
 
     fn grid(&self, group: usize) -> TunedGrid {
@@ -216,7 +221,7 @@ impl Kernel for Encode<'_> {
     }
 }
 
-/// Moves the counters of a group by `by` and returns dL/ds at the parameters before.
+/// Moves the counters of a group by at most `by` whole steps and returns dL/ds at the parameters before.
 struct Step<'a> {
     grid: TunedGrid,
     weights: &'a [f32],
@@ -230,51 +235,64 @@ impl Kernel for Step<'_> {
     #[inline(always)]
     fn run(self) -> Self::Output {
         let Self { grid, weights, gradient, counters, by } = self;
+        let count = gradient.len() as f32;
         // One sum for each lane, so that the compiler may use vectors.
-        let mut sums = Sums { slope: [0.0; LANES], magnitude: [0.0; LANES] };
+        let mut sums = Sums { slope: [0.0; LANES], magnitude: [0.0; LANES], most: 0.0, by: 0.0 };
+        let (whole, rest) = gradient.as_chunks::<LANES>();
+        whole.iter().for_each(|it| sums.measure(it));
+        sums.measure(rest);
+        let magnitude: f32 = sums.magnitude.iter().sum();
+        if !magnitude.is_finite() {
+            return Err(GradientError);
+        }
+        sums.most = (PARTS * by) as f32;
+        sums.by = if magnitude > 0.0 { sums.most * count / magnitude } else { 0.0 };
         let (weights, last_weights) = weights.as_chunks::<LANES>();
         let (gradient, last_gradient) = gradient.as_chunks::<LANES>();
         let (counters, last_counters) = counters.as_chunks_mut::<LANES>();
         for ((w, g), counters) in weights.iter().zip(gradient).zip(counters) {
-            sums.step(grid, w, g, counters, by);
+            sums.step(grid, w, g, counters);
         }
-        sums.step(grid, last_weights, last_gradient, last_counters, by);
-        let is_finite = sums.magnitude.iter().all(|it| it.is_finite());
-        if is_finite { Ok(sums.slope.iter().sum()) } else { Err(GradientError) }
+        sums.step(grid, last_weights, last_gradient, last_counters);
+        Ok(sums.slope.iter().sum())
     }
 }
 
 struct Sums {
     /// dL/ds.
     slope: [f32; LANES],
-    /// Not finite when a gradient is not.
+    /// Sum of |g|; not finite when a gradient is not.
     magnitude: [f32; LANES],
+    /// Most that a counter moves.
+    most: f32,
+    /// What it moves for each unit of |g|.
+    by: f32,
 }
 
 impl Sums {
     #[inline(always)]
-    fn step(
-        &mut self,
-        grid: TunedGrid,
-        weights: &[f32],
-        gradient: &[f32],
-        counters: &mut [i32],
-        by: i32,
-    ) {
+    fn measure(&mut self, gradient: &[f32]) {
+        for (sum, g) in self.magnitude.iter_mut().zip(gradient) {
+            *sum += g.abs();
+        }
+    }
+
+    #[inline(always)]
+    fn step(&mut self, grid: TunedGrid, weights: &[f32], gradient: &[f32], counters: &mut [i32]) {
         let flip = sign(grid.scale);
-        let sums = self.slope.iter_mut().zip(&mut self.magnitude);
-        for (((&w, &g), counter), (slope, magnitude)) in
-            weights.iter().zip(gradient).zip(counters).zip(sums)
+        let (most, by) = (self.most, self.by);
+        for (((&w, &g), counter), slope) in
+            weights.iter().zip(gradient).zip(counters).zip(&mut self.slope)
         {
             let code = grid.code(w, *counter);
             let clamped = code.clamp(0.0, grid.max);
             let integer = clamped - grid.zero;
             let is_inside = code == clamped;
             *slope += g * if is_inside { integer - w / grid.scale } else { integer };
-            *magnitude += g * 0.0;
             let direction = sign(g) * flip;
             let moves = is_inside | ((code > grid.max) == (direction > 0));
-            *counter -= if moves { by * direction } else { 0 };
+            let step = (g.abs() * by).min(most) as i32;
+            *counter -= if moves { step * direction } else { 0 };
         }
     }
 }
@@ -364,7 +382,7 @@ mod tests {
             for _ in 0..steps + 2 {
                 tuner.step(&weights, &gradient).unwrap();
             }
-            let most = i32::from(steps) * (i32::from(steps) + 1) / 2;
+            let most = PARTS * i32::from(steps) * (i32::from(steps) + 1) / 2;
             prop_assert!(tuner.counters.iter().all(|c| c.abs() <= most));
         }
     }
@@ -376,12 +394,23 @@ mod tests {
         let gradient = [1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 0.0];
         let mut counters = [0; 7];
         step(grid, &weights, &gradient, &mut counters, 5).unwrap();
-        assert_eq!(counters, [-5, 0, 0, 5, -5, 5, 0]);
+        assert_eq!(counters, [-5, 0, 0, 5, -5, 5, 0].map(|it| it * PARTS));
         // A negative scale turns the direction: 9 / -1 lies below the range.
         let grid = TunedGrid { scale: -1.0, ..grid };
         let mut counters = [0; 7];
         step(grid, &weights, &gradient, &mut counters, 5).unwrap();
-        assert_eq!(counters, [5, 0, 0, -5, 5, -5, 0]);
+        assert_eq!(counters, [5, 0, 0, -5, 5, -5, 0].map(|it| it * PARTS));
+    }
+
+    #[test]
+    fn a_small_gradient_moves_little() {
+        let grid = TunedGrid { scale: 1.0, zero: 2.0, max: 3.0, unit: 0.01 };
+        let mut counters = [0; 4];
+        step(grid, &[0.0; 4], &[3.0, -0.5, 0.5, 0.0], &mut counters, 2).unwrap();
+        assert_eq!(counters, [-2 * PARTS, PARTS, -PARTS, 0]);
+        for bad in [f32::NAN, f32::INFINITY] {
+            assert_eq!(step(grid, &[0.0; 2], &[1.0, bad], &mut [0; 2], 1), Err(GradientError));
+        }
     }
 
     #[test]

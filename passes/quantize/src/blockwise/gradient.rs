@@ -11,8 +11,7 @@ pub(super) struct Gradients {
     pub(super) graph: Graph,
     /// For each output, the name under which it is given what the output should be.
     pub(super) wanted: Vec<String>,
-    /// For each output, the name under which it is given the share of each token; none when all
-    /// have the same.
+    /// For each output, the name under which it is given the share of each token.
     pub(super) shares: Vec<String>,
     /// The gradient of each weight.
     pub(super) weights: Vec<Value>,
@@ -23,24 +22,17 @@ impl Gradients {
     ///
     /// # Errors
     /// Says what has no derivative.
-    pub(super) fn new(
-        graph: &Graph,
-        outputs: &[Value],
-        weights: &[Value],
-        has_shares: bool,
-    ) -> Result<Self, String> {
+    pub(super) fn new(graph: &Graph, outputs: &[Value], weights: &[Value]) -> Result<Self, String> {
         let mut b = Emitter::on(graph.clone());
         let (mut seeds, mut wanted, mut shares) = (Vec::new(), Vec::new(), Vec::new());
         for &output in outputs {
             let name = format!("{}.wanted", graph.value_name(output));
             let goal = b.input(&name, graph.ty(output).clone());
-            let mut adjoint = b.op(Arc::new(Arith::Sub), &[output, goal]);
-            if has_shares {
-                let name = format!("{}.shares", graph.value_name(output));
-                let share = b.input(&name, graph.ty(output).with_shape(None));
-                adjoint = b.op(Arc::new(Arith::Mul), &[adjoint, share]);
-                shares.push(share);
-            }
+            let error = b.op(Arc::new(Arith::Sub), &[output, goal]);
+            let name = format!("{}.shares", graph.value_name(output));
+            let share = b.input(&name, graph.ty(output).with_shape(None));
+            let adjoint = b.op(Arc::new(Arith::Mul), &[error, share]);
+            shares.push(share);
             seeds.push(Seed { value: output, adjoint: Some(adjoint) });
             wanted.push(goal);
         }

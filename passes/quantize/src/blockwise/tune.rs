@@ -46,8 +46,7 @@ impl Objective<'_> {
         (steps, samples): (u16, usize),
     ) -> Result<Result<Curve, String>, PassError> {
         let values: Vec<Value> = tuned.iter().map(|it| it.value).collect();
-        let differ = self.shares.differ();
-        let gradients = match Gradients::new(self.graph, &self.block.outputs, &values, differ) {
+        let gradients = match Gradients::new(self.graph, &self.block.outputs, &values) {
             Ok(it) => it,
             Err(why) => return Ok(Err(why)),
         };
@@ -113,8 +112,7 @@ impl Objective<'_> {
         samples: usize,
     ) -> Result<Result<Duration, String>, PassError> {
         let values: Vec<Value> = tuned.iter().map(|it| it.value).collect();
-        let differ = self.shares.differ();
-        let gradients = match Gradients::new(self.graph, &self.block.outputs, &values, differ) {
+        let gradients = match Gradients::new(self.graph, &self.block.outputs, &values) {
             Ok(it) => it,
             Err(why) => return Ok(Err(why)),
         };
