@@ -6,6 +6,8 @@ mod bench;
 #[cfg(test)]
 mod blocks;
 #[cfg(test)]
+mod budget;
+#[cfg(test)]
 mod compare;
 #[cfg(test)]
 mod data_files;
