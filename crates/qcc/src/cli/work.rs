@@ -1,6 +1,6 @@
 //! The folder in which finished blocks are kept until the output is written.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use qcc::Error;
@@ -32,7 +32,9 @@ impl Work {
     /// Says of a run that was stopped how it goes on.
     pub(super) fn explain(&self, error: Error) -> Error {
         match &self.folder {
-            Some(folder) if error.code() == codes::QCC0509 && !self.entries().is_empty() => {
+            Some(folder)
+                if error.code() == codes::QCC0509 && self.files().iter().any(|it| is_entry(it)) =>
+            {
                 let text = format!("finished blocks are kept in '{}'", folder.display());
                 let interrupted = Diagnostic::error(codes::QCC0509, "interrupted").with_note(text);
                 interrupted.with_help("the same command goes on behind them").into()
@@ -44,15 +46,25 @@ impl Work {
     /// Removes the folder and what a run keeps there, unless the user named it.
     pub(super) fn remove(&self) {
         let Some(folder) = self.folder.as_ref().filter(|_| !self.is_named) else { return };
-        for entry in self.entries() {
-            let _ = std::fs::remove_file(entry);
+        for path in self.files().into_iter().filter(|it| is_entry(it) || is_part(it)) {
+            let _ = std::fs::remove_file(path);
         }
         let _ = std::fs::remove_dir(folder);
     }
 
-    fn entries(&self) -> Vec<PathBuf> {
+    fn files(&self) -> Vec<PathBuf> {
         let listed = self.folder.as_ref().and_then(|it| std::fs::read_dir(it).ok());
-        let paths = listed.into_iter().flatten().flatten().map(|it| it.path());
-        paths.filter(|it| it.extension().is_some_and(|it| it == "safetensors")).collect()
+        listed.into_iter().flatten().flatten().map(|it| it.path()).collect()
     }
+}
+
+/// Whether a file is a finished block.
+fn is_entry(path: &Path) -> bool {
+    path.extension().is_some_and(|it| it == "safetensors")
+}
+
+/// Whether a file is a block that a run was stopped in the middle of writing.
+fn is_part(path: &Path) -> bool {
+    let is_temporary = |it: &OsStr| it.as_encoded_bytes().starts_with(b".tmp");
+    path.extension().is_some_and(|it| it == "part") || path.file_name().is_some_and(is_temporary)
 }

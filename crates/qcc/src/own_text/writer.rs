@@ -212,9 +212,9 @@ impl Writer<'_> {
         let plan = match plan {
             Some((shapes, plan)) if *shapes == bound => &*plan,
             plan => {
-                let options =
-                    PlanOptions { pool: self.session.pool.clone(), ..PlanOptions::default() };
-                let new = Plan::new(self.graph, &bound, &options).map_err(text)?;
+                // Buffers of its own: a cache that grows fits into none of those it had before, and
+                // a pool that outlives the plan would keep them all.
+                let new = Plan::new(self.graph, &bound, &PlanOptions::default()).map_err(text)?;
                 &plan.insert((bound, new)).1
             }
         };

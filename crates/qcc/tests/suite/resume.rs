@@ -71,6 +71,12 @@ fn a_run_that_is_killed_goes_on_and_gives_the_same_bytes() {
     }
     assert!(kills >= 3, "{kills} kills");
     assert!(bench.read("out.onnx") == whole);
+    std::fs::remove_file(bench.path("out.onnx")).unwrap();
+    // What a run that was stopped in the middle of writing leaves goes as well.
+    assert!(kill_behind_a_block(&bench));
+    bench.put("out.onnx.work/.tmpAb12Cd", b"half");
+    bench.passes(TUNE);
+    assert!(bench.read("out.onnx") == whole);
     assert!(!bench.path("out.onnx.work").exists());
 }
 
