@@ -21,7 +21,7 @@ mod tests {
     #[test]
     fn time_is_divided_among_blocks() {
         let second = Duration::from_secs(1);
-        assert_eq!(steps(600 * second, 10, 5 * second, second), 50);
+        assert_eq!(steps(610 * second, 10, 5 * second, second), 50);
         assert_eq!(steps(10 * second, 10, 5 * second, second), 1);
         assert_eq!(steps(600_000 * second, 1, second, second), 1000);
         assert_eq!(steps(second, 1, Duration::ZERO, Duration::ZERO), 1000);
