@@ -1,9 +1,11 @@
 //! Buffers that are used again.
 //!
 //! A result of an operator lives until its last reader has run. Giving its memory to the next
-//! result keeps the pages warm and the peak at the largest set that is alive at one time.
+//! result keeps the pages warm and the peak at the largest set that is alive at one time. Buffers
+//! that fit nothing any more are dropped: those that are free hold at most what was alive at one
+//! time, and the one that lay longest goes first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,10 +17,15 @@ use crate::{DType, Tensor, TensorError};
 #[derive(Clone, Debug, Default)]
 pub struct Pool(Arc<Mutex<Free>>);
 
+/// A free buffer, and the number of the return that brought it.
+type Returned = (u64, Vec<f32>);
+
 #[derive(Debug, Default)]
 struct Free {
-    /// By capacity.
-    buffers: BTreeMap<usize, Vec<Vec<f32>>>,
+    /// By capacity, in the order of their returns.
+    buffers: BTreeMap<usize, VecDeque<Returned>>,
+    free_bytes: usize,
+    returns: u64,
     alive_bytes: usize,
     peak_bytes: usize,
 }
@@ -35,15 +42,8 @@ impl Pool {
             drop(free);
             return vec![0.0; len];
         };
-        let mut last = None;
-        if let Some(list) = free.buffers.get_mut(&capacity) {
-            last = list.pop();
-            if list.is_empty() {
-                free.buffers.remove(&capacity);
-            }
-        }
+        let mut buffer = free.remove(capacity, VecDeque::pop_back);
         drop(free);
-        let mut buffer = last.unwrap_or_default();
         buffer.resize(len, 0.0);
         buffer
     }
@@ -69,7 +69,35 @@ impl Pool {
     fn give_back(&self, buffer: Vec<f32>) {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         free.alive_bytes = free.alive_bytes.saturating_sub(4 * buffer.len());
-        free.buffers.entry(buffer.capacity()).or_default().push(buffer);
+        free.free_bytes += 4 * buffer.capacity();
+        free.returns += 1;
+        let number = free.returns;
+        free.buffers.entry(buffer.capacity()).or_default().push_back((number, buffer));
+        let mut dropped = Vec::new();
+        while free.free_bytes > free.peak_bytes {
+            let oldest = |it: (&usize, &VecDeque<Returned>)| Some((it.1.front()?.0, *it.0));
+            let Some((_, capacity)) = free.buffers.iter().filter_map(oldest).min() else { break };
+            dropped.push(free.remove(capacity, VecDeque::pop_front));
+        }
+        drop(free);
+        drop(dropped);
+    }
+}
+
+impl Free {
+    /// Takes one of the buffers of a capacity out.
+    fn remove(
+        &mut self,
+        capacity: usize,
+        which: fn(&mut VecDeque<Returned>) -> Option<Returned>,
+    ) -> Vec<f32> {
+        let Some(list) = self.buffers.get_mut(&capacity) else { return Vec::new() };
+        let buffer = which(list).map(|it| it.1).unwrap_or_default();
+        if list.is_empty() {
+            self.buffers.remove(&capacity);
+        }
+        self.free_bytes = self.free_bytes.saturating_sub(4 * buffer.capacity());
+        buffer
     }
 }
 
@@ -107,6 +135,22 @@ mod tests {
         drop(other);
         let third = pool.take(90);
         assert_eq!(third.as_ptr(), start);
+    }
+
+    #[test]
+    fn what_is_free_is_bounded_by_the_peak() {
+        let pool = Pool::default();
+        // A result that grows fits none of the buffers before it.
+        for len in (1000..200_000).step_by(1000) {
+            let buffer = pool.take(len);
+            drop(pool.tensor(vec![len], buffer).unwrap());
+            let free = pool.0.lock().unwrap();
+            assert!(free.free_bytes <= free.peak_bytes, "{} {}", free.free_bytes, free.peak_bytes);
+            let held = free.buffers.values().flatten().map(|it| 4 * it.1.capacity());
+            assert_eq!(held.sum::<usize>(), free.free_bytes);
+        }
+        // The last one is still there.
+        assert!(pool.0.lock().unwrap().buffers.contains_key(&199_000));
     }
 
     #[test]
