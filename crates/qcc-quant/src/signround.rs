@@ -178,7 +178,7 @@ impl Solver {
             out.scales[i * groups..][..groups].copy_from_slice(row.scales);
             out.zeros[i * groups..][..groups].copy_from_slice(row.zeros);
         }
-        let mut tuner = Tuner::new(out, self.options.steps, self.options.scales);
+        let mut tuner = Tuner::new(out, weights, self.options.steps, self.options.scales);
         let mut now = out.clone();
         let mut errors = vec![f64::INFINITY; start.len()];
         let mut outs = split_rows(&mut out.codes, &mut out.scales, &mut out.zeros, k, groups);

@@ -28,6 +28,7 @@ use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, Patch};
 use qcc_pass::{Ctx, PassError, SampleSource};
 use qcc_quant::codes::Codes;
+use qcc_quant::tuner::Scales;
 
 use crate::activations::Squares;
 use crate::choose::{self, Weight};
@@ -49,6 +50,19 @@ pub(crate) struct Options {
     pub(crate) steps: Steps,
     /// Samples of each step.
     pub(crate) batch: usize,
+    /// What a block reads while it is tuned.
+    pub(crate) inputs: Inputs,
+    /// What of the scales is tuned.
+    pub(crate) scales: Scales,
+}
+
+/// What a block reads while it is tuned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inputs {
+    /// What the blocks before it give with the weights that were chosen for them.
+    Quantized,
+    /// What they give in the float model.
+    Float,
 }
 
 /// How long a block is tuned.
@@ -187,7 +201,7 @@ impl Run<'_> {
         } else if !tuned.is_empty() {
             why = self.steps(ctx, at, (&mut tuned, joined), (&results, began))?.err();
         }
-        let is_read = at + 1 < blocks.len();
+        let is_read = at + 1 < blocks.len() && self.options.inputs == Inputs::Quantized;
         let rounded = (is_read && (self.chain.has_parted() || !tuned.is_empty()))
             .then(|| self.forward(ctx, at).rounded(joined, &tuned))
             .transpose()?;
@@ -214,7 +228,7 @@ impl Run<'_> {
             let d = squares.get(&it.index).and_then(Squares::mean);
             let name = self.outline.graph.value_name(it.weight).to_owned();
             let weight = (it.index, &self.weights[it.index]);
-            Tuned::new(weight, (it.weight, name), d.as_deref())
+            Tuned::new(weight, (it.weight, name), d.as_deref(), self.options.scales)
         });
         each.collect()
     }

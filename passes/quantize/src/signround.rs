@@ -16,9 +16,10 @@ use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, Patch};
 use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo, SampleSource};
 use qcc_quant::signround::{Moves, SignRoundOptions, signround_gram};
+use qcc_quant::tuner::Scales;
 
 use crate::activations::{self, Origin};
-use crate::blockwise::Steps;
+use crate::blockwise::{Inputs, Steps};
 use crate::choose::{self, Weight};
 use crate::{blockwise, by_gram};
 
@@ -58,6 +59,18 @@ pub const INFO: PassInfo = PassInfo {
             help: "samples of a step of a block",
         },
         OptionInfo {
+            name: "inputs",
+            kind: OptionKind::Choice(&["quantized", "float"]),
+            default: "quantized",
+            help: "what a block reads while it is tuned: the blocks before it as chosen, or in float",
+        },
+        OptionInfo {
+            name: "scales",
+            kind: OptionKind::Choice(&["factor", "ends", "frozen"]),
+            default: "factor",
+            help: "what of the scales is tuned: a factor of the searched one, both ends of the range, or nothing",
+        },
+        OptionInfo {
             name: "moves",
             kind: OptionKind::Choice(&["pairs", "single"]),
             default: "pairs",
@@ -93,7 +106,8 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
                 Some(seconds) => Steps::Within(Duration::from_secs_f64(seconds.clamp(0.0, 1e9))),
                 None => Steps::Count(iters.unwrap_or(block_steps(ctx))),
             };
-            let options = blockwise::Options { steps, batch };
+            let options =
+                blockwise::Options { steps, batch, inputs: inputs(ctx), scales: scales(ctx) };
             let tuned = blockwise::tune(graph, ctx, INFO.name, &weights, samples.as_ref(), options);
             match tuned {
                 Ok(outcome) => (outcome.patches, left(ctx, weights, &outcome.left)),
@@ -120,7 +134,7 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
         moves: if ctx.options.text("moves") == "single" { Moves::Single } else { Moves::Pairs },
         sweeps: usize::try_from(ctx.options.int("sweeps")).unwrap_or(0),
         damp: ctx.options.opt_float("damp"),
-        ..SignRoundOptions::default()
+        scales: scales(ctx),
     };
     patches.extend(by_gram::for_each(graph, ctx, INFO.name, &weights, |weight, rows, gram| {
         signround_gram(rows, &weight.quant.spec, gram, &options)
@@ -136,6 +150,18 @@ fn is_by_block(ctx: &Ctx<'_>, samples: &dyn SampleSource) -> bool {
         "layer" => false,
         _ if ctx.options.text("preset") == "fast" => false,
         _ => samples.is_text(),
+    }
+}
+
+fn inputs(ctx: &Ctx<'_>) -> Inputs {
+    if ctx.options.text("inputs") == "float" { Inputs::Float } else { Inputs::Quantized }
+}
+
+fn scales(ctx: &Ctx<'_>) -> Scales {
+    match ctx.options.text("scales") {
+        "ends" => Scales::Ends,
+        "frozen" => Scales::Frozen,
+        _ => Scales::Tuned,
     }
 }
 

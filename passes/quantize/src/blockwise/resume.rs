@@ -56,12 +56,8 @@ impl Kept {
         let folder = session.work_dir.clone();
         let mut hash = blake3::Hasher::new();
         if folder.is_some() {
-            let Options { steps, batch } = options;
-            let text = format!(
-                "{RESULTS} {} {} {steps:?} {batch}",
-                env!("CARGO_PKG_VERSION"),
-                session.seed
-            );
+            let (version, seed) = (env!("CARGO_PKG_VERSION"), session.seed);
+            let text = format!("{RESULTS} {version} {seed} {options:?}");
             hash.update(text.as_bytes());
             // Large constants stand in the text with a hash of their bytes.
             hash.update(qcc_ir::text::print(graph).as_bytes());

@@ -54,8 +54,8 @@ impl Objective<'_> {
         let mut backward = Part::new(&gradients.graph, gradients.weights.clone(), Vec::new(), pool);
         let mut forward = Part::new(self.graph, self.block.outputs.clone(), Vec::new(), pool);
         let (held, used): (Vec<usize>, Vec<usize>) = split(self.chain.len());
-        tuned.iter_mut().for_each(|it| it.begin(steps));
         let start = self.loss(&mut forward, tuned, &held, samples)?;
+        tuned.iter_mut().for_each(|it| it.begin(steps));
         let mut least = start;
         let mut curve = vec![(0, 1.0)];
         let mut rng = ctx.session.rng(&format!("signround block {}", self.at));

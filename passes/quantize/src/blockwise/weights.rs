@@ -23,6 +23,7 @@ pub(super) struct Tuned {
     dims: Vec<usize>,
     /// `f32[n][k]`.
     weights: Vec<f32>,
+    scales: Scales,
     tuner: Tuner,
     /// What the parameters give now.
     codes: Codes,
@@ -33,11 +34,13 @@ pub(super) struct Tuned {
 }
 
 impl Tuned {
-    /// Begins from searched scales. `d: [k]` are the mean squares of the inputs.
+    /// Begins from searched scales. `d: [k]` are the mean squares of the inputs, `scales` what of
+    /// them is tuned.
     pub(super) fn new(
         (index, weight): (usize, &Weight),
         (value, name): (Value, String),
         d: Option<&[f32]>,
+        scales: Scales,
     ) -> Result<Self, PassError> {
         let rows = weight.rows()?;
         let start = search(&rows, &weight.quant.spec, SearchKind::Grid, d);
@@ -49,7 +52,8 @@ impl Tuned {
             name,
             form: weight.quant.form,
             dims: weight.tensor.dims().into(),
-            tuner: Tuner::new(&start, 1, Scales::Tuned),
+            tuner: Tuner::new(&start, &weights, 1, scales),
+            scales,
             gradient: vec![0.0; weights.len()],
             weights,
             best: start.clone(),
@@ -59,7 +63,10 @@ impl Tuned {
 
     /// Begins `steps` steps from what it starts with.
     pub(super) fn begin(&mut self, steps: u16) {
-        self.tuner = Tuner::new(&self.best, steps, Scales::Tuned);
+        self.tuner = Tuner::new(&self.best, &self.weights, steps, self.scales);
+        if self.scales == Scales::Ends {
+            self.tuner.encode(&self.weights, &mut self.codes);
+        }
     }
 
     /// Takes codes that were found before.
