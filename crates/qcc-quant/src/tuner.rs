@@ -1,11 +1,11 @@
 //! The parameters that SignRound tunes and their update by signs of gradients.
 //!
 //! A weight is `s (q - z)`, `s = round_stored(s0 c)`, `q = clamp(round(W / s + V) + z)`, with an
-//! offset V for each weight and one factor c for each group. Of T steps, step t moves c by
-//! `(T - t) / T^2` against the sign of its gradient, and V by that times `min(1, |g| / m)`, where g
-//! is its gradient and m the mean of |g| over the group: a gradient that is mostly noise moves
-//! little. V is an integer counter over `32 T^2`, and its whole travel `(T + 1) / 2T`. With
-//! `G = dL/dW_quantized`, `u` the code before the clamp and rounding taken for the identity:
+//! offset V for each weight and one factor c for each group. Of T steps, step t moves V by
+//! `(T - t) / T^2` times `min(1, |g| / m)` against its gradient g, where m is the mean of |g| over
+//! the group: a gradient that is mostly noise moves little. It moves c by that rate times
+//! `16 / 4^bits` against the sign of its gradient. V is an integer counter over `32 T^2`, and its
+//! whole travel `(T + 1) / 2T`. With `G = dL/dW_quantized`, rounding taken for the identity:
 //!
 //! - `dL/dV = s G` within the range of codes; a clamped weight moves only back towards the range;
 //! - `dL/ds = sum of G (q - z - W / s)` within the range, `G (q - z)` beyond; `dL/dc = s0 dL/ds`.

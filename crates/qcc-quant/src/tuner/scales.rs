@@ -60,7 +60,11 @@ impl Group {
         let tuned = match form {
             Scales::Frozen => self.tuned,
             Scales::Tuned => {
-                let factor = against(self.tuned[0], slopes.scale * self.of[0]);
+                // A step of c moves the outermost code by 2^(b - 1) times that; with more bits all
+                // else is smaller too.
+                let slope = sign(slopes.scale * self.of[0]) as f32;
+                let factor =
+                    self.tuned[0] - rate * slope / f32::from(spec.bits.middle() / 2).powi(2);
                 [factor.clamp(LEAST_FACTOR, MOST_FACTOR), self.tuned[1]]
             }
             Scales::Ends => {

@@ -21,7 +21,7 @@ use super::weights::Tuned;
 use crate::choose::Weight;
 
 /// Raised when the same inputs give other results than before.
-const RESULTS: u32 = 1;
+const RESULTS: u32 = 2;
 
 /// In place of a block: what holds for all of them.
 const STEPS: usize = usize::MAX;
