@@ -18,6 +18,7 @@ pub mod rtn;
 pub mod select;
 pub mod signround;
 mod sites;
+pub mod whole;
 
 use qcc_pass::PassInfo;
 

@@ -15,4 +15,6 @@ mod options;
 #[cfg(test)]
 mod own_text;
 #[cfg(test)]
+mod whole;
+#[cfg(test)]
 mod working_copy;

@@ -64,6 +64,7 @@ const ALLOWED: &Table = &[
             "qcc-exec",
             "qcc-onnx",
             "qcc-pass",
+            "qcc-quantize",
             "qcc-data",
             "onnx-protobuf",
             "qcc",
