@@ -12,12 +12,14 @@ mod choose;
 pub mod dequantize_weights;
 pub mod gptq;
 mod head;
+mod held;
 pub mod kl_precalibrate;
 mod overrides;
 pub mod rtn;
 pub mod select;
 pub mod signround;
 mod sites;
+pub mod tune_scales;
 pub mod whole;
 
 use qcc_pass::PassInfo;
@@ -33,4 +35,5 @@ pub const PASSES: &[&PassInfo] = &[
     &adpq::INFO,
     &gptq::INFO,
     &signround::INFO,
+    &tune_scales::INFO,
 ];

@@ -14,14 +14,13 @@ use super::shares::Shares;
 use super::weights::Tuned;
 use crate::activations;
 use crate::blocks::Block;
+use crate::held::Samples;
 
 /// Steps, with the error on samples that no step has seen, by that at the start.
 pub(super) type Curve = Vec<(usize, f64)>;
 
 /// How often a block is tried on samples that no step has seen.
 const TRIALS: u16 = 4;
-/// Of how many samples one is kept for that.
-const HELD: usize = 16;
 
 /// What a block is tuned for: `sum share (out - wanted)^2` over its outputs.
 pub(super) struct Objective<'a> {
@@ -53,24 +52,16 @@ impl Objective<'_> {
         let pool = &ctx.session.pool;
         let mut backward = Part::new(&gradients.graph, gradients.weights.clone(), Vec::new(), pool);
         let mut forward = Part::new(self.graph, self.block.outputs.clone(), Vec::new(), pool);
-        let (held, used): (Vec<usize>, Vec<usize>) = split(self.chain.len());
-        let start = self.loss(&mut forward, tuned, &held, samples)?;
+        let rng = ctx.session.rng(&format!("signround block {}", self.at));
+        let mut order = Samples::new(self.chain.len(), rng);
+        let start = self.loss(&mut forward, tuned, &order.held, samples)?;
         tuned.iter_mut().for_each(|it| it.begin(steps));
         let mut least = start;
         let mut curve = vec![(0, 1.0)];
-        let mut rng = ctx.session.rng(&format!("signround block {}", self.at));
-        let mut order: Vec<usize> = Vec::new();
         for step in 1..=steps {
             ctx.check_cancelled()?;
             let weights = rounded(tuned)?;
-            let mut batch = Vec::with_capacity(samples);
-            for _ in 0..samples.min(used.len()) {
-                if order.is_empty() {
-                    order.clone_from(&used);
-                    rng.shuffle(&mut order);
-                }
-                batch.extend(order.pop());
-            }
+            let batch = order.next(samples);
             for run in self.runs(&batch, &weights, Some(&gradients))? {
                 let found = match backward.run(&run.feed, &mut |_, _| ()) {
                     Ok(found) => found,
@@ -87,11 +78,11 @@ impl Objective<'_> {
             }
             let every = steps.div_ceil(TRIALS);
             if step % every == 0 || step == steps {
-                let loss = self.loss(&mut forward, tuned, &held, samples)?;
+                let loss = self.loss(&mut forward, tuned, &order.held, samples)?;
                 if start > 0.0 {
                     curve.push((usize::from(step), loss / start));
                 }
-                if held.is_empty() || loss < least {
+                if order.held.is_empty() || loss < least {
                     least = loss;
                     tuned.iter_mut().for_each(Tuned::keep);
                 }
@@ -186,13 +177,6 @@ impl Objective<'_> {
         }
         Ok(loss)
     }
-}
-
-/// Samples that are kept for trials, and those that steps use.
-fn split(count: usize) -> (Vec<usize>, Vec<usize>) {
-    let held = (count / HELD).max(usize::from(count >= 4)).max(if count >= 64 { 8 } else { 0 });
-    let every = count.checked_div(held).unwrap_or(usize::MAX);
-    (0..count).partition(|it| it % every.max(1) == every / 2 && every > 1)
 }
 
 fn rounded(tuned: &[Tuned]) -> Result<Vec<(String, Tensor)>, PassError> {

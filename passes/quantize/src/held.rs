@@ -1,0 +1,64 @@
+//! Samples that are kept for trials, and those that steps use, in random order.
+
+use qcc_pass::Rng;
+
+/// Of how many samples one is kept for trials.
+const HELD: usize = 16;
+
+/// The samples of a run of steps.
+pub(crate) struct Samples {
+    /// Samples that no step sees.
+    pub(crate) held: Vec<usize>,
+    used: Vec<usize>,
+    /// What is left of the present round.
+    round: Vec<usize>,
+    rng: Rng,
+}
+
+impl Samples {
+    /// Divides `count` samples. The order of the steps' is that of `rng`.
+    pub(crate) fn new(count: usize, rng: Rng) -> Self {
+        let (held, used) = split(count);
+        Self { held, used, round: Vec::new(), rng }
+    }
+
+    /// The samples of a step, `batch` or all there are: each once before one comes again.
+    pub(crate) fn next(&mut self, batch: usize) -> Vec<usize> {
+        let mut next = Vec::with_capacity(batch);
+        for _ in 0..batch.min(self.used.len()) {
+            if self.round.is_empty() {
+                self.round.clone_from(&self.used);
+                self.rng.shuffle(&mut self.round);
+            }
+            next.extend(self.round.pop());
+        }
+        next
+    }
+}
+
+fn split(count: usize) -> (Vec<usize>, Vec<usize>) {
+    let held = (count / HELD).max(usize::from(count >= 4)).max(if count >= 64 { 8 } else { 0 });
+    let every = count.checked_div(held).unwrap_or(usize::MAX);
+    (0..count).partition(|it| it % every.max(1) == every / 2 && every > 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_see_each_sample_once_a_round_and_none_that_is_held() {
+        for (count, held) in [(1, 0), (3, 0), (4, 1), (16, 1), (64, 8), (128, 8), (512, 32)] {
+            let mut samples = Samples::new(count, Rng::new(3, "order"));
+            assert_eq!(samples.held.len(), held, "{count}");
+            let mut seen: Vec<usize> = Vec::new();
+            while seen.len() < count - held {
+                seen.extend(samples.next(1));
+            }
+            seen.extend(&samples.held);
+            seen.sort_unstable();
+            assert_eq!(seen, (0..count).collect::<Vec<_>>());
+            assert_eq!(samples.next(usize::MAX).len(), count - held);
+        }
+    }
+}

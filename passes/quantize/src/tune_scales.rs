@@ -1,0 +1,171 @@
+//! `tune-scales`: trains the scales of all weights for what the whole model gives.
+//!
+//! Replaces a `Quant` with numbers by one with the same codes and other scales. The loss is that of
+//! [`whole`](crate::whole): KL to the logits of the float model, or the relative squared error of the
+//! outputs of a model without logits. Every few steps the model is tried on samples that no step has
+//! seen; the best that was tried is kept, the beginning among them.
+//! Needs: a pass that chose numbers, and samples. Keeps: codes and zero points.
+//! Source: the second phase of EfficientQAT (arXiv 2407.11062), which trains scales end to end.
+
+mod scaled;
+
+use qcc_diag::{Diagnostic, codes};
+use qcc_ir::{Graph, Patch};
+use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo, SampleSource, Tap};
+use qcc_tensor::Tensor;
+use rayon::prelude::*;
+
+use crate::activations::{self, Origin};
+use crate::choose::{self, Weight};
+use crate::held::Samples;
+use crate::whole::{Target, Whole};
+
+use scaled::Scaled;
+
+/// The pass.
+pub const INFO: PassInfo = PassInfo {
+    name: "tune-scales",
+    summary: "train the scales of all weights for what the whole model gives, codes as they are",
+    options: &[
+        OptionInfo {
+            name: "iters",
+            kind: OptionKind::Int { min: 0, max: 10_000 },
+            default: "0",
+            help: "steps; 0 leaves the scales as they are",
+        },
+        OptionInfo {
+            name: "batch",
+            kind: OptionKind::Int { min: 1, max: 1024 },
+            default: "4",
+            help: "samples of a step",
+        },
+        OptionInfo {
+            name: "rate",
+            kind: OptionKind::Float { min: 0.0, max: 1.0 },
+            default: "0.001",
+            help: "how far the first step moves a scale, as a part of it; the last moves none",
+        },
+    ],
+    run,
+};
+
+/// How often the model is tried on samples that no step has seen.
+const TRIALS: u16 = 5;
+
+fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
+    let steps = u16::try_from(ctx.options.int("iters")).unwrap_or(u16::MAX);
+    let weights = choose::weights(graph);
+    let mut scaled: Vec<Scaled> =
+        weights.iter().enumerate().filter_map(|(idx, it)| Scaled::new(idx, it)).collect();
+    if steps == 0 || scaled.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Some((samples, origin)) = activations::source(ctx) else {
+        let text = "the scales stay as they are: there are no samples of what the model reads";
+        ctx.note(
+            Diagnostic::warning(codes::QCC0402, text)
+                .at(format!("pass '{}'", INFO.name))
+                .with_help("--calib names samples"),
+        );
+        return Ok(Vec::new());
+    };
+    if origin == Origin::Pseudo {
+        activations::note_pseudo(ctx, INFO.name, Some(samples.as_ref()));
+    }
+    let taps: Vec<Tap> = weights.iter().filter_map(|it| source(graph, it)).collect();
+    if taps.len() < weights.len() {
+        return Err(PassError::internal("a weight reads nothing"));
+    }
+    let session = ctx.session;
+    let mut whole = Whole::new(graph, session, samples.as_ref(), &taps)?;
+    for (idx, why) in whole.left() {
+        let text = format!("the scales of '{}' stay as they are: {why}", weights[*idx].name);
+        ctx.note(Diagnostic::note(codes::QCC0606, text));
+    }
+    // All weights are as they were chosen, those whose scales stay too.
+    train(&mut whole, ctx, &mut scaled, samples.as_ref(), steps)?;
+    let mut patches = Vec::new();
+    for it in scaled {
+        let weight = &weights[it.index];
+        let Some(found) = it.finish() else { continue };
+        let (numbers, error) = choose::numbers(ctx, weight, &found)?;
+        patches.push(choose::patch(graph, ctx, weight, numbers, error, INFO.name)?);
+    }
+    Ok(patches)
+}
+
+/// The constant that a weight is made of.
+fn source(root: &Graph, weight: &Weight) -> Option<Tap> {
+    let node = root.at(&weight.scope)?.node(weight.node)?;
+    Some((weight.scope.clone(), node.inputs.first().copied().flatten()?))
+}
+
+fn train(
+    whole: &mut Whole<'_>,
+    ctx: &mut Ctx<'_>,
+    scaled: &mut [Scaled],
+    samples: &dyn SampleSource,
+    steps: u16,
+) -> Result<(), PassError> {
+    let (batch, rate) = (ctx.options.int("batch"), ctx.options.float("rate") as f32);
+    let batch = usize::try_from(batch).unwrap_or(1);
+    let mut order = Samples::new(samples.len(), ctx.session.rng(INFO.name));
+    let start = loss(whole, scaled, &order.held)?;
+    let (mut least, mut curve) = (start, vec![(0, 1.0)]);
+    ctx.session.progress.start(INFO.name, steps.into());
+    for step in 1..=steps {
+        ctx.check_cancelled()?;
+        let weights = tensors(scaled)?;
+        for sample in order.next(batch) {
+            let pulled = whole.pull(sample, &weights, Target::Float)?;
+            let mut found = pulled.gradients.into_iter().peekable();
+            // Both are in the order of the weights.
+            let pairs: Vec<(&mut Scaled, Tensor)> = scaled
+                .iter_mut()
+                .filter_map(|it| {
+                    let index = it.index;
+                    while found.next_if(|next| next.0 < index).is_some() {}
+                    Some((it, found.next_if(|next| next.0 == index)?.1))
+                })
+                .collect();
+            pairs.into_par_iter().try_for_each(|(it, gradient)| it.add(&gradient))?;
+        }
+        let rate = rate * f32::from(steps - step + 1) / f32::from(steps);
+        if !scaled.par_iter_mut().map(|it| it.step(rate, step.into())).min().unwrap_or(true) {
+            let text = "the scales stay as they were: a gradient of the model is not finite";
+            ctx.note(Diagnostic::warning(codes::QCC0606, text).at(format!("step {step}")));
+            break;
+        }
+        if step % steps.div_ceil(TRIALS) == 0 || step == steps {
+            let loss = loss(whole, scaled, &order.held)?;
+            curve.push((usize::from(step), if start > 0.0 { loss / start } else { 1.0 }));
+            if order.held.is_empty() || loss < least {
+                least = loss;
+                scaled.iter_mut().for_each(Scaled::keep);
+            }
+        }
+        let ratio = if start > 0.0 { least / start } else { 1.0 };
+        ctx.session.progress.step(1, &format!("loss {ratio:.3} of the start"));
+    }
+    ctx.session.progress.finish();
+    let row = ctx.record.block(INFO.name);
+    row.steps = steps.into();
+    row.objective = curve;
+    Ok(())
+}
+
+fn tensors(scaled: &[Scaled]) -> Result<Vec<(usize, Tensor)>, PassError> {
+    scaled.par_iter().map(|it| Ok((it.index, it.tensor()?))).collect()
+}
+
+/// The mean loss over some samples with the scales as they are now.
+fn loss(whole: &mut Whole<'_>, scaled: &[Scaled], samples: &[usize]) -> Result<f64, PassError> {
+    let weights = tensors(scaled)?;
+    let (mut sum, mut tokens) = (0.0, 0.0);
+    for sample in samples {
+        let (loss, count) = whole.loss(*sample, &weights)?;
+        sum += loss * count;
+        tokens += count;
+    }
+    Ok(if tokens > 0.0 { sum / tokens } else { 0.0 })
+}

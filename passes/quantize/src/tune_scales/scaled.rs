@@ -1,0 +1,127 @@
+//! A weight whose codes stay while its scales are trained.
+
+use qcc_ops::quant::{Form, floats};
+use qcc_pass::PassError;
+use qcc_quant::codes::Codes;
+use qcc_quant::rows::{FloatKind, WeightRows};
+use qcc_tensor::{DType, Tensor};
+
+use crate::choose::Weight;
+
+/// How fast Adam forgets gradients, and their squares.
+const BETAS: (f32, f32) = (0.9, 0.95);
+/// Keeps a gradient of 0 from being divided by 0.
+const LEAST: f32 = 1e-12;
+/// Farthest that a scale goes from where it began.
+const RANGE: (f32, f32) = (0.5, 2.0);
+
+/// A weight `scale c (code - zero)`: c, one number for each group, is trained by Adam
+/// (arXiv 1412.6980), with its scale rounded to the stored type in each step.
+pub(super) struct Scaled {
+    /// Which of the weights of the pass.
+    pub(super) index: usize,
+    form: Form,
+    dims: Vec<usize>,
+    /// The codes, with the scales as they are now.
+    codes: Codes,
+    /// The scales of the best step so far, `[n][groups]`.
+    best: Vec<f32>,
+    /// The scales at the beginning.
+    start: Vec<f32>,
+    factors: Vec<f32>,
+    /// Means of gradients and of their squares.
+    moments: Vec<[f32; 2]>,
+    /// Sum of the gradients of a step, by factor.
+    slopes: Vec<f32>,
+}
+
+impl Scaled {
+    /// Of a weight with numbers; `None` without.
+    pub(super) fn new(index: usize, weight: &Weight) -> Option<Self> {
+        let numbers = weight.quant.numbers.as_ref()?.view();
+        let codes = Codes {
+            n: numbers.shape.n,
+            k: numbers.shape.k,
+            spec: numbers.shape.spec,
+            codes: numbers.unpacked(),
+            scales: numbers.scales.into(),
+            zeros: numbers.zeros.into(),
+        };
+        let groups = codes.scales.len();
+        Some(Self {
+            index,
+            form: weight.quant.form,
+            dims: weight.tensor.dims().into(),
+            best: codes.scales.clone(),
+            start: codes.scales.clone(),
+            codes,
+            factors: vec![1.0; groups],
+            moments: vec![[0.0; 2]; groups],
+            slopes: vec![0.0; groups],
+        })
+    }
+
+    /// The weight as the graph reads it.
+    pub(super) fn tensor(&self) -> Result<Tensor, PassError> {
+        let fill = &mut |row: usize, out: &mut [f32]| self.codes.dequantize(row, out);
+        Ok(floats(self.form, DType::F32, self.dims.clone(), fill)?)
+    }
+
+    /// The scales now are the best ones.
+    pub(super) fn keep(&mut self) {
+        self.best.clone_from(&self.codes.scales);
+    }
+
+    /// The codes with the best scales; `None` when those are the ones it began with.
+    pub(super) fn finish(mut self) -> Option<Codes> {
+        if self.best == self.start {
+            return None;
+        }
+        self.codes.scales = self.best;
+        Some(self.codes)
+    }
+
+    /// Adds the derivatives of one sample by the weight, `f32` of its shape:
+    /// `dL/dc = s sum of dL/dW (code - zero)`.
+    pub(super) fn add(&mut self, gradient: &Tensor) -> Result<(), PassError> {
+        let Form { n, k, order } = self.form;
+        let (groups, size) = (self.codes.groups(), self.codes.spec.group.len(k));
+        let Ok(rows) = WeightRows::new(gradient.bytes(), FloatKind::F32, n, k, order) else {
+            return Err(PassError::internal("a gradient is not of the shape of its weight"));
+        };
+        let mut turned = vec![0.0; n * k];
+        rows.read(0, &mut turned);
+        let each = turned.chunks_exact(k.max(1)).zip(self.codes.codes.chunks_exact(k.max(1)));
+        for (row, (gradient, codes)) in each.enumerate() {
+            for (g, (gradient, codes)) in gradient.chunks(size).zip(codes.chunks(size)).enumerate()
+            {
+                let at = row * groups + g;
+                let zero = f32::from(self.codes.zeros[at]);
+                let terms = gradient.iter().zip(codes).map(|(g, c)| g * (f32::from(*c) - zero));
+                self.slopes[at] += self.start[at] * terms.sum::<f32>();
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the factors by `rate` against the gradients that were added up, the `step`th time, from
+    /// 1 on. Whether all of them were finite; nothing moves otherwise.
+    pub(super) fn step(&mut self, rate: f32, step: i32) -> bool {
+        if !self.slopes.iter().all(|it| it.is_finite()) {
+            return false;
+        }
+        let bias = (1.0 - BETAS.0.powi(step), 1.0 - BETAS.1.powi(step));
+        let each = self.factors.iter_mut().zip(&mut self.moments).zip(&mut self.slopes);
+        let scales = self.codes.scales.iter_mut().zip(&self.start);
+        for (((factor, moments), slope), (scale, start)) in each.zip(scales) {
+            moments[0] += (1.0 - BETAS.0) * (*slope - moments[0]);
+            moments[1] += (1.0 - BETAS.1) * (*slope * *slope - moments[1]);
+            let root = (moments[1] / bias.1).sqrt() + LEAST;
+            *factor = (*factor - rate * moments[0] / bias.0 / root).clamp(RANGE.0, RANGE.1);
+            let stored = self.codes.spec.scale.round(start * *factor);
+            *scale = if stored == 0.0 { *start } else { stored };
+            *slope = 0.0;
+        }
+        true
+    }
+}
