@@ -24,8 +24,9 @@ impl Samples {
 
     /// The samples of a step, `batch` or all there are: each once before one comes again.
     pub(crate) fn next(&mut self, batch: usize) -> Vec<usize> {
-        let mut next = Vec::with_capacity(batch);
-        for _ in 0..batch.min(self.used.len()) {
+        let count = batch.min(self.used.len());
+        let mut next = Vec::with_capacity(count);
+        for _ in 0..count {
             if self.round.is_empty() {
                 self.round.clone_from(&self.used);
                 self.rng.shuffle(&mut self.round);

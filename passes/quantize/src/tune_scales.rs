@@ -42,8 +42,8 @@ pub const INFO: PassInfo = PassInfo {
         OptionInfo {
             name: "rate",
             kind: OptionKind::Float { min: 0.0, max: 1.0 },
-            default: "0.001",
-            help: "how far the first step moves a scale, as a part of it; the last moves none",
+            default: "auto",
+            help: "how far the first step moves a scale, as a part of it; auto is 0.04 / 2^bits",
         },
     ],
     run,
@@ -107,8 +107,8 @@ fn train(
     samples: &dyn SampleSource,
     steps: u16,
 ) -> Result<(), PassError> {
-    let (batch, rate) = (ctx.options.int("batch"), ctx.options.float("rate") as f32);
-    let batch = usize::try_from(batch).unwrap_or(1);
+    let batch = usize::try_from(ctx.options.int("batch")).unwrap_or(1);
+    let rate = ctx.options.opt_float("rate").map(|it| it as f32);
     let mut order = Samples::new(samples.len(), ctx.session.rng(INFO.name));
     let start = loss(whole, scaled, &order.held)?;
     let (mut least, mut curve) = (start, vec![(0, 1.0)]);
@@ -130,8 +130,12 @@ fn train(
                 .collect();
             pairs.into_par_iter().try_for_each(|(it, gradient)| it.add(&gradient))?;
         }
-        let rate = rate * f32::from(steps - step + 1) / f32::from(steps);
-        if !scaled.par_iter_mut().map(|it| it.step(rate, step.into())).min().unwrap_or(true) {
+        let part = f32::from(steps - step + 1) / f32::from(steps);
+        let moved = scaled.par_iter_mut().map(|it| {
+            let rate = rate.unwrap_or_else(|| it.rate());
+            it.step(rate * part, step.into())
+        });
+        if !moved.min().unwrap_or(true) {
             let text = "the scales stay as they were: a gradient of the model is not finite";
             ctx.note(Diagnostic::warning(codes::QCC0606, text).at(format!("step {step}")));
             break;
