@@ -14,12 +14,23 @@ pub struct Record {
     pub weights: Vec<WeightRecord>,
     /// One row for each block that was tuned, in the order in which that began.
     pub blocks: Vec<BlockRecord>,
+    /// What tuning takes, known before it begins.
+    pub estimate: Option<Estimate>,
     /// Counters, named `pass.what`.
     pub counters: BTreeMap<String, u64>,
     /// One row for each pass that ran, in order.
     pub passes: Vec<PassRecord>,
     /// Where in `weights` a name was put.
     index: BTreeMap<String, usize>,
+}
+
+/// What a run takes, told in advance.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// Wall time; `None` when nothing was measured.
+    pub seconds: Option<f64>,
+    /// The most memory, in bytes. Mapped files do not count.
+    pub memory_bytes: u64,
 }
 
 /// What was done to one weight.

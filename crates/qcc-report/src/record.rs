@@ -41,6 +41,9 @@ pub struct RunRecord {
     /// One row for each block that was tuned.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blocks: Vec<BlockRow>,
+    /// What tuning takes, told in advance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<EstimateRow>,
     /// Values and codes of the weights with the lowest SNR, lowest first; only where asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub histograms: Vec<Histogram>,
@@ -135,6 +138,16 @@ pub struct PassRow {
     pub patches: usize,
     /// How many notes and warnings it put down.
     pub notes: usize,
+}
+
+/// What tuning takes, told in advance.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EstimateRow {
+    /// Wall time; `None` when no step was timed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+    /// The most memory, in bytes; mapped files do not count.
+    pub memory_bytes: u64,
 }
 
 /// How a block was tuned.

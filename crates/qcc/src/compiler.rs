@@ -8,6 +8,7 @@ use qcc_pass::{
     Cancel, Instrument, Outcome, PassInfo, Pipeline, Progress, Record, SampleSource, Session,
 };
 
+use crate::dry;
 use crate::own_text::OwnText;
 use crate::{Error, FORMATS, Model, Output, OwnTextSize, RECIPES, Recipe, tables};
 
@@ -23,6 +24,7 @@ pub struct Compiler {
     own_text: Option<OwnTextSize>,
     /// Whether the caller asked for text.
     wants_text: bool,
+    is_dry: bool,
     instruments: Vec<Box<dyn Instrument>>,
 }
 
@@ -52,6 +54,7 @@ impl Compiler {
             },
             own_text: Some(OwnTextSize::default()),
             wants_text: false,
+            is_dry: false,
             instruments: Vec::new(),
         }
     }
@@ -215,6 +218,14 @@ impl Compiler {
         self
     }
 
+    /// Whether [`Compiler::run`] tunes nothing: blocks are probed and rounded to nearest instead, so
+    /// that sizes and [`Record::estimate`] are known soon.
+    #[must_use]
+    pub fn dry(mut self, is_dry: bool) -> Self {
+        self.is_dry = is_dry;
+        self
+    }
+
     /// Who is told how far the run is.
     #[must_use]
     pub fn progress(mut self, progress: Arc<dyn Progress>) -> Self {
@@ -310,7 +321,8 @@ impl Compiler {
     /// # Errors
     /// What a pass fails with.
     pub fn run(mut self, model: &Model) -> Result<Output, Error> {
-        let pipeline = self.plan()?;
+        let pipeline =
+            if self.is_dry { dry::pipeline(&self.plan()?, &self.passes)? } else { self.plan()? };
         self.session.opset = model.source().opset("").unwrap_or(1);
         let mut own_text = None;
         if self.session.samples.is_none() {

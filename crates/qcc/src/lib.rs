@@ -12,6 +12,7 @@
 
 mod compare;
 mod compiler;
+mod dry;
 mod error;
 mod evaluate;
 mod gate;

@@ -13,9 +13,11 @@ mod chain;
 mod forward;
 mod gradient;
 mod joint;
+mod needs;
 mod outline;
 mod pace;
 mod part;
+mod probe;
 mod resume;
 mod shares;
 mod tune;
@@ -26,9 +28,11 @@ use std::time::{Duration, Instant};
 
 use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, Patch};
-use qcc_pass::{Ctx, PassError, SampleSource};
+use qcc_pass::{Ctx, Estimate, PassError, SampleSource};
 use qcc_quant::codes::Codes;
 use qcc_quant::tuner::Scales;
+
+pub(crate) use probe::probe;
 
 use crate::activations::Squares;
 use crate::choose::{self, Weight};
@@ -36,6 +40,7 @@ use crate::choose::{self, Weight};
 use chain::{Chain, Results};
 use forward::Forward;
 use joint::Kind;
+use needs::Needs;
 use outline::Outline;
 use pace::Pace;
 use resume::Kept;
@@ -95,6 +100,12 @@ pub(crate) fn tune(
     options: Options,
 ) -> Result<Outcome, PassError> {
     let outline = Outline::new(root, weights, ctx.session)?;
+    let chain = Chain::new(samples, &ctx.session.store)?;
+    let cap = ctx.session.max_mem;
+    let needs = chain.largest().and_then(|it| Needs::of(&outline, weights, it, chain.len()));
+    let together = needs.map_or(Ok(options.batch), |it| it.at_a_time(options.batch, cap))?;
+    ctx.record.estimate =
+        needs.map(|it| Estimate { seconds: None, memory_bytes: it.total(together, cap) });
     let kept = Kept::new(ctx.session, &outline.graph, weights, samples, options)?;
     let mut run = Run {
         pass,
@@ -102,7 +113,8 @@ pub(crate) fn tune(
         options,
         pace: Pace::new(options.steps, kept.steps()),
         kept,
-        chain: Chain::new(samples, &ctx.session.store)?,
+        chain,
+        together,
         shares: Shares::read(samples)?,
         joins: BTreeMap::new(),
         patches: BTreeMap::new(),
@@ -130,6 +142,8 @@ struct Run<'a> {
     pace: Pace,
     kept: Kept,
     chain: Chain,
+    /// How many samples are held at a time: those of a step, or one.
+    together: usize,
     shares: Shares,
     /// Which blocks run on joined samples: those of a class do, or do not.
     joins: BTreeMap<u64, Option<Vec<Kind>>>,
@@ -249,6 +263,7 @@ impl Run<'_> {
             shares: &self.shares,
             wanted,
             at,
+            // With one at a time there is nothing to be joined.
             joined: joined.filter(|it| joint::are_rows(it, block.outputs.len())),
         };
         // What was done so far comes once more, with the weights that are found, and trials.
@@ -276,7 +291,7 @@ impl Run<'_> {
             chain: &self.chain,
             shares: &self.shares,
             session: ctx.session,
-            batch: self.options.batch,
+            batch: self.together,
         }
     }
 

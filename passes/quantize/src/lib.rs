@@ -15,6 +15,7 @@ mod head;
 mod held;
 pub mod kl_precalibrate;
 mod overrides;
+pub mod probe_blocks;
 pub mod rtn;
 pub mod select;
 pub mod signround;
@@ -34,6 +35,7 @@ pub const PASSES: &[&PassInfo] = &[
     &kl_precalibrate::INFO,
     &adpq::INFO,
     &gptq::INFO,
+    &probe_blocks::INFO,
     &signround::INFO,
     &tune_scales::INFO,
 ];

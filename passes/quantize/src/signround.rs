@@ -93,7 +93,6 @@ pub const INFO: PassInfo = PassInfo {
 };
 
 fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
-    let iters = ctx.options.opt_int("iters").map(|it| u16::try_from(it).unwrap_or(u16::MAX));
     let weights = choose::weights(graph);
     let source = activations::source(ctx);
     let (mut patches, weights) = match source {
@@ -101,19 +100,13 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
             if origin == Origin::Pseudo {
                 activations::note_pseudo(ctx, INFO.name, Some(samples.as_ref()));
             }
-            let batch = usize::try_from(ctx.options.int("batch")).unwrap_or(1);
-            let steps = match ctx.options.opt_float("budget") {
-                Some(seconds) => Steps::Within(Duration::from_secs_f64(seconds.clamp(0.0, 1e9))),
-                None => Steps::Count(iters.unwrap_or(block_steps(ctx))),
-            };
-            let options =
-                blockwise::Options { steps, batch, inputs: inputs(ctx), scales: scales(ctx) };
+            let options = block_options(ctx);
             let tuned = blockwise::tune(graph, ctx, INFO.name, &weights, samples.as_ref(), options);
             match tuned {
                 Ok(outcome) => (outcome.patches, left(ctx, weights, &outcome.left)),
                 // A part of the model that does not run alone is no fault of the user's; if the
                 // whole does not run, the samples of single weights will say so.
-                Err(PassError::Diagnostic(error)) => {
+                Err(PassError::Diagnostic(error)) if error.code != codes::QCC0501 => {
                     let mut note =
                         Diagnostic::note(codes::QCC0606, "each weight is tuned by itself")
                             .with_note(error.message);
@@ -130,7 +123,7 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
         return Ok(patches);
     }
     let options = SignRoundOptions {
-        steps: iters.unwrap_or(0),
+        steps: iters(ctx).unwrap_or(0),
         moves: if ctx.options.text("moves") == "single" { Moves::Single } else { Moves::Pairs },
         sweeps: usize::try_from(ctx.options.int("sweeps")).unwrap_or(0),
         damp: ctx.options.opt_float("damp"),
@@ -144,13 +137,27 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
 
 /// Whether blocks are tuned, not weights. Random tokens tell too little of what a block does: with
 /// them it measured worse at 4 bits.
-fn is_by_block(ctx: &Ctx<'_>, samples: &dyn SampleSource) -> bool {
+pub(crate) fn is_by_block(ctx: &Ctx<'_>, samples: &dyn SampleSource) -> bool {
     match ctx.options.text("objective") {
         "block" => true,
         "layer" => false,
         _ if ctx.options.text("preset") == "fast" => false,
         _ => samples.is_text(),
     }
+}
+
+fn iters(ctx: &Ctx<'_>) -> Option<u16> {
+    ctx.options.opt_int("iters").map(|it| u16::try_from(it).unwrap_or(u16::MAX))
+}
+
+/// How blocks are tuned, by the options.
+pub(crate) fn block_options(ctx: &Ctx<'_>) -> blockwise::Options {
+    let steps = match ctx.options.opt_float("budget") {
+        Some(seconds) => Steps::Within(Duration::from_secs_f64(seconds.clamp(0.0, 1e9))),
+        None => Steps::Count(iters(ctx).unwrap_or(block_steps(ctx))),
+    };
+    let batch = usize::try_from(ctx.options.int("batch")).unwrap_or(1);
+    blockwise::Options { steps, batch, inputs: inputs(ctx), scales: scales(ctx) }
 }
 
 fn inputs(ctx: &Ctx<'_>) -> Inputs {

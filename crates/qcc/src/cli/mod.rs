@@ -15,6 +15,7 @@ mod passes;
 mod quantize;
 mod record;
 mod report;
+mod took;
 mod verify;
 mod watch;
 mod words;

@@ -16,10 +16,9 @@ use super::command::{QuantizeArgs, When};
 use super::detail::Detail;
 use super::exit::{self, Ended, Json, say, show};
 use super::record::{environment, record};
-use super::report;
 use super::verify::{Choices, Verify};
 use super::work::Work;
-use super::{watch, words};
+use super::{report, took, watch, words};
 
 /// Runs the command. `options` are those that may change the output, for the record.
 pub(super) fn run(
@@ -75,9 +74,6 @@ pub(super) fn run(
     if args.verbose || args.dry_run {
         tell("pipeline", &pipeline.to_string());
     }
-    if let Some(cap) = args.max_mem.filter(|_| args.dry_run) {
-        tell("memory", &format!("at most {}", bytes(cap)));
-    }
     for it in args.look.instruments(&output) {
         compiler = compiler.instrument(it);
     }
@@ -96,6 +92,7 @@ pub(super) fn run(
     }
     let compiled = compiler
         .cancel(cancel())
+        .dry(args.dry_run)
         .progress(progress)
         .run(&model)
         .map_err(|error| work.explain(error))?;
@@ -133,6 +130,9 @@ pub(super) fn run(
         tell("left", &line);
     }
     if args.dry_run {
+        for (label, text) in took::expected(&record, args.max_mem) {
+            tell(label, &text);
+        }
         tell("", "nothing written");
         record.notes = notes.rows();
         json.map_or(Ok(Ended::Well), |it| it.write(&record))?;
@@ -177,8 +177,8 @@ pub(super) fn run(
         [] => String::new(),
         _ => qcc_report::summary(&record),
     };
-    let seconds = start.elapsed().as_secs_f64();
-    show(&format!("{table}  {} written in {seconds:.1} s\n{told}", output.display()))
+    let took = took::line(&record, start);
+    show(&format!("{table}  {} {took}\n{told}", output.display()))
 }
 
 /// Writes what `--record` and `--report` ask for; says where the report is.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use qcc::Output;
 use qcc_pass::WeightRecord;
-use qcc_report::{BlockRow, Environment, PassRow, RunRecord, SCHEMA, WeightRow};
+use qcc_report::{BlockRow, Environment, EstimateRow, PassRow, RunRecord, SCHEMA, WeightRow};
 
 /// The record of a run; input, output, sizes, options and notes are filled in by the caller.
 pub(super) fn record(output: &Output, seed: u64) -> RunRecord {
@@ -20,6 +20,9 @@ pub(super) fn record(output: &Output, seed: u64) -> RunRecord {
             .iter()
             .map(|it| PassRow { name: it.name.to_owned(), patches: it.patches, notes: it.notes })
             .collect(),
+        estimate: record
+            .estimate
+            .map(|it| EstimateRow { seconds: it.seconds, memory_bytes: it.memory_bytes }),
         blocks: record
             .blocks
             .iter()
@@ -72,7 +75,7 @@ pub(super) fn environment(start: Instant, threads: Option<usize>) -> Environment
 }
 
 /// The most memory that the process held; known on Linux. Mapped files count where they were read.
-fn peak_memory() -> Option<u64> {
+pub(super) fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|it| it.strip_prefix("VmHWM:"))?;
     let count: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -53,6 +53,12 @@ impl Chain {
         Ok(Self { given, float, quantized, same, store: store.clone() })
     }
 
+    /// The inputs of the model of the sample with the most bytes.
+    pub(super) fn largest(&self) -> Option<&Feed> {
+        let size = |it: &&Feed| it.values().map(|it| it.bytes().len()).sum::<usize>();
+        self.given.iter().max_by_key(size)
+    }
+
     /// Number of samples.
     pub(super) fn len(&self) -> usize {
         self.given.len()

@@ -20,7 +20,7 @@ use crate::held::Samples;
 pub(super) type Curve = Vec<(usize, f64)>;
 
 /// How often a block is tried on samples that no step has seen.
-const TRIALS: u16 = 4;
+pub(super) const TRIALS: u16 = 4;
 
 /// What a block is tuned for: `sum share (out - wanted)^2` over its outputs.
 pub(super) struct Objective<'a> {

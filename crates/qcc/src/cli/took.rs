@@ -1,0 +1,42 @@
+//! What a run is expected to take, and what it took.
+
+use std::time::{Duration, Instant};
+
+use qcc_report::{RunRecord, bytes};
+
+use super::record::peak_memory;
+
+/// Lines of a run that writes nothing: a label and its text.
+pub(super) fn expected(record: &RunRecord, cap: Option<u64>) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    let at_most = cap.map_or(String::new(), |it| format!(", at most {}", bytes(it)));
+    match &record.estimate {
+        Some(it) => {
+            let model = bytes(record.bytes_before);
+            let memory = bytes(it.memory_bytes);
+            lines.push(("memory", format!("{memory} beside the model of {model}{at_most}")));
+            if let Some(seconds) = it.seconds {
+                let time = Duration::from_secs(seconds.ceil() as u64);
+                let time = humantime::format_duration(time);
+                lines
+                    .push(("time", format!("{time} of tuning, by one step of each kind of block")));
+            }
+        }
+        None if cap.is_some() => lines.push(("memory", at_most.replacen(", ", "", 1))),
+        None => {}
+    }
+    lines
+}
+
+/// The end of a run: how long it took, and what memory beside what was planned.
+pub(super) fn line(record: &RunRecord, start: Instant) -> String {
+    let seconds = start.elapsed().as_secs_f64();
+    let memory = record.estimate.as_ref().zip(peak_memory()).map(|(planned, peak)| {
+        format!(
+            ", {} of memory (planned {} beside the model)",
+            bytes(peak),
+            bytes(planned.memory_bytes)
+        )
+    });
+    format!("written in {seconds:.1} s{}", memory.unwrap_or_default())
+}
