@@ -1,5 +1,6 @@
 //! What a run gives.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use qcc_ir::Graph;
@@ -29,6 +30,8 @@ pub struct SaveOptions {
     pub overwrite: bool,
     /// Leave out the metadata that says how the model was made.
     pub no_provenance: bool,
+    /// Say at each quantized node what became of its weight.
+    pub annotate: bool,
 }
 
 impl Output {
@@ -63,8 +66,14 @@ impl Output {
     /// When the output exists, is the input, or cannot be written.
     pub fn save(&self, path: impl AsRef<Path>, options: &SaveOptions) -> Result<Written, Error> {
         let metadata = if options.no_provenance { Vec::new() } else { self.metadata() };
-        let options =
-            WriteOptions { external: options.external, metadata, overwrite: options.overwrite };
+        let annotations =
+            if options.annotate { provenance::annotations(&self.record) } else { BTreeMap::new() };
+        let options = WriteOptions {
+            external: options.external,
+            metadata,
+            annotations,
+            overwrite: options.overwrite,
+        };
         Ok(qcc_onnx::write(&self.graph, &self.source, path.as_ref(), &options)?)
     }
 }

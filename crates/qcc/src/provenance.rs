@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use qcc_onnx::Source;
+use qcc_pass::Record;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::Output;
@@ -23,6 +24,28 @@ pub(crate) fn metadata(output: &Output) -> Vec<(String, String)> {
     entries.push(("qcc.seed", output.seed.to_string()));
     entries.push(("qcc.bits", bits(output)));
     entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// Keys and values for the nodes that read quantized weights, by the name of the node.
+pub(crate) fn annotations(record: &Record) -> BTreeMap<String, Vec<(String, String)>> {
+    let mut nodes = BTreeMap::new();
+    for row in &record.weights {
+        let Some(bits) = row.bits else { continue };
+        let mut entries = vec![
+            ("qcc.bits", bits.to_string()),
+            ("qcc.group", row.group.clone()),
+            ("qcc.scheme", row.grid.clone()),
+            ("qcc.source_weight", row.name.clone()),
+            ("qcc.pass", row.pass.to_owned()),
+        ];
+        entries.extend(row.snr_db.map(|it| ("qcc.snr_db", format!("{it:.2}"))));
+        let entries: Vec<(String, String)> =
+            entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        for site in &row.sites {
+            nodes.insert(site.clone(), entries.clone());
+        }
+    }
+    nodes
 }
 
 /// XXH128 of the model file, then of its data files in order of first use: what `xxhsum -H2` prints

@@ -48,7 +48,7 @@ pub const RECIPES: &[Recipe] = &[
     Recipe {
         name: "signround",
         summary: "tune rounding and scales for the outputs; calibrates, on samples or on text of the model",
-        passes: "infer-types,select,signround",
+        passes: "infer-types,select,signround,tune-scales",
         main: "signround",
     },
 ];

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use onnx_protobuf::fields::{attribute_proto, graph_proto as f, node_proto};
-use onnx_protobuf::{Message, NodeProto, TensorProto};
+use onnx_protobuf::wire::Field;
+use onnx_protobuf::{Message, NodeProto, StringStringEntryProto, TensorProto};
 use qcc_ir::{Graph, Kind, Node, NodeId, Region, Value};
 use qcc_tensor::MappedFile;
 
@@ -29,6 +30,32 @@ pub(super) struct Context<'a> {
     /// In a region: the names outside of what it captures. A value may have been replaced there by
     /// one with another name.
     pub(super) captured: BTreeMap<NodeId, String>,
+    /// Metadata for nodes, by name.
+    pub(super) annotations: &'a BTreeMap<String, Vec<(String, String)>>,
+}
+
+impl Context<'_> {
+    /// The metadata to be added to a node.
+    fn annotations(&self, node: &Node) -> &[(String, String)] {
+        let output = node.outputs.first().map_or("", |it| it.name.as_str());
+        let name = if node.name.is_empty() { output } else { &node.name };
+        self.annotations.get(name).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Adds metadata to a node.
+fn annotate(payload: &mut Rope, entries: &[(String, String)]) {
+    for (key, value) in entries {
+        let it = StringStringEntryProto { key: Some(key.clone()), value: Some(value.clone()) };
+        payload.push_encoded(node_proto::METADATA_PROPS, &it.encode_to_vec());
+    }
+}
+
+/// Whether a field of a node is metadata that is given anew.
+fn is_given(cx: &Context<'_>, field: &Field, entries: &[(String, String)]) -> bool {
+    field.number == node_proto::METADATA_PROPS
+        && decode::<StringStringEntryProto>(cx.file, &field.value)
+            .is_ok_and(|old| entries.iter().any(|it| it.0 == old.key()))
 }
 
 /// The payload of the graph message, and whether it differs from the source.
@@ -313,7 +340,12 @@ fn known_node(
         payload.push_encoded(node_proto::OUTPUT, name.as_bytes());
     }
     let mut inner = inner.into_iter();
+    let entries = cx.annotations(node);
+    annotate(&mut payload, entries);
     for field in records(cx.file.bytes(), &record.value) {
+        if is_given(cx, &field, entries) {
+            continue;
+        }
         let has_graph = regions.iter().any(|it| it.attribute == field.span);
         match field.number {
             node_proto::INPUT | node_proto::OUTPUT => {}
@@ -363,9 +395,13 @@ fn new_node(
     }
     let mut payload = Rope::default();
     payload.push_own(proto.encode_to_vec());
+    let entries = cx.annotations(node);
+    annotate(&mut payload, entries);
     if let Some(old) = gone.nodes.get(&value) {
         for field in records(cx.file.bytes(), old) {
-            if matches!(field.number, node_proto::DOC_STRING | node_proto::METADATA_PROPS) {
+            if matches!(field.number, node_proto::DOC_STRING | node_proto::METADATA_PROPS)
+                && !is_given(cx, &field, entries)
+            {
                 payload.push_source(field.span);
             }
         }

@@ -44,6 +44,9 @@ pub enum External {
     Never,
 }
 
+/// The IR version from which on nodes have metadata.
+const NODES_HAVE_METADATA: i64 = 10;
+
 /// How to write.
 #[derive(Clone, Debug, Default)]
 pub struct WriteOptions {
@@ -52,6 +55,10 @@ pub struct WriteOptions {
     /// Keys for `metadata_props`; those of the same name in the model are replaced. When there are
     /// any, the producer becomes `qcc`.
     pub metadata: Vec<(String, String)>,
+    /// Keys for `metadata_props` of nodes that a pass made or changed, by the name of the node, or
+    /// of its first output where it has none. Nodes have metadata from IR version 10 on: where any
+    /// are given, the output has at least that.
+    pub annotations: BTreeMap<String, Vec<(String, String)>>,
     /// Replace an output that exists.
     pub overwrite: bool,
 }
@@ -87,7 +94,10 @@ pub fn write(
     if exists(path) && !options.overwrite {
         return Err(WriteError::Exists { path: path.to_owned() });
     }
-    let needs = Needs::of(graph, source);
+    let mut needs = Needs::of(graph, source);
+    if !options.annotations.is_empty() {
+        needs.ir_version = needs.ir_version.max(NODES_HAVE_METADATA);
+    }
 
     let mut model = message(graph, source, options, &needs, None)?;
     let mut sidecar = None;
@@ -174,6 +184,7 @@ fn message(
         sidecar,
         upgrade: Upgrade::new(source.opset("").unwrap_or(needs.opset), needs.opset),
         captured: BTreeMap::new(),
+        annotations: &options.annotations,
     };
     let (inner, mut is_changed) = graph::graph(&mut cx, graph, &data.graph)?;
     is_changed |= !options.metadata.is_empty();

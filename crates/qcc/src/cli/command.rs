@@ -196,6 +196,10 @@ pub(super) struct QuantizeArgs {
     #[arg(long, value_name = "NAME", value_parser = ["fast", "light", "std", "best"])]
     pub(super) preset: Option<String>,
 
+    /// Steps that train the scales of all weights for what the whole model gives, after signround
+    #[arg(long, value_name = "STEPS")]
+    pub(super) tune_scales: Option<u16>,
+
     /// Time for the tuning of signround, in place of a preset: 90s, 10m, 1h
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(super) budget: Option<std::time::Duration>,
@@ -236,6 +240,10 @@ pub(super) struct QuantizeArgs {
     /// Read files as a whole instead of mapping them, as is safe where they may change meanwhile
     #[arg(long)]
     pub(super) no_mmap: bool,
+
+    /// Say in the metadata of each quantized node what became of its weight; raises the IR version to 10
+    #[arg(long)]
+    pub(super) annotate: bool,
 
     /// Leave out the metadata that says how the model was made
     #[arg(long)]

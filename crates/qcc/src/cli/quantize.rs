@@ -146,6 +146,7 @@ pub(super) fn run(
             When::Never => External::Never,
         },
         overwrite: args.force,
+        annotate: args.annotate,
         // Nor does the pipeline alone make a part of a model again.
         no_provenance: args.no_provenance || is_whole || args.look.bisect_limit.is_some(),
     };
@@ -303,6 +304,9 @@ fn compiler(args: &QuantizeArgs, settings: &Settings) -> Result<Compiler, Error>
     }
     if let Some(preset) = &args.preset {
         compiler = compiler.setting("signround", "preset", preset)?;
+    }
+    if let Some(steps) = args.tune_scales {
+        compiler = compiler.setting("tune-scales", "iters", &steps.to_string())?;
     }
     if let Some(threads) = args.threads {
         compiler = compiler.threads(threads);

@@ -21,3 +21,5 @@ mod outputs;
 mod resume;
 #[cfg(test)]
 mod samples;
+#[cfg(test)]
+mod tuning;

@@ -1,0 +1,125 @@
+//! What the options of tuning change, and what they leave.
+
+use std::path::Path;
+
+use onnx_protobuf::{Message, ModelProto, TensorProto};
+
+use crate::bench::{Bench, bundled};
+
+const SAMPLES: &[&str] = &["--calib", "calib.npy", "-n", "10", "--seq-len", "48"];
+
+fn bench() -> Bench {
+    let bench = Bench::new(&bundled());
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/models/books1M");
+    bench.put("calib.npy", &std::fs::read(folder.join("calib.npy")).unwrap());
+    bench
+}
+
+/// The initializers of what is tuned.
+fn tuned(bench: &Bench, options: &[&str]) -> Vec<TensorProto> {
+    bench.passes(&[&["in.onnx", "-f", "-o", "out.onnx"], options, SAMPLES].concat());
+    ModelProto::decode(&*bench.read("out.onnx")).unwrap().graph.unwrap().initializer
+}
+
+#[test]
+fn each_option_of_the_tuner_changes_the_codes() {
+    let bench = bench();
+    let with =
+        |more: &str| tuned(&bench, &["-b2", "-O", &format!("signround{{iters=12,batch=4{more}}}")]);
+    let plain = with("");
+    for more in [",inputs=float", ",scales=ends", ",scales=frozen"] {
+        let found = with(more);
+        assert_eq!(found.len(), plain.len());
+        assert!(found != plain, "{more}");
+    }
+}
+
+#[test]
+fn scales_are_trained_and_codes_stay() {
+    let bench = bench();
+    let plain = tuned(&bench, &["-b2", "-O", "signround{iters=2,batch=4}"]);
+    let trained = tuned(&bench, &["-b2", "-O", "signround{iters=2,batch=4}", "--tune-scales", "3"]);
+    let again =
+        tuned(&bench, &["-b2", "-O", "signround{iters=2,batch=4}", "--tune-scales", "3", "-j1"]);
+    assert!(trained == again);
+    let mut scales = 0;
+    for (a, b) in plain.iter().zip(&trained) {
+        assert_eq!((a.name(), a.data_type), (b.name(), b.data_type));
+        if a != b {
+            assert!(a.name().contains("scale"), "{}", a.name());
+            scales += 1;
+        }
+    }
+    assert!(scales > 20, "{scales}");
+}
+
+#[test]
+fn memory_is_told_before_and_kept_to() {
+    let bench = bench();
+    let recipe = ["-O", "signround{iters=2,batch=8}"];
+    let plain = tuned(&bench, &recipe);
+    let refused = |cap: &str| {
+        let args = ["in.onnx", "-o", "none.onnx", "--max-mem", cap];
+        bench.refused(
+            &[&args[..], &recipe, SAMPLES].concat(),
+            1,
+            "QCC0501",
+            &["option --max-mem", "raise it to"],
+        )
+    };
+    let ran = refused("10MB");
+    assert!(!bench.path("none.onnx").exists());
+    let (_, least) = ran.stderr.split_once("raise it to ").unwrap();
+    let least = least.split_once(',').unwrap().0;
+    // One sample at a time gives the same.
+    assert!(tuned(&bench, &[&recipe[..], &["--max-mem", least]].concat()) == plain);
+    let mib: u64 = least.strip_suffix("MiB").unwrap().parse().unwrap();
+    refused(&format!("{}MiB", mib - 1));
+}
+
+#[test]
+fn a_dry_run_says_what_tuning_takes() {
+    let bench = bench();
+    let args = ["in.onnx", "-o", "none.onnx", "--dry-run", "-O", "signround{iters=10000}"];
+    let ran = bench.passes(&[&args[..], SAMPLES].concat());
+    for text in ["beside the model of 5.3 MB", "of tuning, by one step", "nothing written"] {
+        assert!(ran.stderr.contains(text), "{text}: {}", ran.stderr);
+    }
+    assert!(!bench.path("none.onnx").exists());
+}
+
+#[test]
+fn nodes_say_what_became_of_their_weights_where_asked() {
+    let bench = bench();
+    let run = |more: &[&str]| {
+        bench.passes(&[&["in.onnx", "-O", "rtn", "-f", "-o", "out.onnx"], more].concat());
+        ModelProto::decode(&*bench.read("out.onnx")).unwrap()
+    };
+    let plain = run(&[]);
+    assert!(
+        plain
+            .graph
+            .unwrap()
+            .node
+            .iter()
+            .all(|it| { it.metadata_props.iter().all(|entry| !entry.key().starts_with("qcc.")) })
+    );
+    for (format, op) in [("nbits", "MatMulNBits"), ("qdq", "MatMul")] {
+        let model = run(&["--annotate", "--format", format]);
+        assert!(model.ir_version() >= 10);
+        let mut count = 0;
+        for node in model.graph.unwrap().node {
+            let get = |key: &str| {
+                node.metadata_props.iter().find(|it| it.key() == key).map(|it| it.value())
+            };
+            let Some(bits) = get("qcc.bits") else { continue };
+            assert_eq!((node.op_type(), bits, get("qcc.group")), (op, "4", Some("32")));
+            assert_eq!((get("qcc.scheme"), get("qcc.pass")), (Some("asymmetric"), Some("rtn")));
+            assert!(get("qcc.source_weight").is_some());
+            let snr: f64 = get("qcc.snr_db").unwrap().parse().unwrap();
+            assert!((15.0..30.0).contains(&snr), "{snr}");
+            count += 1;
+        }
+        assert_eq!(count, 28, "{format}");
+    }
+}
