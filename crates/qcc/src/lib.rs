@@ -14,6 +14,7 @@ mod compare;
 mod compiler;
 mod error;
 mod evaluate;
+mod file_size;
 mod gate;
 mod model;
 mod output;

@@ -12,6 +12,7 @@ use qcc_diag::{Diagnostic, Severity, codes};
 use qcc_pass::Cancel;
 use qcc_report::{Note, RunRecord, bytes};
 
+use super::budget;
 use super::command::{QuantizeArgs, When};
 use super::detail::Detail;
 use super::exit::{self, Ended, Json, say, show};
@@ -50,7 +51,8 @@ pub(super) fn run(
     tell("read", &format!("{input}  {}, {nodes} nodes, opset {opset}", bytes(before)));
     let mut notes = Notes { args, all: Vec::new() };
     notes.add(model.warnings());
-    let output = args.output.clone().unwrap_or_else(|| beside(&args.input, settings.bits));
+    let output = args.output.clone().unwrap_or_else(|| beside(&args.input, &tag(args, &settings)));
+    compiler = budget::add(compiler, args, &output)?;
     check_output(&output, args)?;
     for path in args.record.iter().chain(&args.report).filter(|_| !args.force) {
         report::must_be_new(path)?;
@@ -103,6 +105,11 @@ pub(super) fn run(
     let mut record = record(&compiled, args.seed);
     record.input = args.input.display().to_string();
     record.options = settings.resolve(options);
+    if budget::is_asked(args) {
+        record.options.remove("bits");
+    } else {
+        record.options.entry("group-size".to_owned()).or_insert_with(|| GROUP.to_owned());
+    }
     record.bytes_before = before;
     if args.look.bisect_limit.is_some() && compiled.is_finished() {
         leave_rest(&mut record);
@@ -129,6 +136,9 @@ pub(super) fn run(
         }
         notes.add(&[message]);
     }
+    if let Some(line) = budget::line(args, &record) {
+        tell("bits", &line);
+    }
     for line in qcc_report::left(&record) {
         tell("left", &line);
     }
@@ -139,16 +149,8 @@ pub(super) fn run(
         let told = tell_more(args, &compiled, &mut record, &detail, start)?;
         return if json == Some(&Json::Stream) { Ok(Ended::Well) } else { show(&told) };
     }
-    let save = SaveOptions {
-        external: match args.external_data {
-            When::Auto => External::Auto,
-            When::Always => External::Always,
-            When::Never => External::Never,
-        },
-        overwrite: args.force,
-        // Nor does the pipeline alone make a part of a model again.
-        no_provenance: args.no_provenance || is_whole || args.look.bisect_limit.is_some(),
-    };
+    let mut save = save_options(args);
+    save.no_provenance |= is_whole;
     let written = compiled.save(&output, &save)?;
     work.remove();
     if let Some((from, to)) = written.raised {
@@ -179,6 +181,20 @@ pub(super) fn run(
     };
     let seconds = start.elapsed().as_secs_f64();
     show(&format!("{table}  {} written in {seconds:.1} s\n{told}", output.display()))
+}
+
+/// How the output is written.
+pub(super) fn save_options(args: &QuantizeArgs) -> SaveOptions {
+    SaveOptions {
+        external: match args.external_data {
+            When::Auto => External::Auto,
+            When::Always => External::Always,
+            When::Never => External::Never,
+        },
+        overwrite: args.force,
+        // Nor does the pipeline alone make a part of a model again.
+        no_provenance: args.no_provenance || args.look.bisect_limit.is_some(),
+    }
 }
 
 /// Writes what `--record` and `--report` ask for; says where the report is.
@@ -230,6 +246,9 @@ fn cancel() -> Cancel {
     });
     cancel
 }
+
+/// Weights that share a scale where nobody says otherwise.
+const GROUP: &str = "32";
 
 /// What several options say together.
 struct Settings {
@@ -285,7 +304,7 @@ fn compiler(args: &QuantizeArgs, settings: &Settings) -> Result<Compiler, Error>
         let op_types: Vec<&str> = args.op_types.iter().map(|it| it.name()).collect();
         compiler = compiler
             .bits(settings.bits.into())?
-            .group_size(&args.group_size)?
+            .group_size(args.group_size.as_deref().unwrap_or(GROUP))?
             .setting("select", "sym", if args.sym { "true" } else { "false" })?
             .setting("select", "scale", args.scale_type.name())?
             .setting("select", "embeddings", &args.embeddings.unwrap_or(0).to_string())?
@@ -331,8 +350,17 @@ fn made(args: &QuantizeArgs) -> Result<Option<Option<OwnTextSize>>, Error> {
     }
 }
 
+/// What the bits are called in the name of the output.
+fn tag(args: &QuantizeArgs, settings: &Settings) -> String {
+    match (args.bpw, args.target_size) {
+        (Some(bpw), _) => bpw.to_string(),
+        (None, Some(_)) => String::new(),
+        (None, None) => settings.bits.to_string(),
+    }
+}
+
 /// `model.onnx` to `model.q4.onnx`.
-fn beside(input: &Path, bits: u8) -> PathBuf {
+fn beside(input: &Path, bits: &str) -> PathBuf {
     let stem = input.file_stem().unwrap_or_default().to_string_lossy();
     input.with_file_name(format!("{stem}.q{bits}.onnx"))
 }
