@@ -21,15 +21,21 @@ use qcc_tensor::{DType, Tensor};
 
 const WIDTHS: [u8; 3] = [2, 4, 8];
 const NAMES: [&str; 7] = [
-    "weight error", "relative error", "first order at 4 bits", "its absolute values",
-    "diagonal Fisher", "Fisher by row", "Fisher",
+    "weight error",
+    "relative error",
+    "first order at 4 bits",
+    "its absolute values",
+    "diagonal Fisher",
+    "Fisher by row",
+    "Fisher",
 ];
 
 type Failed = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failed> {
     let args: Vec<String> = env::args().skip(1).collect();
-    let number = |at: usize, other: usize| args.get(at).and_then(|it| it.parse().ok()).unwrap_or(other);
+    let number =
+        |at: usize, other: usize| args.get(at).and_then(|it| it.parse().ok()).unwrap_or(other);
     let (model, ids) = (args.first().ok_or("MODEL")?, args.get(1).ok_or("IDS")?);
     let model = Model::open(model)?;
     let options = OpenOptions {
@@ -173,7 +179,10 @@ fn main() -> Result<(), Failed> {
         let (all, two, four) = (pairs(None), pairs(Some(0)), pairs(Some(1)));
         println!(
             "| {name} | {:.3} | {:.3} | {:.3} | {:.3} |",
-            ranks(&all), ranks(&two), ranks(&four), spread(&all)
+            ranks(&all),
+            ranks(&two),
+            ranks(&four),
+            spread(&all)
         );
     }
     Ok(())
@@ -196,8 +205,7 @@ fn ranks(pairs: &[(f64, f64)]) -> f64 {
 
 /// The standard deviation of the logarithm of the ratio.
 fn spread(pairs: &[(f64, f64)]) -> f64 {
-    let logs: Vec<f64> =
-        pairs.iter().map(|(a, b)| (a.max(1e-30) / b.max(1e-30)).ln()).collect();
+    let logs: Vec<f64> = pairs.iter().map(|(a, b)| (a.max(1e-30) / b.max(1e-30)).ln()).collect();
     let mean = logs.iter().sum::<f64>() / logs.len() as f64;
     (logs.iter().map(|it| (it - mean).powi(2)).sum::<f64>() / logs.len() as f64).sqrt()
 }

@@ -347,3 +347,29 @@ fn tell(
     }
     ctx.note(note);
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn lists_are_read() {
+        let bits = |text| candidates(text).map(|it| it.map(|it| it.len()));
+        assert_eq!(bits("auto").unwrap(), None);
+        assert_eq!(bits("8, 4,4").unwrap(), Some(2));
+        assert!(bits("1").is_err() && bits("").is_err());
+        assert_eq!(sizes("32, row").unwrap().len(), 2);
+        assert!(sizes("").unwrap().is_empty() && sizes("x").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_mean_becomes_whole_bytes(bpw in 0.0f64..64.0, elements in 1u64..1 << 40) {
+            let bytes = bytes_of(bpw, elements);
+            prop_assert!(8.0 * bytes as f64 / elements as f64 <= bpw);
+            prop_assert!(8.0 * (bytes + 2) as f64 / elements as f64 > bpw);
+        }
+    }
+}

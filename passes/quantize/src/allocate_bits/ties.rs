@@ -6,7 +6,7 @@ use qcc_diag::{Diagnostic, codes};
 use qcc_ir::Graph;
 use qcc_pass::PassError;
 use qcc_quant::spec::Bits;
-use regex_lite::Regex;
+use regex_lite::{Captures, Regex};
 
 use crate::activations::in_float;
 use crate::choose::Weight;
@@ -41,7 +41,7 @@ pub(super) fn groups(
     // Marked weights are no sites any more, nor are heads told from other products.
     let float = in_float(root)?;
     let sites = find_sites(&float);
-    let uses: Vec<Vec<&Site>> = weights.iter().map(|it| uses(root, &sites, it)).collect();
+    let uses: Vec<Vec<Site>> = weights.iter().map(|it| uses(root, &sites, it)).collect();
     let mut overrides: Vec<Override> = lines(set).map(Override::parse).collect::<Result<_, _>>()?;
     let mut fixed = Vec::with_capacity(weights.len());
     let mut sized = Vec::with_capacity(weights.len());
@@ -102,12 +102,13 @@ fn root_of(first: &[usize], mut at: usize) -> usize {
     at
 }
 
-/// Where a weight is read.
-fn uses<'a>(root: &Graph, sites: &'a [Site], weight: &Weight) -> Vec<&'a Site> {
+/// Where a weight is read, under the name that it had before it was marked.
+fn uses(root: &Graph, sites: &[Site], weight: &Weight) -> Vec<Site> {
     let node = root.at(&weight.scope).and_then(|it| it.node(weight.node));
     let source = node.and_then(|it| it.inputs.first().copied().flatten());
     let is_it = |it: &&Site| Some(it.weight.source) == source && it.weight.scope == weight.scope;
-    sites.iter().filter(is_it).collect()
+    let found = sites.iter().filter(is_it);
+    found.map(|it| Site { name: weight.name.clone(), ..it.clone() }).collect()
 }
 
 fn lines(text: &str) -> impl Iterator<Item = &str> {
@@ -125,6 +126,37 @@ fn pattern(text: &str) -> Result<Regex, Diagnostic> {
 /// What the parentheses of a pattern hold where it matches a site.
 fn key(regex: &Regex, site: &Site) -> Option<Vec<String>> {
     let found = [&site.name, &site.label].into_iter().find_map(|it| regex.captures(it))?;
+    Some(held(&found))
+}
+
+fn held(found: &Captures<'_>) -> Vec<String> {
     let each = found.iter().skip(1);
-    Some(each.map(|it| it.map_or(String::new(), |it| it.as_str().to_owned())).collect())
+    each.map(|it| it.map_or(String::new(), |it| it.as_str().to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_ties_by_what_its_parentheses_hold() {
+        let held = |pattern_text: &str, name: &str| -> Option<Vec<String>> {
+            let regex = pattern(pattern_text).unwrap();
+            let found = regex.captures(name)?;
+            Some(held(&found))
+        };
+        let layers = "layers[.]([0-9]+)[.](?:q|k)_proj";
+        assert_eq!(held(layers, "layers.3.q_proj"), held(layers, "layers.3.k_proj"));
+        assert_ne!(held(layers, "layers.3.q_proj"), held(layers, "layers.4.q_proj"));
+        assert_eq!(held(layers, "model.layers.3.q_proj"), None, "the whole name must match");
+        assert_eq!(held("a|b", "a"), held("a|b", "b"));
+        assert_ne!(held("(a)|(b)", "a"), held("(a)|(b)", "b"));
+        assert!(pattern("(").is_err());
+    }
+
+    #[test]
+    fn roots_are_followed() {
+        assert_eq!(root_of(&[0, 0, 1, 3], 2), 0);
+        assert_eq!(root_of(&[0, 0, 1, 3], 3), 3);
+    }
 }
