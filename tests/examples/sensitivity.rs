@@ -72,16 +72,16 @@ fn main() -> Result<(), Failed> {
         let rows = form.rows(tensor).ok_or("no rows")?;
         let each = WIDTHS.map(|bits| {
             let spec = WeightSpec {
-                bits: Bits::new(bits).unwrap_or(Bits::new(4).expect("4 is in range")),
-                group: GroupSize::of(32).expect("not 0"),
+                bits: Bits::new(bits)?,
+                group: GroupSize::of(32)?,
                 grid: Grid::Asym,
                 scale: ScaleType::F32,
             };
             let codes = search(&rows, &spec, SearchKind::Grid, None);
             let fill = &mut |row: usize, out: &mut [f32]| codes.dequantize(row, out);
-            floats(*form, DType::F32, tensor.dims().into(), fill)
+            floats(*form, DType::F32, tensor.dims().into(), fill).ok()
         });
-        rounded.push(each.into_iter().collect::<Result<_, _>>()?);
+        rounded.push(each.into_iter().collect::<Option<_>>().ok_or("it cannot be rounded")?);
     }
     let change = |idx: usize, width: usize| -> Result<Vec<f64>, Failed> {
         let (new, old) = (rounded[idx][width].to_f32()?, weights[idx].2.to_f32()?);
@@ -113,9 +113,8 @@ fn main() -> Result<(), Failed> {
         Ok(())
     })?;
     for (idx, g) in &mean {
-        for width in 0..WIDTHS.len() {
+        for (width, d) in changes[*idx].iter().enumerate() {
             let row = found.entry((*idx, width)).or_default();
-            let d = &changes[*idx][width];
             row[2] = g.iter().zip(d).map(|(g, d)| g * d).sum::<f64>().abs();
             row[3] = g.iter().zip(d).map(|(g, d)| (g * d).abs()).sum();
         }
@@ -129,9 +128,8 @@ fn main() -> Result<(), Failed> {
             let sum = diagonal.entry(idx).or_insert_with(|| vec![0.0; g.len()]);
             sum.iter_mut().zip(g.iter()).for_each(|(sum, g)| *sum += f64::from(*g).powi(2) / count);
             let form = weights[idx].1;
-            for width in 0..WIDTHS.len() {
+            for (width, d) in changes[idx].iter().enumerate() {
                 let row = found.entry((idx, width)).or_default();
-                let d = &changes[idx][width];
                 let mut rows = vec![0.0; form.n];
                 for (at, (g, d)) in g.iter().zip(d).enumerate() {
                     let at = match form.order {
@@ -148,9 +146,9 @@ fn main() -> Result<(), Failed> {
     })?;
     eprintln!("draws took {:.1} s", began.elapsed().as_secs_f64());
     for (idx, f) in &diagonal {
-        for width in 0..WIDTHS.len() {
+        for (width, d) in changes[*idx].iter().enumerate() {
             let row = found.entry((*idx, width)).or_default();
-            row[4] = f.iter().zip(&changes[*idx][width]).map(|(f, d)| f * d * d).sum::<f64>() / 2.0;
+            row[4] = f.iter().zip(d).map(|(f, d)| f * d * d).sum::<f64>() / 2.0;
         }
     }
 
