@@ -102,6 +102,7 @@ codes! {
     QCC0305 "the format cannot carry the weight"
     QCC0306 "the text of a graph cannot be read"
     QCC0311 "a pattern matches no weight"
+    QCC0312 "the budget is too small"
     // 04 calibration and evaluation data
     QCC0401 "the samples cannot be read"
     QCC0402 "the samples do not fit the model"
@@ -124,6 +125,7 @@ codes! {
     QCC0608 "a quantized weight is kept in float as well"
     QCC0609 "the runtime has no fast kernel"
     QCC0610 "the number of steps follows from the time"
+    QCC0620 "bits were chosen to a budget"
     // 08 verification
     QCC0801 "a pass broke an invariant"
     QCC0802 "results differ"

@@ -43,5 +43,5 @@ pub use record::{BlockRecord, Estimate, PassRecord, Record, WeightRecord};
 pub use rng::Rng;
 pub use run::{Outcome, run};
 pub use samples::{SampleError, SampleSource};
-pub use session::{Cancel, Session};
+pub use session::{Cancel, FileSize, Session};
 pub use working_copy::{Tap, WorkingCopy};

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use qcc_ir::Graph;
 use qcc_tensor::{Pool, Store};
 
-use crate::{Pipeline, Progress, Rng, SampleSource, Silent};
+use crate::{PassError, Pipeline, Progress, Record, Rng, SampleSource, Silent};
 
 /// What a run brings along. Two runs with equal sessions give equal bytes; `threads`, `progress`,
 /// `pool`, `store` and `work_dir` never change the result.
@@ -34,6 +35,9 @@ pub struct Session {
     pub working_copy: Pipeline,
     /// What a graph goes through before it is differentiated, beside the one that is written.
     pub tuning_copy: Pipeline,
+    /// Tells how large the file of a graph would be, for passes that choose what fits in a size.
+    /// `None` where nobody can tell.
+    pub file_size: Option<Arc<dyn FileSize>>,
     /// Who is told how far the run is.
     pub progress: Arc<dyn Progress>,
     /// Set when the run is to stop.
@@ -69,6 +73,7 @@ impl Default for Session {
             own_text: None,
             working_copy: Pipeline::default(),
             tuning_copy: Pipeline::default(),
+            file_size: None,
             progress: Arc::new(Silent),
             cancel: Cancel::default(),
             opset: 21,
@@ -91,6 +96,17 @@ impl fmt::Debug for Session {
             .field("work_dir", &self.work_dir)
             .finish_non_exhaustive()
     }
+}
+
+/// How large the file of a graph would be.
+pub trait FileSize: Send + Sync {
+    /// Bytes of the file and its data files if the rest of the pipeline ran over `graph`, of which
+    /// `record` tells so far. Numbers are chosen by the quickest means: the size does not depend on
+    /// them.
+    ///
+    /// # Errors
+    /// When the rest of the pipeline fails.
+    fn size_bytes(&self, graph: &Graph, record: &Record) -> Result<u64, PassError>;
 }
 
 /// A flag that asks a run to stop. Clones share it.

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use qcc_diag::{Diagnostic, codes};
 use qcc_pass::{
     Cancel, Instrument, Outcome, PassInfo, Pipeline, Progress, Record, SampleSource, Session,
+    Silent, Step,
 };
 
 use crate::dry;
+use crate::file_size::{Sizer, quick};
 use crate::own_text::OwnText;
-use crate::{Error, FORMATS, Model, Output, OwnTextSize, RECIPES, Recipe, tables};
+use crate::{Error, FORMATS, Model, Output, OwnTextSize, RECIPES, Recipe, SaveOptions, tables};
 
 /// A recipe or a pipeline with its settings. Settings hold for every pass that has them.
 pub struct Compiler {
@@ -19,6 +21,10 @@ pub struct Compiler {
     recipe: Option<(&'static Recipe, String)>,
     format: String,
     prepare: Vec<String>,
+    /// Whether each weight gets bits of its own.
+    has_budget: bool,
+    /// What will be written, where its size is asked for.
+    to_write: Option<(PathBuf, SaveOptions)>,
     settings: Vec<(String, String, String)>,
     session: Session,
     own_text: Option<OwnTextSize>,
@@ -44,6 +50,8 @@ impl Compiler {
             recipe: None,
             format: "nbits".to_owned(),
             prepare: Vec::new(),
+            has_budget: false,
+            to_write: None,
             settings: Vec::new(),
             session: Session {
                 seed: 42,
@@ -116,6 +124,32 @@ impl Compiler {
     /// When the text is no group size.
     pub fn group_size(self, group: &str) -> Result<Self, Error> {
         self.setting("select", "group", group)
+    }
+
+    /// Gives each weight bits of its own, so that those stored for each are at most `bpw` in the
+    /// mean, scales and zero points included.
+    ///
+    /// # Errors
+    /// When the number is out of range.
+    pub fn bits_per_weight(mut self, bpw: f64) -> Result<Self, Error> {
+        self.has_budget = true;
+        self.setting("allocate-bits", "bpw", &bpw.to_string())
+    }
+
+    /// Gives each weight bits of its own, so that the output and its data files have at most
+    /// `bytes` when it is saved as `path` in this way.
+    ///
+    /// # Errors
+    /// When the number is out of range.
+    pub fn target_size(
+        mut self,
+        bytes: u64,
+        path: impl Into<PathBuf>,
+        save: SaveOptions,
+    ) -> Result<Self, Error> {
+        self.has_budget = true;
+        self.to_write = Some((path.into(), save));
+        self.setting("allocate-bits", "target-size", &bytes.to_string())
     }
 
     /// Sets an option of a pass, wherever that pass stands in the pipeline.
@@ -301,6 +335,13 @@ impl Compiler {
                     steps = parse("infer-types")?.steps().to_vec();
                 }
                 let chooses = steps.iter().position(|it| it.pass.name == "select");
+                if self.has_budget {
+                    let Some(at) = chooses else { return Err(nothing_to_fit()) };
+                    let pack = steps.iter().find(|it| it.pass.name == "pack");
+                    let layout = pack.map_or("dense", |it| it.options.text("layout"));
+                    let text = format!("allocate-bits{{layout={layout}}}");
+                    steps.splice(at + 1..at + 1, parse(&text)?.steps().iter().cloned());
+                }
                 let at = chooses.unwrap_or(steps.len());
                 steps.splice(at..at, parse(&self.prepare.join(","))?.steps().to_vec());
                 steps
@@ -337,6 +378,21 @@ impl Compiler {
                 _ => random.map(|it| it as _),
             };
         }
+        if let Some((path, save)) = self.to_write.take()
+            && let Some(rtn) = self.passes.iter().find(|it| it.name == "rtn")
+            && let Some(rest) = quick(pipeline.steps(), Step::new(rtn))
+        {
+            let sizer = Sizer {
+                source: model.source().clone(),
+                rest: Pipeline::new(rest),
+                pipeline: pipeline.to_string(),
+                session: Session { progress: Arc::new(Silent), ..self.session.clone() },
+                own_text: own_text.clone(),
+                path,
+                save,
+            };
+            self.session.file_size = Some(Arc::new(sizer));
+        }
         let mut graph = model.graph().clone();
         let mut record = Record::default();
         let session = &self.session;
@@ -355,6 +411,11 @@ impl Compiler {
         let (seed, pipeline) = (session.seed, pipeline.to_string());
         Ok(Output { graph, source, record, pipeline, samples, seed, is_finished })
     }
+}
+
+fn nothing_to_fit() -> Error {
+    let error = Diagnostic::error(codes::QCC0304, "the recipe quantizes nothing");
+    error.at("option -O").with_help("a budget needs another recipe: kl or signround").into()
 }
 
 /// Adds the name that is most like `name`, where one is.

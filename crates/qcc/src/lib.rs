@@ -15,6 +15,7 @@ mod compiler;
 mod dry;
 mod error;
 mod evaluate;
+mod file_size;
 mod gate;
 mod model;
 mod output;

@@ -60,20 +60,36 @@ impl Output {
         if self.pipeline.is_empty() { Vec::new() } else { provenance::metadata(self) }
     }
 
+    /// Bytes of what [`Output::save`] would write, data files included; with annotations at most.
+    ///
+    /// # Errors
+    /// When the graph holds what has no form in ONNX.
+    pub fn size(&self, path: impl AsRef<Path>, options: &SaveOptions) -> Result<u64, Error> {
+        // Which pass it will be and at what SNR is not known yet: room for the longest.
+        const UNKNOWN: u64 = 32;
+        let options = self.write_options(options);
+        let unknown = options.annotations.len() as u64 * UNKNOWN;
+        Ok(qcc_onnx::size(&self.graph, &self.source, path.as_ref(), &options)? + unknown)
+    }
+
+    fn write_options(&self, options: &SaveOptions) -> WriteOptions {
+        let metadata = if options.no_provenance { Vec::new() } else { self.metadata() };
+        let annotations =
+            if options.annotate { provenance::annotations(&self.record) } else { BTreeMap::new() };
+        WriteOptions {
+            external: options.external,
+            metadata,
+            annotations,
+            overwrite: options.overwrite,
+        }
+    }
+
     /// Writes the model as ONNX. It appears whole or not at all.
     ///
     /// # Errors
     /// When the output exists, is the input, or cannot be written.
     pub fn save(&self, path: impl AsRef<Path>, options: &SaveOptions) -> Result<Written, Error> {
-        let metadata = if options.no_provenance { Vec::new() } else { self.metadata() };
-        let annotations =
-            if options.annotate { provenance::annotations(&self.record) } else { BTreeMap::new() };
-        let options = WriteOptions {
-            external: options.external,
-            metadata,
-            annotations,
-            overwrite: options.overwrite,
-        };
+        let options = self.write_options(options);
         Ok(qcc_onnx::write(&self.graph, &self.source, path.as_ref(), &options)?)
     }
 }

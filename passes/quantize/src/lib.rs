@@ -5,6 +5,7 @@
 
 mod activations;
 pub mod adpq;
+pub mod allocate_bits;
 pub mod blocks;
 mod blockwise;
 mod by_gram;
@@ -31,6 +32,7 @@ pub use sites::{Role, Site, Skip, find_sites};
 pub const PASSES: &[&PassInfo] = &[
     &dequantize_weights::INFO,
     &select::INFO,
+    &allocate_bits::INFO,
     &rtn::INFO,
     &kl_precalibrate::INFO,
     &adpq::INFO,

@@ -32,7 +32,8 @@ pub use goal::Kind;
 use gradient::Gradients;
 use planned::{Feed, Planned};
 
-/// What the float model gives is kept up to this size, and computed again beyond it.
+/// What the float model gives for samples that run again is kept up to this size, and computed again
+/// beyond it.
 const MAX_KEPT_BYTES: u64 = 1 << 30;
 
 /// What the outputs are pulled to.
@@ -83,7 +84,9 @@ pub struct Whole<'a> {
     backward: Planned,
     samples: &'a dyn SampleSource,
     session: &'a Session,
-    /// What the float model gives, by sample.
+    /// Samples that have run.
+    seen: BTreeSet<usize>,
+    /// What the float model gives, by sample: kept from the second run on.
     kept: BTreeMap<usize, Vec<Tensor>>,
     kept_bytes: u64,
 }
@@ -140,6 +143,7 @@ impl<'a> Whole<'a> {
             backward: Planned::default(),
             samples,
             session,
+            seen: BTreeSet::new(),
             kept: BTreeMap::new(),
             kept_bytes: 0,
         })
@@ -246,7 +250,7 @@ impl<'a> Whole<'a> {
         let found = self.forward.run(&self.graph, outputs, &feed, &self.session.pool)?;
         let size: u64 = found.iter().map(|it| it.bytes().len() as u64).sum();
         let cap = self.session.max_mem.map_or(MAX_KEPT_BYTES, |it| MAX_KEPT_BYTES.min(it / 4));
-        if self.kept_bytes + size <= cap {
+        if !self.seen.insert(sample) && self.kept_bytes + size <= cap {
             self.kept_bytes += size;
             self.kept.insert(sample, found.clone());
         }

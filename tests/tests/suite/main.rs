@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod blockwise;
 #[cfg(test)]
+mod budget;
+#[cfg(test)]
 mod determinism;
 #[cfg(test)]
 mod foreign_pass;

@@ -94,26 +94,8 @@ pub fn write(
     if exists(path) && !options.overwrite {
         return Err(WriteError::Exists { path: path.to_owned() });
     }
-    let mut needs = Needs::of(graph, source);
-    if !options.annotations.is_empty() {
-        needs.ir_version = needs.ir_version.max(NODES_HAVE_METADATA);
-    }
-
-    let mut model = message(graph, source, options, &needs, None)?;
-    let mut sidecar = None;
-    let moves = match options.external {
-        External::Always => true,
-        External::Never => false,
-        External::Auto => {
-            model.is_changed && !data.data_files.is_empty() || model.rope.len() > MAX_INLINE_BYTES
-        }
-    };
-    if moves {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let mut new = Sidecar::new(format!("{name}.data"));
-        model = message(graph, source, options, &needs, Some(&mut new))?;
-        sidecar = Some(new).filter(|it| !it.is_empty());
-    }
+    let needs = Needs::of(graph, source, options);
+    let (model, sidecar) = parts(graph, source, path, options, &needs)?;
 
     // Data first: a model without its data would be a broken one.
     let mut pending = Vec::new();
@@ -132,7 +114,7 @@ pub fn write(
         pending.push(Pending::write(&beside, |out| sidecar.write_to(out))?);
         size_bytes += sidecar.len();
         files.push(beside);
-    } else if !model.is_changed || options.external == External::Never {
+    } else if keeps_data(&model, options) {
         for (location, file) in &data.data_files {
             let copy = path.parent().unwrap_or(Path::new("")).join(location);
             size_bytes += file.bytes().len() as u64;
@@ -158,6 +140,59 @@ pub fn write(
     let from = source.opset("");
     let raised = from.filter(|&it| needs.opset > it).map(|it| (it, needs.opset));
     Ok(Written { files, size_bytes, raised })
+}
+
+/// Bytes of what [`write`] would write, data files included.
+///
+/// # Errors
+/// When the graph holds what has no form in ONNX.
+pub fn size(
+    graph: &Graph,
+    source: &Source,
+    path: &Path,
+    options: &WriteOptions,
+) -> Result<u64, WriteError> {
+    let needs = Needs::of(graph, source, options);
+    let (model, sidecar) = parts(graph, source, path, options, &needs)?;
+    let copies = || source.0.data_files.iter().map(|it| it.1.bytes().len() as u64).sum();
+    let data = match &sidecar {
+        Some(sidecar) => sidecar.len(),
+        None if keeps_data(&model, options) => copies(),
+        None => 0,
+    };
+    Ok(model.rope.len() + data)
+}
+
+/// The model, and its data file where tensors go into one.
+fn parts(
+    graph: &Graph,
+    source: &Source,
+    path: &Path,
+    options: &WriteOptions,
+    needs: &Needs,
+) -> Result<(ModelRope, Option<Sidecar>), WriteError> {
+    let mut model = message(graph, source, options, needs, None)?;
+    let mut sidecar = None;
+    let moves = match options.external {
+        External::Always => true,
+        External::Never => false,
+        External::Auto => {
+            model.is_changed && !source.0.data_files.is_empty()
+                || model.rope.len() > MAX_INLINE_BYTES
+        }
+    };
+    if moves {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let mut new = Sidecar::new(format!("{name}.data"));
+        model = message(graph, source, options, needs, Some(&mut new))?;
+        sidecar = Some(new).filter(|it| !it.is_empty());
+    }
+    Ok((model, sidecar))
+}
+
+/// Whether the data files of the input go beside the output.
+fn keeps_data(model: &ModelRope, options: &WriteOptions) -> bool {
+    !model.is_changed || options.external == External::Never
 }
 
 fn data_path(data: &crate::source::SourceData, location: &str) -> PathBuf {
@@ -273,10 +308,11 @@ struct Needs {
 }
 
 impl Needs {
-    fn of(graph: &Graph, source: &Source) -> Self {
+    fn of(graph: &Graph, source: &Source, options: &WriteOptions) -> Self {
+        let least = if options.annotations.is_empty() { 0 } else { NODES_HAVE_METADATA };
         let mut needs = Self {
             opset: source.opset("").unwrap_or(1),
-            ir_version: source.ir_version(),
+            ir_version: source.ir_version().max(least),
             domains: Vec::new(),
             functions: BTreeSet::new(),
         };

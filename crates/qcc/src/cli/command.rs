@@ -7,7 +7,7 @@ use qcc::{FORMATS, RECIPES};
 
 use super::verify::Verify;
 pub(super) use super::watch::Kind as Progress;
-use super::words::{OpType, ScaleType, Scheme, positive};
+use super::words::{OpType, ScaleType, Scheme, bpw, positive};
 
 /// Quantizing compiler for ONNX models.
 ///
@@ -79,9 +79,29 @@ pub(super) struct QuantizeArgs {
     #[arg(long, value_name = "WxAy", value_parser = Scheme::parse, conflicts_with = "bits")]
     pub(super) scheme: Option<Scheme>,
 
-    /// Weights along K that share a scale; 0 or 'row' for the whole row
-    #[arg(short, long, alias = "block-size", default_value = "32", value_name = "N")]
-    pub(super) group_size: String,
+    /// Stored bits for each weight, scales and zero points included, at most: each weight gets bits
+    /// of its own
+    #[arg(long, alias = "target-bpw", alias = "avg-bits", value_name = "X", value_parser = bpw, conflicts_with_all = ["bits", "scheme", "passes"])]
+    pub(super) bpw: Option<f64>,
+
+    /// Size of the output and its data files, at most: 60MB, 55MiB or a number of bytes; each weight
+    /// gets bits of its own
+    #[arg(long, value_name = "SIZE", value_parser = qcc_report::parse_bytes, conflicts_with_all = ["bits", "scheme", "passes"])]
+    pub(super) target_size: Option<u64>,
+
+    /// Bits that --bpw and --target-size choose from [default: all that the format has fields for]
+    #[arg(long, value_name = "LIST", conflicts_with = "passes")]
+    pub(super) candidates: Option<String>,
+
+    /// Weights that a pattern matches share their bits, where its parentheses hold the same:
+    /// 'layers.([0-9]+).attn.*'; repeatable
+    #[arg(long, value_name = "RE", conflicts_with = "passes")]
+    pub(super) tie: Vec<String>,
+
+    /// Weights along K that share a scale; 0 or 'row' for the whole row [default: 32; with a budget
+    /// one of 32, 64 and 128 for each weight]
+    #[arg(short, long, alias = "block-size", value_name = "N")]
+    pub(super) group_size: Option<String>,
 
     /// Fix the zero point at the middle code
     #[arg(long, overrides_with = "asym", alias = "symmetric")]

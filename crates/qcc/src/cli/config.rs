@@ -15,7 +15,12 @@ use super::argv::{is_switch, negation};
 use super::exit;
 
 /// Options of which only one may be given: one that was typed drops the others of the file.
-const ONE_OF: &[&[&str]] = &[&["sym", "asym"], &["recipe", "passes"], &["scheme", "bits"]];
+const ONE_OF: &[&[&str]] = &[
+    &["sym", "asym"],
+    &["recipe", "passes"],
+    &["scheme", "bits"],
+    &["bpw", "target_size", "bits"],
+];
 
 /// The arguments with the options of the file that `--config` names.
 ///

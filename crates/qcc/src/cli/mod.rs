@@ -1,6 +1,7 @@
 //! The command line: what was typed becomes calls of the library, and errors become exit codes.
 
 mod argv;
+mod budget;
 mod command;
 mod compare;
 mod config;

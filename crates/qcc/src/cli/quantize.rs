@@ -12,6 +12,7 @@ use qcc_diag::{Diagnostic, Severity, codes};
 use qcc_pass::Cancel;
 use qcc_report::{Note, RunRecord, bytes};
 
+use super::budget;
 use super::command::{QuantizeArgs, When};
 use super::detail::Detail;
 use super::exit::{self, Ended, Json, say, show};
@@ -49,7 +50,8 @@ pub(super) fn run(
     tell("read", &format!("{input}  {}, {nodes} nodes, opset {opset}", bytes(before)));
     let mut notes = Notes { args, all: Vec::new() };
     notes.add(model.warnings());
-    let output = args.output.clone().unwrap_or_else(|| beside(&args.input, settings.bits));
+    let output = args.output.clone().unwrap_or_else(|| beside(&args.input, &tag(args, &settings)));
+    compiler = budget::add(compiler, args, &output)?;
     check_output(&output, args)?;
     for path in args.record.iter().chain(&args.report).filter(|_| !args.force) {
         report::must_be_new(path)?;
@@ -100,6 +102,11 @@ pub(super) fn run(
     let mut record = record(&compiled, args.seed);
     record.input = args.input.display().to_string();
     record.options = settings.resolve(options);
+    if budget::is_asked(args) {
+        record.options.remove("bits");
+    } else {
+        record.options.entry("group-size".to_owned()).or_insert_with(|| GROUP.to_owned());
+    }
     record.bytes_before = before;
     if args.look.bisect_limit.is_some() && compiled.is_finished() {
         leave_rest(&mut record);
@@ -126,6 +133,9 @@ pub(super) fn run(
         }
         notes.add(&[message]);
     }
+    if let Some(line) = budget::line(args, &record) {
+        tell("bits", &line);
+    }
     for line in qcc_report::left(&record) {
         tell("left", &line);
     }
@@ -139,17 +149,8 @@ pub(super) fn run(
         let told = tell_more(args, &compiled, &mut record, &detail, start)?;
         return if json == Some(&Json::Stream) { Ok(Ended::Well) } else { show(&told) };
     }
-    let save = SaveOptions {
-        external: match args.external_data {
-            When::Auto => External::Auto,
-            When::Always => External::Always,
-            When::Never => External::Never,
-        },
-        overwrite: args.force,
-        annotate: args.annotate,
-        // Nor does the pipeline alone make a part of a model again.
-        no_provenance: args.no_provenance || is_whole || args.look.bisect_limit.is_some(),
-    };
+    let mut save = save_options(args);
+    save.no_provenance |= is_whole;
     let written = compiled.save(&output, &save)?;
     work.remove();
     if let Some((from, to)) = written.raised {
@@ -180,6 +181,21 @@ pub(super) fn run(
     };
     let took = took::line(&record, start);
     show(&format!("{table}  {} {took}\n{told}", output.display()))
+}
+
+/// How the output is written.
+pub(super) fn save_options(args: &QuantizeArgs) -> SaveOptions {
+    SaveOptions {
+        external: match args.external_data {
+            When::Auto => External::Auto,
+            When::Always => External::Always,
+            When::Never => External::Never,
+        },
+        overwrite: args.force,
+        annotate: args.annotate,
+        // Nor does the pipeline alone make a part of a model again.
+        no_provenance: args.no_provenance || args.look.bisect_limit.is_some(),
+    }
 }
 
 /// Writes what `--record` and `--report` ask for; says where the report is.
@@ -231,6 +247,9 @@ fn cancel() -> Cancel {
     });
     cancel
 }
+
+/// Weights that share a scale where nobody says otherwise.
+const GROUP: &str = "32";
 
 /// What several options say together.
 struct Settings {
@@ -286,7 +305,7 @@ fn compiler(args: &QuantizeArgs, settings: &Settings) -> Result<Compiler, Error>
         let op_types: Vec<&str> = args.op_types.iter().map(|it| it.name()).collect();
         compiler = compiler
             .bits(settings.bits.into())?
-            .group_size(&args.group_size)?
+            .group_size(args.group_size.as_deref().unwrap_or(GROUP))?
             .setting("select", "sym", if args.sym { "true" } else { "false" })?
             .setting("select", "scale", args.scale_type.name())?
             .setting("select", "embeddings", &args.embeddings.unwrap_or(0).to_string())?
@@ -335,8 +354,17 @@ fn made(args: &QuantizeArgs) -> Result<Option<Option<OwnTextSize>>, Error> {
     }
 }
 
+/// What the bits are called in the name of the output.
+fn tag(args: &QuantizeArgs, settings: &Settings) -> String {
+    match (args.bpw, args.target_size) {
+        (Some(bpw), _) => bpw.to_string(),
+        (None, Some(_)) => String::new(),
+        (None, None) => settings.bits.to_string(),
+    }
+}
+
 /// `model.onnx` to `model.q4.onnx`.
-fn beside(input: &Path, bits: u8) -> PathBuf {
+fn beside(input: &Path, bits: &str) -> PathBuf {
     let stem = input.file_stem().unwrap_or_default().to_string_lossy();
     input.with_file_name(format!("{stem}.q{bits}.onnx"))
 }

@@ -85,6 +85,15 @@ pub(super) fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Stored bits for each weight.
+///
+/// # Errors
+/// Says so.
+pub(super) fn bpw(text: &str) -> Result<f64, String> {
+    let found = text.parse::<f64>().ok().filter(|it| (0.0..=64.0).contains(it));
+    found.ok_or_else(|| "it takes a number of bits such as 4.5".to_owned())
+}
+
 /// Bits of weights and of activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Scheme {

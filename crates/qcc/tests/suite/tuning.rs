@@ -110,7 +110,10 @@ fn nodes_say_what_became_of_their_weights_where_asked() {
         let mut count = 0;
         for node in model.graph.unwrap().node {
             let get = |key: &str| {
-                node.metadata_props.iter().find(|it| it.key() == key).map(|it| it.value())
+                node.metadata_props
+                    .iter()
+                    .find(|it| it.key() == key)
+                    .map(onnx_protobuf::StringStringEntryProto::value)
             };
             let Some(bits) = get("qcc.bits") else { continue };
             assert_eq!((node.op_type(), bits, get("qcc.group")), (op, "4", Some("32")));
