@@ -1,0 +1,116 @@
+//! From specs to text or object files: IR, verified, optimised, verified again, emitted.
+
+use crate::code::{Code, Emitted};
+use crate::nest::Nest;
+use crate::output::Output;
+use crate::{CodegenError, Target};
+use inkwell::OptimizationLevel;
+use inkwell::attributes::{Attribute, AttributeLoc};
+use inkwell::context::Context;
+use inkwell::module::Module;
+use inkwell::passes::PassBuilderOptions;
+use inkwell::targets::{
+    CodeModel, FileType, InitializationConfig, RelocMode, Target as Backend, TargetMachine,
+    TargetTriple,
+};
+use qcc_kernels::KernelSpec;
+use std::sync::Once;
+
+/// What the emitter leaves to LLVM: common subexpressions, invariants out of loops. Loops are as
+/// long as they were written.
+const PASSES: &str = "function(mem2reg,instcombine<no-verify-fixpoint>,early-cse,loop-mssa(licm),\
+                      early-cse,adce)";
+
+/// Emits `specs` as one module.
+pub(crate) fn emit(
+    specs: &[KernelSpec],
+    target: &Target,
+    output: Output,
+) -> Result<Vec<u8>, CodegenError> {
+    let machine = machine(target)?;
+    let context = Context::create();
+    let module = module(&context, specs, target, &machine)?;
+    let file_type = match output {
+        Output::LlvmIr => return Ok(module.print_to_string().to_bytes().to_vec()),
+        Output::Asm => FileType::Assembly,
+        Output::Object => FileType::Object,
+    };
+    let buffer = machine.write_to_memory_buffer(&module, file_type).map_err(internal)?;
+    let bytes = buffer.as_slice();
+    // The buffer ends with a zero byte that is not part of it.
+    Ok(bytes.strip_suffix(&[0]).filter(|_| output == Output::Asm).unwrap_or(bytes).to_vec())
+}
+
+fn module<'c>(
+    context: &'c Context,
+    specs: &[KernelSpec],
+    target: &Target,
+    machine: &TargetMachine,
+) -> Emitted<Module<'c>> {
+    let code = Code::new(context, "qcc");
+    code.module.set_triple(&machine.get_triple());
+    code.module.set_data_layout(&machine.get_target_data().get_data_layout());
+    for spec in specs {
+        target.check(spec.isa)?;
+        kernel(&code, spec, target)?;
+    }
+    code.module.verify().map_err(internal)?;
+    let options = PassBuilderOptions::create();
+    options.set_loop_vectorization(false);
+    options.set_loop_slp_vectorization(false);
+    options.set_loop_unrolling(false);
+    code.module.run_passes(PASSES, machine, options).map_err(internal)?;
+    code.module.verify().map_err(internal)?;
+    Ok(code.module)
+}
+
+/// Adds the function of one spec.
+fn kernel(code: &Code<'_>, spec: &KernelSpec, target: &Target) -> Emitted<()> {
+    let context = code.context;
+    let ty = context.void_type().fn_type(&[code.pointer_type().into()], false);
+    let function = code.module.add_function(&spec.to_string(), ty, None);
+    let set = |key: &str, value: &str| {
+        let attribute = context.create_string_attribute(key, value);
+        function.add_attribute(AttributeLoc::Function, attribute);
+    };
+    set("target-cpu", target.cpu());
+    set("target-features", &target.features());
+    set("prefer-vector-width", "512");
+    set("min-legal-vector-width", "512");
+    let word = |place, name: &str| {
+        let kind = Attribute::get_named_enum_kind_id(name);
+        function.add_attribute(place, context.create_enum_attribute(kind, 0));
+    };
+    word(AttributeLoc::Function, "nounwind");
+    for name in ["noalias", "nonnull", "readonly"] {
+        word(AttributeLoc::Param(0), name);
+    }
+    let entry = context.append_basic_block(function, "entry");
+    code.builder.position_at_end(entry);
+    Nest::new(code, function, spec).emit()
+}
+
+/// A machine of LLVM for the target.
+pub(crate) fn machine(target: &Target) -> Emitted<TargetMachine> {
+    static BACKENDS: Once = Once::new();
+    BACKENDS.call_once(|| {
+        let config = InitializationConfig::default();
+        Backend::initialize_x86(&config);
+        Backend::initialize_aarch64(&config);
+    });
+    let triple = TargetTriple::create(target.architecture().triple());
+    let backend = Backend::from_triple(&triple).map_err(internal)?;
+    let machine = backend.create_target_machine(
+        &triple,
+        target.cpu(),
+        &target.features(),
+        OptimizationLevel::Aggressive,
+        RelocMode::PIC,
+        CodeModel::Default,
+    );
+    machine.ok_or_else(|| CodegenError::Internal(format!("no machine for {target}")))
+}
+
+pub(crate) fn internal(text: inkwell::support::LLVMString) -> CodegenError {
+    CodegenError::Internal(text.to_string())
+}
