@@ -27,41 +27,79 @@ pub(crate) fn emit(
     target: &Target,
     output: Output,
 ) -> Result<Vec<u8>, CodegenError> {
-    let machine = machine(target)?;
-    let context = Context::create();
-    let module = module(&context, specs, target, &machine)?;
-    let file_type = match output {
-        Output::LlvmIr => return Ok(module.print_to_string().to_bytes().to_vec()),
-        Output::Asm => FileType::Assembly,
-        Output::Object => FileType::Object,
-    };
-    let buffer = machine.write_to_memory_buffer(&module, file_type).map_err(internal)?;
-    let bytes = buffer.as_slice();
-    // The buffer ends with a zero byte that is not part of it.
-    Ok(bytes.strip_suffix(&[0]).filter(|_| output == Output::Asm).unwrap_or(bytes).to_vec())
+    Unit::new(target)?.draft(specs)?.emit(output)
 }
 
-fn module<'c>(
-    context: &'c Context,
-    specs: &[KernelSpec],
-    target: &Target,
-    machine: &TargetMachine,
-) -> Emitted<Module<'c>> {
-    let code = Code::new(context, "qcc");
-    code.module.set_triple(&machine.get_triple());
-    code.module.set_data_layout(&machine.get_target_data().get_data_layout());
-    for spec in specs {
-        target.check(spec.isa)?;
-        kernel(&code, spec, target)?;
+/// What a module needs around it.
+pub(crate) struct Unit<'t> {
+    target: &'t Target,
+    machine: TargetMachine,
+    context: Context,
+}
+
+impl<'t> Unit<'t> {
+    pub(crate) fn new(target: &'t Target) -> Emitted<Self> {
+        Ok(Unit { target, machine: machine(target)?, context: Context::create() })
     }
-    code.module.verify().map_err(internal)?;
-    let options = PassBuilderOptions::create();
-    options.set_loop_vectorization(false);
-    options.set_loop_slp_vectorization(false);
-    options.set_loop_unrolling(false);
-    code.module.run_passes(PASSES, machine, options).map_err(internal)?;
-    code.module.verify().map_err(internal)?;
-    Ok(code.module)
+
+    /// The IR of `specs`, verified, before the passes.
+    pub(crate) fn draft(&self, specs: &[KernelSpec]) -> Emitted<Draft<'_>> {
+        let code = Code::new(&self.context, "qcc");
+        code.module.set_triple(&self.machine.get_triple());
+        code.module.set_data_layout(&self.machine.get_target_data().get_data_layout());
+        for spec in specs {
+            self.target.check(spec.isa)?;
+            kernel(&code, spec, self.target)?;
+        }
+        code.module.verify().map_err(internal)?;
+        Ok(Draft { module: code.module, machine: &self.machine })
+    }
+}
+
+/// A module before the passes.
+pub(crate) struct Draft<'u> {
+    module: Module<'u>,
+    machine: &'u TargetMachine,
+}
+
+impl Draft<'_> {
+    /// A name for all that the emitted code follows from.
+    pub(crate) fn key(&self) -> String {
+        let mut hash = blake3::Hasher::new();
+        let (major, minor, patch) = inkwell::support::get_llvm_version();
+        for number in [major, minor, patch] {
+            hash.update(&number.to_le_bytes());
+        }
+        hash.update(PASSES.as_bytes());
+        // Triple, CPU and features are attributes in the text.
+        hash.update(self.module.print_to_string().to_bytes());
+        hash.finalize().to_hex().to_string()
+    }
+
+    pub(crate) fn object(self) -> Emitted<Vec<u8>> {
+        self.emit(Output::Object)
+    }
+
+    /// Runs the passes and emits.
+    pub(crate) fn emit(self, output: Output) -> Emitted<Vec<u8>> {
+        let options = PassBuilderOptions::create();
+        options.set_loop_vectorization(false);
+        options.set_loop_slp_vectorization(false);
+        options.set_loop_unrolling(false);
+        self.module.run_passes(PASSES, self.machine, options).map_err(internal)?;
+        self.module.verify().map_err(internal)?;
+        let file_type = match output {
+            Output::LlvmIr => return Ok(self.module.print_to_string().to_bytes().to_vec()),
+            Output::Asm => FileType::Assembly,
+            Output::Object => FileType::Object,
+        };
+        let buffer =
+            self.machine.write_to_memory_buffer(&self.module, file_type).map_err(internal)?;
+        let bytes = buffer.as_slice();
+        // LLVM ends text with a zero byte.
+        let text = bytes.strip_suffix(&[0]).filter(|_| output == Output::Asm);
+        Ok(text.unwrap_or(bytes).to_vec())
+    }
 }
 
 /// Adds the function of one spec.
@@ -90,14 +128,19 @@ fn kernel(code: &Code<'_>, spec: &KernelSpec, target: &Target) -> Emitted<()> {
     Nest::new(code, function, spec).emit()
 }
 
-/// A machine of LLVM for the target.
-pub(crate) fn machine(target: &Target) -> Emitted<TargetMachine> {
+/// Makes the back ends known to LLVM.
+pub(crate) fn backends() {
     static BACKENDS: Once = Once::new();
     BACKENDS.call_once(|| {
         let config = InitializationConfig::default();
         Backend::initialize_x86(&config);
         Backend::initialize_aarch64(&config);
     });
+}
+
+/// A machine of LLVM for the target.
+pub(crate) fn machine(target: &Target) -> Emitted<TargetMachine> {
+    backends();
     let triple = TargetTriple::create(target.architecture().triple());
     let backend = Backend::from_triple(&triple).map_err(internal)?;
     let machine = backend.create_target_machine(

@@ -5,6 +5,7 @@
 //! any target ([`emit`]). Only this crate knows LLVM, and only with its feature `llvm`; without
 //! it every call answers with [`CodegenError::NoLlvm`].
 
+mod cache;
 mod error;
 mod host;
 mod output;
@@ -15,9 +16,13 @@ mod code;
 #[cfg(feature = "llvm")]
 mod emit;
 #[cfg(feature = "llvm")]
+mod engine;
+#[cfg(feature = "llvm")]
 mod epilogue;
 #[cfg(feature = "llvm")]
 mod isa;
+#[cfg(feature = "llvm")]
+mod jit;
 #[cfg(feature = "llvm")]
 mod nest;
 #[cfg(feature = "llvm")]
@@ -25,7 +30,10 @@ mod operands;
 #[cfg(feature = "llvm")]
 mod unpack;
 
+pub use cache::KernelCache;
 pub use error::CodegenError;
+#[cfg(feature = "llvm")]
+pub use jit::Jit;
 pub use output::Output;
 pub use target::{Architecture, Target};
 
