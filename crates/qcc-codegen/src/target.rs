@@ -68,6 +68,8 @@ const ISAS: &[(Isa, Option<Architecture>, &[&str])] = &[
         &["avx512vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "f16c", "fma"],
     ),
     (Isa::AvxVnni, Some(Architecture::X86_64), &["avxvnni", "avx2", "f16c", "fma"]),
+    // AVX-512 VL has the same instruction under another encoding.
+    (Isa::AvxVnni, Some(Architecture::X86_64), &["avx512vnni", "avx512vl", "avx2", "f16c", "fma"]),
     (
         Isa::Avx512,
         Some(Architecture::X86_64),
@@ -148,8 +150,10 @@ impl Target {
     /// Instruction sets that run on it, the fastest first.
     #[must_use]
     pub fn isas(&self) -> Vec<Isa> {
-        let all = ISAS.iter().map(|(isa, ..)| *isa);
-        all.filter(|isa| self.check(*isa).is_ok()).collect()
+        let mut isas: Vec<Isa> = ISAS.iter().map(|(isa, ..)| *isa).collect();
+        isas.retain(|isa| self.check(*isa).is_ok());
+        isas.dedup();
+        isas
     }
 
     /// The fastest instruction set that runs on it.
@@ -163,25 +167,25 @@ impl Target {
     /// # Errors
     /// [`CodegenError::WrongArchitecture`] or [`CodegenError::MissingFeatures`].
     pub fn check(&self, isa: Isa) -> Result<(), CodegenError> {
-        let row = ISAS.iter().find(|(known, ..)| *known == isa);
-        let Some((_, architecture, needs)) = row else {
-            return Err(CodegenError::Internal(format!("no row for {isa}")));
-        };
-        if architecture.is_some_and(|a| a != self.architecture) {
-            return Err(CodegenError::WrongArchitecture {
-                isa: isa.to_string(),
-                architecture: self.architecture.triple().into(),
-            });
-        }
-        let missing: Vec<&str> =
-            needs.iter().filter(|name| !self.features.contains(**name)).copied().collect();
-        if missing.is_empty() {
-            return Ok(());
+        let mut missing: Option<Vec<&str>> = None;
+        for (_, architecture, needs) in ISAS.iter().filter(|(known, ..)| *known == isa) {
+            if architecture.is_some_and(|a| a != self.architecture) {
+                return Err(CodegenError::WrongArchitecture {
+                    isa: isa.to_string(),
+                    architecture: self.architecture.triple().into(),
+                });
+            }
+            let lacks = |name: &&&str| !self.features.contains(**name);
+            let lacking: Vec<&str> = needs.iter().filter(lacks).copied().collect();
+            if lacking.is_empty() {
+                return Ok(());
+            }
+            missing.get_or_insert(lacking);
         }
         Err(CodegenError::MissingFeatures {
             isa: isa.to_string(),
             cpu: self.cpu.clone(),
-            missing: missing.join(", "),
+            missing: missing.unwrap_or_default().join(", "),
         })
     }
 }
