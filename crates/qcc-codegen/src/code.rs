@@ -252,10 +252,17 @@ impl<'c> Code<'c> {
         Ok(self.builder.build_xor(a, b, "")?)
     }
 
-    /// Keeps the bits of `mask` in every byte of `<n x i32>`.
+    /// Keeps the bits of `mask` in every byte, and gives bytes.
     pub(crate) fn and_bytes(&self, v: Vector<'c>, mask: u8) -> Emitted<Vector<'c>> {
-        let word = u32::from_ne_bytes([mask; 4]);
-        self.and(v, self.same(v.get_type(), i64::from(word)))
+        let bytes = self.bytes(v)?;
+        self.and(bytes, self.same(bytes.get_type(), i64::from(mask)))
+    }
+
+    /// The same bits as bytes.
+    pub(crate) fn bytes(&self, v: Vector<'c>) -> Emitted<Vector<'c>> {
+        let ty = v.get_type();
+        let bits = ty.get_element_type().into_int_type().get_bit_width();
+        self.cast(v, self.ints(8, ty.get_size() * bits / 8)?)
     }
 
     /// Each element shifted to smaller bits, zeros from above.

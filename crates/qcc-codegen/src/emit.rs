@@ -125,7 +125,7 @@ fn kernel(code: &Code<'_>, spec: &KernelSpec, target: &Target) -> Emitted<()> {
     }
     let entry = context.append_basic_block(function, "entry");
     code.builder.position_at_end(entry);
-    Nest::new(code, function, spec).emit()
+    Nest::new(code, function, spec)?.emit()
 }
 
 /// Makes the back ends known to LLVM.

@@ -1,29 +1,32 @@
-//! The loop nest of a kernel: one panel of up to 32 columns times up to 6 rows, whole K.
+//! The loop nest of a kernel: panels of up to 32 columns times up to 6 rows, whole K.
 //!
 //! ```text
-//! for strip in panel:                      # as many columns as the registers hold
-//!     for group in K:
-//!         for block of 32 k in group:
-//!             for chunk of 4 k, row, register: sum += codes . activations
-//!         y += (weight scale * activation scale) * sum       # f32, groups in ascending order
-//!     epilogue, store
+//! for panel:
+//!     for strip in panel:                      # as many columns as the registers hold
+//!         for group in K:
+//!             for block of 32 k in group:
+//!                 for chunk of 4 k, row, register: sum += codes . activations
+//!             y += (weight scale * activation scale) * sum   # f32, groups in ascending order
+//!         epilogue, store
 //! ```
 //!
 //! Whatever the instruction set, a row's result is the same to the bit: sums are exact, and the
 //! additions in f32 follow the order of the groups alone.
 
+use crate::CodegenError;
 use crate::code::{Code, Emitted, Vector};
 use crate::isa::{Instructions, Sum, instructions};
 use crate::operands::Operands;
 use crate::unpack::{self, Form, Join};
 use inkwell::values::{BasicValueEnum, FunctionValue, IntValue, PointerValue};
-use qcc_kernels::{KernelGroup, KernelSpec, ScaleKind};
-
-/// Bytes of a vector of the layout: 16 columns, 4 bytes of each.
-const VECTOR: u64 = 64;
+use qcc_kernels::{KernelGroup, KernelSpec};
+use qcc_quant::panel::{PanelLayout, PanelScale};
 
 /// Blocks of a group that stand one after another; more are a loop.
 const UNROLLED_BLOCKS: u64 = 2;
+
+/// Bytes of a zero point, which is an f16.
+pub(crate) const ZERO_SIZE: u64 = 2;
 
 /// A kernel in the making.
 pub(crate) struct Nest<'a, 'c> {
@@ -34,8 +37,37 @@ pub(crate) struct Nest<'a, 'c> {
     form: Form,
     /// Registers of columns that are worked on at a time.
     pub units: u32,
-    /// How often that is until the panel is done.
+    /// How often that is until a panel is done.
     strips: u32,
+    sizes: Sizes,
+}
+
+/// Bytes of the parts of a panel.
+struct Sizes {
+    /// One vector, of all tiles.
+    vector: u64,
+    /// A block of 32 k.
+    block: u64,
+    /// Scales of a group.
+    scales: u64,
+    /// Zero points of a group, which follow.
+    zeros: u64,
+}
+
+impl Sizes {
+    fn of(spec: &KernelSpec) -> Emitted<Self> {
+        // What is asked of the layout depends on neither shape nor group.
+        let layout = PanelLayout::new(spec.bits, 32, 32, 32, spec.scale, spec.asymmetric);
+        let layout = layout.map_err(|error| CodegenError::Internal(error.to_string()))?;
+        let tiles = usize::from(spec.tiles);
+        let block = layout.block_bytes(tiles) as u64;
+        Ok(Sizes {
+            vector: block / u64::from(spec.bits.bits()),
+            block,
+            scales: layout.scale_bytes(tiles) as u64,
+            zeros: layout.zero_bytes(tiles) as u64,
+        })
+    }
 }
 
 /// Where a group begins.
@@ -56,7 +88,7 @@ struct Group<'c> {
 }
 
 impl<'a, 'c> Nest<'a, 'c> {
-    pub(crate) fn new(code: &'a Code<'c>, function: FunctionValue<'c>, spec: &'a KernelSpec) -> Self {
+    pub(crate) fn new(code: &'a Code<'c>, function: FunctionValue<'c>, spec: &'a KernelSpec) -> Emitted<Self> {
         let isa = instructions(spec.isa);
         let lines = u32::from(spec.rows) * spec.planes.count();
         let form = Form::choose(isa, spec.bits, lines, spec.asymmetric);
@@ -70,22 +102,26 @@ impl<'a, 'c> Nest<'a, 'c> {
         while units > 1 && !fits(units) {
             units /= 2;
         }
-        Nest { code, function, isa, spec, form, units, strips: all / units }
+        Ok(Nest { code, function, isa, spec, form, units, strips: all / units, sizes: Sizes::of(spec)? })
     }
 
     /// The whole body of the kernel.
     pub(crate) fn emit(&self) -> Emitted<()> {
         let code = self.code;
         let operands = Operands::load(self)?;
-        if self.strips == 1 {
-            self.strip(&operands)?;
-        } else {
-            let strips = code.index(self.strips.into());
-            code.repeat(self.function, strips, &[], |strip, _| {
-                self.strip(&operands.strip(self, strip)?)?;
-                Ok(Vec::new())
-            })?;
-        }
+        code.repeat(self.function, operands.panels, &[], |panel, _| {
+            let operands = operands.panel(self, panel)?;
+            if self.strips == 1 {
+                self.strip(&operands)?;
+            } else {
+                let strips = code.index(self.strips.into());
+                code.repeat(self.function, strips, &[], |strip, _| {
+                    self.strip(&operands.strip(self, strip)?)?;
+                    Ok(Vec::new())
+                })?;
+            }
+            Ok(Vec::new())
+        })?;
         code.builder.build_return(None)?;
         Ok(())
     }
@@ -244,7 +280,7 @@ impl<'a, 'c> Nest<'a, 'c> {
         let mut vectors: Vec<Vec<Vector<'c>>> = vec![Vec::new(); units];
         for vector in 0..u64::from(bits.bits()) {
             for (unit, vectors) in (0..).zip(&mut vectors) {
-                let at = vector * u64::from(self.spec.tiles) * VECTOR + unit * u64::from(4 * lanes);
+                let at = vector * self.sizes.vector + unit * u64::from(4 * lanes);
                 vectors.push(code.load_ints(lanes, code.at(place.weights, at)?, 4 * lanes)?);
             }
         }
@@ -271,9 +307,8 @@ impl<'a, 'c> Nest<'a, 'c> {
     }
 
     fn after_block(&self, place: Place<'c>) -> Emitted<Place<'c>> {
-        let bytes = u64::from(self.spec.bits.bits()) * u64::from(self.spec.tiles) * VECTOR;
         Ok(Place {
-            weights: self.code.at(place.weights, bytes)?,
+            weights: self.code.at(place.weights, self.sizes.block)?,
             act: self.code.builder.build_int_add(place.act, self.code.index(32), "")?,
             group: place.group,
         })
@@ -316,15 +351,17 @@ impl<'a, 'c> Nest<'a, 'c> {
         let scales = code.offset(group.scales, operands.scale_skip)?;
         let mut weight_scales = Vec::new();
         for unit in 0..u64::from(self.units) {
-            let at = code.at(scales, unit * u64::from(lanes) * scale_size(self.spec.scale))?;
+            let at = code.at(scales, unit * u64::from(lanes) * self.scale_size())?;
             weight_scales.push(self.isa.scales(code, self.spec.scale, at)?);
         }
         let mut weight_zeros = Vec::new();
         if self.spec.asymmetric {
-            let zeros = code.offset(code.at(group.scales, self.codes_to_zeros())?, operands.zero_skip)?;
-            for unit in 0..u64::from(self.units) {
-                let at = code.at(zeros, unit * u64::from(lanes) * 4)?;
-                weight_zeros.push(code.fneg(code.load_floats(lanes, at, 4 * lanes)?)?);
+            let zeros = code.at(group.scales, self.sizes.scales)?;
+            let zeros = code.offset(zeros, operands.zero_skip)?;
+            for (unit, scale) in (0..).zip(&weight_scales) {
+                let at = code.at(zeros, unit * u64::from(lanes) * ZERO_SIZE)?;
+                let zeros = self.isa.scales(code, PanelScale::F16, at)?;
+                weight_zeros.push(code.fneg(code.fmul(*scale, zeros)?)?);
             }
         }
         let offset = code.builder.build_left_shift(group.group, code.index(2), "")?;
@@ -367,20 +404,11 @@ impl<'a, 'c> Nest<'a, 'c> {
 
     /// Bytes of scales and zero points of a group.
     fn scale_bytes(&self) -> u64 {
-        let zeros = if self.spec.asymmetric { u64::from(self.spec.tiles) * 64 } else { 0 };
-        self.codes_to_zeros() + zeros
+        self.sizes.scales + self.sizes.zeros
     }
 
-    /// Bytes of scales of a group.
-    fn codes_to_zeros(&self) -> u64 {
-        (u64::from(self.spec.tiles) * 16 * scale_size(self.spec.scale)).next_multiple_of(64)
-    }
-}
-
-/// Bytes of a scale.
-pub(crate) fn scale_size(kind: ScaleKind) -> u64 {
-    match kind {
-        ScaleKind::F32 => 4,
-        ScaleKind::F16 | ScaleKind::Bf16 => 2,
+    /// Bytes of a scale.
+    pub(crate) fn scale_size(&self) -> u64 {
+        self.spec.scale.bytes() as u64
     }
 }

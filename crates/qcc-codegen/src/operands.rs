@@ -1,7 +1,8 @@
 //! The operands of a kernel: what [`KernelArgs`] points at.
 
 use crate::code::{Code, Emitted};
-use crate::nest::{Nest, scale_size};
+use crate::nest::{Nest, ZERO_SIZE};
+use inkwell::IntPredicate;
 use inkwell::values::{IntValue, PointerValue};
 use qcc_kernels::{Epilogue, KernelArgs};
 use std::mem::offset_of;
@@ -10,6 +11,8 @@ use std::mem::offset_of;
 #[derive(Clone)]
 pub(crate) struct Operands<'c> {
     pub weights: PointerValue<'c>,
+    pub panels: IntValue<'c>,
+    panel_stride: IntValue<'c>,
     pub groups: IntValue<'c>,
     pub group_blocks: IntValue<'c>,
     /// Scales and zero points of the strip are this many bytes beyond those that follow the
@@ -26,6 +29,7 @@ pub(crate) struct Operands<'c> {
     pub act_sums: Vec<PointerValue<'c>>,
     /// By row.
     pub y: Vec<PointerValue<'c>>,
+    /// Columns from here on to the last of the panel; more than there are, if they are full.
     pub columns: IntValue<'c>,
     pub bias: Option<PointerValue<'c>>,
     /// By row.
@@ -64,6 +68,8 @@ impl<'c> Operands<'c> {
         let group_row = offset_of!(KernelArgs, act_group_row);
         let mut operands = Operands {
             weights: pointer(offset_of!(KernelArgs, weights))?,
+            panels: int(offset_of!(KernelArgs, panels))?,
+            panel_stride: int(offset_of!(KernelArgs, panel_stride))?,
             groups: int(offset_of!(KernelArgs, groups))?,
             group_blocks: int(offset_of!(KernelArgs, group_blocks))?,
             scale_skip: code.index(0),
@@ -99,26 +105,50 @@ impl<'c> Operands<'c> {
         Ok(operands)
     }
 
+    /// The same for panel number `panel`.
+    pub(crate) fn panel(&self, nest: &Nest<'_, 'c>, panel: IntValue<'c>) -> Emitted<Self> {
+        let code = nest.code;
+        let width = u64::from(nest.spec.tiles) * 16;
+        let bytes = code.builder.build_int_mul(panel, self.panel_stride, "")?;
+        let next = code.builder.build_int_add(panel, code.index(1), "")?;
+        let more = code.builder.build_int_compare(IntPredicate::ULT, next, self.panels, "")?;
+        let columns = code.builder.build_select(more, code.index(width), self.columns, "")?;
+        Ok(Operands {
+            weights: code.offset(self.weights, bytes)?,
+            columns: columns.into_int_value(),
+            ..self.columns_on(nest, scaled(code, panel, width)?)?
+        })
+    }
+
     /// The same for strip number `strip` of the panel.
     pub(crate) fn strip(&self, nest: &Nest<'_, 'c>, strip: IntValue<'c>) -> Emitted<Self> {
         let code = nest.code;
-        let columns = u64::from(nest.units * nest.isa.lanes());
-        let skip = |bytes: u64| scaled(code, strip, columns * bytes);
-        let codes = skip(4)?;
-        let floats = |all: &[PointerValue<'c>]| -> Emitted<Vec<PointerValue<'c>>> {
-            let bytes = skip(4)?;
-            all.iter().map(|&at| code.offset(at, bytes)).collect()
+        let columns = scaled(code, strip, u64::from(nest.units * nest.isa.lanes()))?;
+        let codes = scaled(code, columns, 4)?;
+        // Codes of a column are 4 bytes of a vector; scales and zero points have other sizes.
+        let skip = |size: u64| {
+            Emitted::Ok(code.builder.build_int_sub(scaled(code, columns, size)?, codes, "")?)
         };
-        // Codes of a strip are 4 bytes a column further; scales have another size.
-        let back = |bytes| Emitted::Ok(code.builder.build_int_sub(bytes, codes, "")?);
         Ok(Operands {
             weights: code.offset(self.weights, codes)?,
-            scale_skip: back(skip(scale_size(nest.spec.scale))?)?,
-            zero_skip: back(skip(4)?)?,
-            y: floats(&self.y)?,
-            columns: code.builder.build_int_sub(self.columns, skip(1)?, "")?,
-            bias: self.bias.map(|bias| code.offset(bias, skip(4)?)).transpose()?,
-            extra: floats(&self.extra)?,
+            scale_skip: skip(nest.scale_size())?,
+            zero_skip: skip(ZERO_SIZE)?,
+            columns: code.builder.build_int_sub(self.columns, columns, "")?,
+            ..self.columns_on(nest, columns)?
+        })
+    }
+
+    /// What belongs to columns, `columns` further on.
+    fn columns_on(&self, nest: &Nest<'_, 'c>, columns: IntValue<'c>) -> Emitted<Self> {
+        let code = nest.code;
+        let bytes = scaled(code, columns, 4)?;
+        let all = |pointers: &[PointerValue<'c>]| -> Emitted<Vec<PointerValue<'c>>> {
+            pointers.iter().map(|&at| code.offset(at, bytes)).collect()
+        };
+        Ok(Operands {
+            y: all(&self.y)?,
+            bias: self.bias.map(|bias| code.offset(bias, bytes)).transpose()?,
+            extra: all(&self.extra)?,
             ..self.clone()
         })
     }

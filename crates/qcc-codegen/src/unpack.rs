@@ -14,7 +14,7 @@
 
 use crate::code::{Code, Emitted, Vector};
 use crate::isa::Instructions;
-use qcc_kernels::KernelBits;
+use qcc_quant::panel::PanelBits;
 
 /// What a chunk comes out as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,26 +42,26 @@ impl Form {
     /// The form for so many rows (times planes).
     pub(crate) fn choose(
         instructions: &dyn Instructions,
-        bits: KernelBits,
+        bits: PanelBits,
         rows: u32,
         asymmetric: bool,
     ) -> Form {
-        if bits == KernelBits::B8 && !instructions.wide_codes() {
+        if bits == PanelBits::B8 && !instructions.wide_codes() {
             return if asymmetric { Form::Split } else { Form::Centered };
         }
         if rows <= instructions.in_place_rows(bits) { Form::InPlace } else { Form::Down }
     }
 
     /// The classes and how they join.
-    pub(crate) fn classes(self, bits: KernelBits) -> &'static [Join] {
+    pub(crate) fn classes(self, bits: PanelBits) -> &'static [Join] {
         use Join::{Shift, Subtract};
         match (self, bits) {
             (Form::Down | Form::Centered, _) => &[Shift(0)],
             (Form::Split, _) => &[Shift(0), Subtract],
             // Two chains of additions of even and odd chunks, not one of eight.
-            (Form::InPlace, KernelBits::B8) => &[Shift(0), Shift(0)],
-            (Form::InPlace, KernelBits::B4 | KernelBits::B2) => &[Shift(0), Shift(4)],
-            (Form::InPlace, KernelBits::B3) => &[Shift(0), Shift(3), Shift(5), Shift(4)],
+            (Form::InPlace, PanelBits::B8) => &[Shift(0), Shift(0)],
+            (Form::InPlace, PanelBits::B4 | PanelBits::B2) => &[Shift(0), Shift(4)],
+            (Form::InPlace, PanelBits::B3) => &[Shift(0), Shift(3), Shift(5), Shift(4)],
         }
     }
 }
@@ -70,7 +70,7 @@ impl Form {
 pub(crate) fn chunk<'c>(
     code: &Code<'c>,
     instructions: &dyn Instructions,
-    bits: KernelBits,
+    bits: PanelBits,
     form: Form,
     vectors: &[Vector<'c>],
     chunk: u32,
@@ -80,42 +80,42 @@ pub(crate) fn chunk<'c>(
     let one = |class, codes: Emitted<Vector<'c>>| Ok(vec![(class, codes?)]);
     match (form, bits) {
         (Form::Centered, _) => {
-            let top = code.same(vectors[c].get_type(), 0x8080_8080);
-            one(0, code.xor(vectors[c], top))
+            let codes = code.bytes(vectors[c])?;
+            one(0, code.xor(codes, code.same(codes.get_type(), 0x80)))
         }
         (Form::Split, _) => Ok(vec![
             (0, code.and_bytes(vectors[c], 0x7f)?),
             (1, code.and_bytes(vectors[c], 0x80)?),
         ]),
-        (Form::InPlace, KernelBits::B8) => one(odd, Ok(vectors[c])),
-        (Form::Down, KernelBits::B8) => one(0, Ok(vectors[c])),
-        (Form::InPlace, KernelBits::B4) => {
+        (Form::InPlace, PanelBits::B8) => one(odd, Ok(vectors[c])),
+        (Form::Down, PanelBits::B8) => one(0, Ok(vectors[c])),
+        (Form::InPlace, PanelBits::B4) => {
             one(odd, code.and_bytes(vectors[c / 2], if odd == 1 { 0xf0 } else { 0x0f }))
         }
-        (Form::Down, KernelBits::B4) => {
+        (Form::Down, PanelBits::B4) => {
             one(0, instructions.field(code, vectors[c / 2], 4 * (chunk % 2), 4))
         }
-        (Form::InPlace, KernelBits::B2) => {
+        (Form::InPlace, PanelBits::B2) => {
             // One shift of the vector serves two chunks, in two classes and not four.
             let v = code.down(vectors[c / 4], 2 * (chunk % 2))?;
             let class = c / 2 % 2;
             one(class, code.and_bytes(v, if class == 1 { 0x30 } else { 0x03 }))
         }
-        (Form::Down, KernelBits::B2) => {
+        (Form::Down, PanelBits::B2) => {
             one(0, instructions.field(code, vectors[c / 4], 2 * (chunk % 4), 2))
         }
-        (Form::InPlace, KernelBits::B3) if c < 6 => {
+        (Form::InPlace, PanelBits::B3) if c < 6 => {
             one(odd, code.and_bytes(vectors[c / 2], if odd == 1 { 0x38 } else { 0x07 }))
         }
-        (Form::InPlace, KernelBits::B3) => {
+        (Form::InPlace, PanelBits::B3) => {
             let (shift, low, high) = if c == 6 { (1, 0x60, 0x80) } else { (2, 0x30, 0x40) };
             let low = code.and_bytes(code.down(vectors[c - 6], shift)?, low)?;
             one(c - 4, code.or(low, code.and_bytes(vectors[2], high)?))
         }
-        (Form::Down, KernelBits::B3) if c < 6 => {
+        (Form::Down, PanelBits::B3) if c < 6 => {
             one(0, instructions.field(code, vectors[c / 2], 3 * (chunk % 2), 3))
         }
-        (Form::Down, KernelBits::B3) => {
+        (Form::Down, PanelBits::B3) => {
             let high = code.down(vectors[2], if c == 6 { 5 } else { 4 })?;
             let low = instructions.field(code, vectors[c - 6], 6, 2)?;
             one(0, code.or(code.and_bytes(high, 4)?, low))

@@ -4,7 +4,7 @@ use super::words::{self, Names};
 use super::{Instructions, Sum};
 use crate::code::{Code, Emitted, Vector};
 use inkwell::values::PointerValue;
-use qcc_kernels::KernelBits;
+use qcc_quant::panel::PanelBits;
 
 const NAMES: Names =
     Names { maddubs: "llvm.x86.avx2.pmadd.ub.sw", madd: "llvm.x86.avx2.pmadd.wd" };
@@ -25,7 +25,7 @@ impl Instructions for Avx2 {
     }
 
     /// A field in place can be as large as 240: two products of it overflow 16 bits.
-    fn in_place_rows(&self, _: KernelBits) -> u32 {
+    fn in_place_rows(&self, _: PanelBits) -> u32 {
         0
     }
 
@@ -44,7 +44,7 @@ impl Instructions for Avx2 {
         sum: &mut Sum<'c>,
         codes: Vector<'c>,
         activations: &[Vector<'c>],
-        bits: KernelBits,
+        bits: PanelBits,
     ) -> Emitted<()> {
         words::dot(code, &NAMES, sum, codes, activations, bits)
     }

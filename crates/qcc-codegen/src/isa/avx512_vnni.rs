@@ -3,7 +3,7 @@
 
 use super::{Instructions, Sum};
 use crate::code::{Code, Emitted, Vector};
-use qcc_kernels::KernelBits;
+use qcc_quant::panel::PanelBits;
 
 pub(super) struct Avx512Vnni;
 
@@ -20,7 +20,7 @@ impl Instructions for Avx512Vnni {
         true
     }
 
-    fn in_place_rows(&self, bits: KernelBits) -> u32 {
+    fn in_place_rows(&self, bits: PanelBits) -> u32 {
         in_place_rows(bits)
     }
 
@@ -30,7 +30,7 @@ impl Instructions for Avx512Vnni {
         sum: &mut Sum<'c>,
         codes: Vector<'c>,
         activations: &[Vector<'c>],
-        _: KernelBits,
+        _: PanelBits,
     ) -> Emitted<()> {
         dot(code, "llvm.x86.avx512.vpdpbusd.512", sum, codes, activations)
     }
@@ -38,9 +38,9 @@ impl Instructions for Avx512Vnni {
 
 /// A shift less per vector is worth a second accumulator while few rows share the codes; with
 /// 3 bits it takes four of them.
-pub(super) fn in_place_rows(bits: KernelBits) -> u32 {
+pub(super) fn in_place_rows(bits: PanelBits) -> u32 {
     match bits {
-        KernelBits::B3 => 1,
+        PanelBits::B3 => 1,
         _ => 2,
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Instructions, Sum, avx512_vnni};
 use crate::code::{Code, Emitted, Vector};
-use qcc_kernels::KernelBits;
+use qcc_quant::panel::PanelBits;
 
 pub(super) struct AvxVnni;
 
@@ -19,7 +19,7 @@ impl Instructions for AvxVnni {
         true
     }
 
-    fn in_place_rows(&self, bits: KernelBits) -> u32 {
+    fn in_place_rows(&self, bits: PanelBits) -> u32 {
         avx512_vnni::in_place_rows(bits)
     }
 
@@ -29,7 +29,7 @@ impl Instructions for AvxVnni {
         sum: &mut Sum<'c>,
         codes: Vector<'c>,
         activations: &[Vector<'c>],
-        _: KernelBits,
+        _: PanelBits,
     ) -> Emitted<()> {
         // The name is of AVX-512 VL; the feature `avxvnni` has the same instruction.
         avx512_vnni::dot(code, "llvm.x86.avx512.vpdpbusd.256", sum, codes, activations)

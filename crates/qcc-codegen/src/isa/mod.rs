@@ -13,7 +13,8 @@ mod words;
 
 use crate::code::{Code, Emitted, Vector};
 use inkwell::values::PointerValue;
-use qcc_kernels::{Isa, KernelBits, ScaleKind};
+use qcc_kernels::Isa;
+use qcc_quant::panel::{PanelBits, PanelScale};
 
 /// Dot products of one register of columns that are being summed up.
 ///
@@ -42,7 +43,7 @@ pub(crate) trait Instructions: Sync {
 
     /// Up to how many rows (times planes) codes stay in place in their bytes. Zero if codes must
     /// be small.
-    fn in_place_rows(&self, bits: KernelBits) -> u32;
+    fn in_place_rows(&self, bits: PanelBits) -> u32;
 
     /// A sum of `start`, or of nothing.
     fn start<'c>(&self, code: &Code<'c>, start: Option<Vector<'c>>) -> Emitted<Sum<'c>> {
@@ -68,7 +69,7 @@ pub(crate) trait Instructions: Sync {
         sum: &mut Sum<'c>,
         codes: Vector<'c>,
         activations: &[Vector<'c>],
-        bits: KernelBits,
+        bits: PanelBits,
     ) -> Emitted<()>;
 
     /// After the last chunk of a block: `pending` goes into the registers.
@@ -98,14 +99,14 @@ pub(crate) trait Instructions: Sync {
     fn scales<'c>(
         &self,
         code: &Code<'c>,
-        kind: ScaleKind,
+        kind: PanelScale,
         at: PointerValue<'c>,
     ) -> Emitted<Vector<'c>> {
         let n = self.lanes();
         match kind {
-            ScaleKind::F32 => code.load_floats(n, at, 4 * n),
-            ScaleKind::F16 => code.load_halves(n, at, 2 * n),
-            ScaleKind::Bf16 => code.load_brain_floats(n, at, 2 * n),
+            PanelScale::F32 => code.load_floats(n, at, 4 * n),
+            PanelScale::F16 => code.load_halves(n, at, 2 * n),
+            PanelScale::Bf16 => code.load_brain_floats(n, at, 2 * n),
         }
     }
 }

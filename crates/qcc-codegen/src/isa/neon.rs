@@ -6,7 +6,7 @@
 use super::{Instructions, Sum, neon_dot};
 use crate::code::{Code, Emitted, Vector};
 use inkwell::values::PointerValue;
-use qcc_kernels::KernelBits;
+use qcc_quant::panel::PanelBits;
 
 pub(super) struct Neon;
 
@@ -24,7 +24,7 @@ impl Instructions for Neon {
         false
     }
 
-    fn in_place_rows(&self, _: KernelBits) -> u32 {
+    fn in_place_rows(&self, _: PanelBits) -> u32 {
         0
     }
 
@@ -56,7 +56,7 @@ impl Instructions for Neon {
         sum: &mut Sum<'c>,
         codes: Vector<'c>,
         activations: &[Vector<'c>],
-        _: KernelBits,
+        _: PanelBits,
     ) -> Emitted<()> {
         let (bytes, halves) = (code.ints(8, 16)?, code.ints(16, 8)?);
         let (codes, activations) = (code.cast(codes, bytes)?, code.cast(activations[0], bytes)?);

@@ -3,7 +3,7 @@
 use super::{Instructions, Sum};
 use crate::code::{Code, Emitted, Vector};
 use inkwell::values::PointerValue;
-use qcc_kernels::KernelBits;
+use qcc_quant::panel::PanelBits;
 
 pub(super) struct NeonDot;
 
@@ -21,7 +21,7 @@ impl Instructions for NeonDot {
         false
     }
 
-    fn in_place_rows(&self, _: KernelBits) -> u32 {
+    fn in_place_rows(&self, _: PanelBits) -> u32 {
         0
     }
 
@@ -40,7 +40,7 @@ impl Instructions for NeonDot {
         sum: &mut Sum<'c>,
         codes: Vector<'c>,
         activations: &[Vector<'c>],
-        _: KernelBits,
+        _: PanelBits,
     ) -> Emitted<()> {
         dot(code, "llvm.aarch64.neon.sdot", sum, codes, activations)
     }
@@ -88,8 +88,6 @@ pub(super) fn field<'c>(
     shift: u32,
     bits: u32,
 ) -> Emitted<Vector<'c>> {
-    let words = bytes.get_type();
-    let shifted = code.down(code.cast(bytes, code.ints(8, 4 * words.get_size())?)?, shift)?;
-    let shifted = code.cast(shifted, words)?;
+    let shifted = code.down(code.bytes(bytes)?, shift)?;
     if shift + bits == 8 { Ok(shifted) } else { code.and_bytes(shifted, 0xff_u8 >> (8 - bits)) }
 }

@@ -5,7 +5,7 @@
 use super::{Instructions, Sum, neon_dot};
 use crate::code::{Code, Emitted, Vector};
 use inkwell::values::PointerValue;
-use qcc_kernels::KernelBits;
+use qcc_quant::panel::PanelBits;
 
 pub(super) struct NeonI8mm;
 
@@ -22,7 +22,7 @@ impl Instructions for NeonI8mm {
         true
     }
 
-    fn in_place_rows(&self, _: KernelBits) -> u32 {
+    fn in_place_rows(&self, _: PanelBits) -> u32 {
         0
     }
 
@@ -41,7 +41,7 @@ impl Instructions for NeonI8mm {
         sum: &mut Sum<'c>,
         codes: Vector<'c>,
         activations: &[Vector<'c>],
-        _: KernelBits,
+        _: PanelBits,
     ) -> Emitted<()> {
         neon_dot::dot(code, "llvm.aarch64.neon.usdot", sum, codes, activations)
     }

@@ -3,7 +3,7 @@
 use super::{Instructions, Sum};
 use crate::code::{Code, Emitted, Vector};
 use inkwell::values::PointerValue;
-use qcc_kernels::{KernelBits, ScaleKind};
+use qcc_quant::panel::{PanelBits, PanelScale};
 
 pub(super) struct Scalar;
 
@@ -21,7 +21,7 @@ impl Instructions for Scalar {
         true
     }
 
-    fn in_place_rows(&self, _: KernelBits) -> u32 {
+    fn in_place_rows(&self, _: PanelBits) -> u32 {
         0
     }
 
@@ -42,8 +42,9 @@ impl Instructions for Scalar {
         sum: &mut Sum<'c>,
         codes: Vector<'c>,
         activations: &[Vector<'c>],
-        _: KernelBits,
+        _: PanelBits,
     ) -> Emitted<()> {
+        let codes = code.cast(codes, code.ints(32, self.lanes())?)?;
         for (i, &activation) in (0..).zip(activations) {
             let byte = code.and(code.down(codes, 8 * i)?, code.same(codes.get_type(), 0xff))?;
             sum.registers[0] = code.add(sum.registers[0], code.mul(byte, activation)?)?;
@@ -55,14 +56,14 @@ impl Instructions for Scalar {
     fn scales<'c>(
         &self,
         code: &Code<'c>,
-        kind: ScaleKind,
+        kind: PanelScale,
         at: PointerValue<'c>,
     ) -> Emitted<Vector<'c>> {
         let n = self.lanes();
         match kind {
-            ScaleKind::F32 => code.load_floats(n, at, 4 * n),
-            ScaleKind::F16 => code.load_halves_plain(n, at, 2 * n),
-            ScaleKind::Bf16 => code.load_brain_floats(n, at, 2 * n),
+            PanelScale::F32 => code.load_floats(n, at, 4 * n),
+            PanelScale::F16 => code.load_halves_plain(n, at, 2 * n),
+            PanelScale::Bf16 => code.load_brain_floats(n, at, 2 * n),
         }
     }
 }

@@ -8,7 +8,7 @@
 use super::Sum;
 use crate::code::{Code, Emitted, Vector};
 use inkwell::values::PointerValue;
-use qcc_kernels::KernelBits;
+use qcc_quant::panel::PanelBits;
 
 /// Names of the two instructions for one width of register.
 pub(super) struct Names {
@@ -37,11 +37,11 @@ pub(super) fn dot<'c>(
     sum: &mut Sum<'c>,
     codes: Vector<'c>,
     activations: &[Vector<'c>],
-    bits: KernelBits,
+    bits: PanelBits,
 ) -> Emitted<()> {
     let [bytes, even, odd] = *activations else { return Ok(()) };
-    let words = code.ints(16, 2 * codes.get_type().get_size())?;
-    if bits == KernelBits::B8 {
+    let words = even.get_type();
+    if bits == PanelBits::B8 {
         let codes = code.cast(codes, words)?;
         let low = code.and(codes, code.same(words, 0xff))?;
         let high = code.down(codes, 8)?;
