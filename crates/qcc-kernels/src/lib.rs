@@ -1,0 +1,12 @@
+//! Products with packed low-bit weights.
+//!
+//! `y[M][N] = x[M][K] W^T`, where W is packed in [panels](qcc_quant::panel) and x is quantized to
+//! planes of 8 bits as it comes. The inner loops are [kernels](Kernel), one per [`KernelSpec`];
+//! they come from a [`KernelSource`].
+
+mod abi;
+mod spec;
+
+pub use abi::{Kernel, KernelArgs, KernelError, KernelSource};
+pub use qcc_quant::panel::{PanelBits as KernelBits, PanelScale as ScaleKind};
+pub use spec::{Epilogue, Isa, KernelGroup, KernelSpec, Planes, SpecError};
