@@ -293,11 +293,6 @@ impl<'c> Code<'c> {
         Ok(self.builder.build_int_z_extend(v, to, "")?)
     }
 
-    pub(crate) fn widen_signed(&self, v: Vector<'c>, bits: u32) -> Emitted<Vector<'c>> {
-        let to = self.ints(bits, v.get_type().get_size())?;
-        Ok(self.builder.build_int_s_extend(v, to, "")?)
-    }
-
     /// The nearest `f32` of each `i32`.
     pub(crate) fn to_float(&self, v: Vector<'c>) -> Emitted<Vector<'c>> {
         Ok(self.builder.build_signed_int_to_float(v, self.floats(v.get_type().get_size()), "")?)

@@ -4,7 +4,7 @@ use crate::cache::KernelCache;
 use crate::emit;
 use crate::engine::Engine;
 use crate::{CodegenError, Target};
-use qcc_kernels::{Isa, Kernel, KernelSpec};
+use qcc_kernels::{Isa, Kernel, KernelError, KernelSource, KernelSpec};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -91,5 +91,15 @@ impl Jit {
         // Without the file the next run compiles again.
         let _ = cache.put(&key, &object);
         self.engine.load(&object, &name)
+    }
+}
+
+impl KernelSource for Jit {
+    fn kernel(&self, spec: &KernelSpec) -> Result<Kernel, KernelError> {
+        Jit::kernel(self, spec).map_err(|error| KernelError::Source(Arc::new(error)))
+    }
+
+    fn isa(&self) -> Isa {
+        self.isa
     }
 }
