@@ -13,7 +13,7 @@ use inkwell::values::{
     BasicMetadataValueEnum, BasicValue, BasicValueEnum, FunctionValue, IntValue, PointerValue,
     VectorValue,
 };
-use inkwell::{AddressSpace, IntPredicate};
+use inkwell::{AddressSpace, FloatPredicate, IntPredicate};
 
 pub(crate) type Vector<'c> = VectorValue<'c>;
 pub(crate) type Emitted<T> = Result<T, CodegenError>;
@@ -304,6 +304,23 @@ impl<'c> Code<'c> {
 
     pub(crate) fn fadd(&self, a: Vector<'c>, b: Vector<'c>) -> Emitted<Vector<'c>> {
         Ok(self.builder.build_float_add(a, b, "")?)
+    }
+
+    pub(crate) fn fdiv(&self, a: Vector<'c>, b: Vector<'c>) -> Emitted<Vector<'c>> {
+        Ok(self.builder.build_float_div(a, b, "")?)
+    }
+
+    /// `yes` where `a` and `b` compare as `how` says, `no` elsewhere.
+    pub(crate) fn choose(
+        &self,
+        how: FloatPredicate,
+        a: Vector<'c>,
+        b: Vector<'c>,
+        yes: Vector<'c>,
+        no: Vector<'c>,
+    ) -> Emitted<Vector<'c>> {
+        let which = self.builder.build_float_compare(how, a, b, "")?;
+        Ok(self.builder.build_select(which, yes, no, "")?.into_vector_value())
     }
 
     pub(crate) fn fneg(&self, a: Vector<'c>) -> Emitted<Vector<'c>> {

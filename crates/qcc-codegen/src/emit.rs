@@ -113,6 +113,9 @@ fn kernel(code: &Code<'_>, spec: &KernelSpec, target: &Target) -> Emitted<()> {
     };
     set("target-cpu", target.cpu());
     set("target-features", &target.features());
+    if let Some(tune) = target.tune() {
+        set("tune-cpu", tune);
+    }
     set("prefer-vector-width", "512");
     set("min-legal-vector-width", "512");
     let word = |place, name: &str| {

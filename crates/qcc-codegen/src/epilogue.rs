@@ -1,6 +1,7 @@
 //! What happens to the results of a strip before they are stored, and the stores.
 
 use crate::code::{Emitted, Vector};
+use crate::math;
 use crate::nest::Nest;
 use crate::operands::Operands;
 use inkwell::IntPredicate;
@@ -51,6 +52,10 @@ impl<'c> Nest<'_, 'c> {
                 y = match (self.spec.epilogue, bias, extra) {
                     (Epilogue::Bias, Some(bias), _) => code.fadd(y, bias)?,
                     (Epilogue::Residual, _, Some(extra)) => code.fadd(y, extra)?,
+                    (Epilogue::SiluMul, _, Some(extra)) => {
+                        code.fmul(math::silu(code, y)?, extra)?
+                    }
+                    (Epilogue::Gelu, ..) => math::gelu(code, y)?,
                     _ => y,
                 };
                 self.put(y, at(operands.y[row])?, mask)?;

@@ -24,6 +24,8 @@ mod isa;
 #[cfg(feature = "llvm")]
 mod jit;
 #[cfg(feature = "llvm")]
+mod math;
+#[cfg(feature = "llvm")]
 mod nest;
 #[cfg(feature = "llvm")]
 mod operands;

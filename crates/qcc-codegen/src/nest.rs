@@ -20,7 +20,7 @@ use crate::operands::Operands;
 use crate::unpack::{self, Form, Join};
 use inkwell::values::{BasicValueEnum, FunctionValue, IntValue, PointerValue};
 use qcc_kernels::{KernelGroup, KernelSpec};
-use qcc_quant::panel::{PanelLayout, PanelScale};
+use qcc_quant::panel::{PanelBits, PanelLayout, PanelScale};
 
 /// Blocks of a group that stand one after another; more are a loop.
 const UNROLLED_BLOCKS: u64 = 2;
@@ -94,9 +94,11 @@ impl<'a, 'c> Nest<'a, 'c> {
         let form = Form::choose(isa, spec.bits, lines, spec.asymmetric);
         let classes = form.classes(spec.bits).len() as u32;
         let all = u32::from(spec.tiles) * 16 / isa.lanes();
-        // Sums, results, a register of codes, an activation, and one to spare.
+        // Sums and results; of the codes a vector and a chunk; activations; masks.
+        let sums = lines * classes * isa.sum_registers(spec.bits);
+        let shared = isa.activation_registers(lines, spec.bits) + 2;
         let fits = |units: u32| {
-            units * (lines * classes + u32::from(spec.rows) + 1) + 2 <= isa.registers()
+            units * (sums + u32::from(spec.rows) + 2) + shared <= isa.registers()
         };
         let mut units = all;
         while units > 1 && !fits(units) {
@@ -133,8 +135,11 @@ impl<'a, 'c> Nest<'a, 'c> {
             vec![zero.into(); (u32::from(self.spec.rows) * self.units) as usize];
         let n = carried.len();
         carried.extend::<[BasicValueEnum<'c>; 2]>([operands.weights.into(), code.index(0).into()]);
-        let groups = operands.groups;
-        let done = code.repeat(self.function, groups, &carried, |group, now| {
+        // A round is a group, or the two groups of 16 of a block.
+        let halves = u64::from(self.spec.group == KernelGroup::Half);
+        let rounds =
+            code.builder.build_right_shift(operands.groups, code.index(halves), false, "")?;
+        let done = code.repeat(self.function, rounds, &carried, |group, now| {
             let mut results: Vec<Vector<'c>> =
                 now[..n].iter().map(|v| v.into_vector_value()).collect();
             let place = Place {
@@ -171,7 +176,7 @@ impl<'a, 'c> Nest<'a, 'c> {
             KernelGroup::Blocks(n) if u64::from(n) <= UNROLLED_BLOCKS => {
                 let (mut sums, mut place) = (sums, place);
                 for _ in 0..n {
-                    self.block(operands, place, &mut sums, 0..8)?;
+                    self.block(operands, place, &mut sums, self.chunk_order())?;
                     place = self.after_block(place)?;
                 }
                 (sums, place)
@@ -213,7 +218,7 @@ impl<'a, 'c> Nest<'a, 'c> {
         };
         let done = self.code.repeat(self.function, count, &carried, |_, now| {
             let (mut sums, place) = gather(now);
-            self.block(operands, place, &mut sums, 0..8)?;
+            self.block(operands, place, &mut sums, self.chunk_order())?;
             let place = self.after_block(place)?;
             let mut out: Vec<BasicValueEnum<'c>> = vec![place.weights.into(), place.act.into()];
             out.extend(sums.iter().flat_map(|s| &s.registers).map(|&v| BasicValueEnum::from(v)));
@@ -235,8 +240,8 @@ impl<'a, 'c> Nest<'a, 'c> {
         for half in 0..2 {
             let group = code.builder.build_int_add(first, code.index(half), "")?;
             let mut sums = self.start(operands, group)?;
-            let from = 4 * half as u32;
-            self.block(operands, place, &mut sums, from..from + 4)?;
+            let chunks = if half == 0 { [0, 1, 2, 3] } else { [4, 5, 6, 7] };
+            self.block(operands, place, &mut sums, &chunks)?;
             groups.push(Group { totals: self.totals(&sums)?, scales, group });
             scales = code.at(scales, self.scale_bytes())?;
         }
@@ -265,33 +270,45 @@ impl<'a, 'c> Nest<'a, 'c> {
         Ok(sums)
     }
 
+    /// The order in which chunks of a block are added, so that vectors are done with early.
+    fn chunk_order(&self) -> &'static [u32] {
+        match self.spec.bits {
+            // Chunk 6 is in vectors 0 and 2, chunk 7 in vectors 1 and 2.
+            PanelBits::B3 => &[0, 1, 4, 5, 6, 2, 3, 7],
+            _ => &[0, 1, 2, 3, 4, 5, 6, 7],
+        }
+    }
+
     /// Chunks of the block at `place` into the sums.
     fn block(
         &self,
         operands: &Operands<'c>,
         place: Place<'c>,
         sums: &mut [Sum<'c>],
-        chunks: std::ops::Range<u32>,
+        chunks: &[u32],
     ) -> Emitted<()> {
         let (code, bits) = (self.code, self.spec.bits);
         let lanes = self.isa.lanes();
         let units = self.units as usize;
         let classes = self.form.classes(bits).len();
-        let mut vectors: Vec<Vec<Vector<'c>>> = vec![Vec::new(); units];
-        for vector in 0..u64::from(bits.bits()) {
-            for (unit, vectors) in (0..).zip(&mut vectors) {
-                let at = vector * self.sizes.vector + unit * u64::from(4 * lanes);
-                vectors.push(code.load_ints(lanes, code.at(place.weights, at)?, 4 * lanes)?);
-            }
-        }
+        // A vector is loaded where its first chunk is taken out, so that few are held at a time.
+        let mut vectors = vec![[None; 8]; units];
         let mut lines = Vec::new();
         for &row in &operands.acts {
             lines.push(code.offset(row, place.act)?);
         }
-        for chunk in chunks {
+        for &chunk in chunks {
             let mut codes = Vec::with_capacity(units);
-            for vectors in &vectors {
-                codes.push(unpack::chunk(code, self.isa, bits, self.form, vectors, chunk)?);
+            for (unit, vectors) in (0..).zip(&mut vectors) {
+                let mut vector = |j: usize| {
+                    if let Some(vector) = vectors[j] {
+                        return Ok(vector);
+                    }
+                    let at = j as u64 * self.sizes.vector + unit * u64::from(4 * lanes);
+                    let at = code.at(place.weights, at)?;
+                    Ok(*vectors[j].insert(code.load_ints(lanes, at, 4 * lanes)?))
+                };
+                codes.push(unpack::chunk(code, self.isa, bits, self.form, &mut vector, chunk)?);
             }
             for (line, &at) in lines.iter().enumerate() {
                 let activations = self.isa.activations(code, at, chunk)?;

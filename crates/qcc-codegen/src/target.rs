@@ -140,6 +140,14 @@ impl Target {
         &self.cpu
     }
 
+    /// The CPU whose timing instructions are ordered by, if it is not [`Self::cpu`].
+    ///
+    /// What LLVM takes for the timing of `x86-64-v4` makes it hold more values at a time than
+    /// there are registers.
+    pub(crate) fn tune(&self) -> Option<&'static str> {
+        (self.cpu == "x86-64-v4").then_some("znver4")
+    }
+
     /// Features as LLVM takes them, sorted: `+avx2,+fma`.
     #[must_use]
     pub fn features(&self) -> String {

@@ -67,12 +67,13 @@ impl Form {
 }
 
 /// The codes of a chunk in one form: one operand of a dot product per class that it belongs to.
+/// `vector` gives a vector of the block.
 pub(crate) fn chunk<'c>(
     code: &Code<'c>,
     instructions: &dyn Instructions,
     bits: PanelBits,
     form: Form,
-    vectors: &[Vector<'c>],
+    vector: &mut dyn FnMut(usize) -> Emitted<Vector<'c>>,
     chunk: u32,
 ) -> Emitted<Vec<(usize, Vector<'c>)>> {
     let c = chunk as usize;
@@ -80,44 +81,44 @@ pub(crate) fn chunk<'c>(
     let one = |class, codes: Emitted<Vector<'c>>| Ok(vec![(class, codes?)]);
     match (form, bits) {
         (Form::Centered, _) => {
-            let codes = code.bytes(vectors[c])?;
+            let codes = code.bytes(vector(c)?)?;
             one(0, code.xor(codes, code.same(codes.get_type(), 0x80)))
         }
         (Form::Split, _) => Ok(vec![
-            (0, code.and_bytes(vectors[c], 0x7f)?),
-            (1, code.and_bytes(vectors[c], 0x80)?),
+            (0, code.and_bytes(vector(c)?, 0x7f)?),
+            (1, code.and_bytes(vector(c)?, 0x80)?),
         ]),
-        (Form::InPlace, PanelBits::B8) => one(odd, Ok(vectors[c])),
-        (Form::Down, PanelBits::B8) => one(0, Ok(vectors[c])),
+        (Form::InPlace, PanelBits::B8) => one(odd, vector(c)),
+        (Form::Down, PanelBits::B8) => one(0, vector(c)),
         (Form::InPlace, PanelBits::B4) => {
-            one(odd, code.and_bytes(vectors[c / 2], if odd == 1 { 0xf0 } else { 0x0f }))
+            one(odd, code.and_bytes(vector(c / 2)?, if odd == 1 { 0xf0 } else { 0x0f }))
         }
         (Form::Down, PanelBits::B4) => {
-            one(0, instructions.field(code, vectors[c / 2], 4 * (chunk % 2), 4))
+            one(0, instructions.field(code, vector(c / 2)?, 4 * (chunk % 2), 4))
         }
         (Form::InPlace, PanelBits::B2) => {
             // One shift of the vector serves two chunks, in two classes and not four.
-            let v = code.down(vectors[c / 4], 2 * (chunk % 2))?;
+            let v = code.down(vector(c / 4)?, 2 * (chunk % 2))?;
             let class = c / 2 % 2;
             one(class, code.and_bytes(v, if class == 1 { 0x30 } else { 0x03 }))
         }
         (Form::Down, PanelBits::B2) => {
-            one(0, instructions.field(code, vectors[c / 4], 2 * (chunk % 4), 2))
+            one(0, instructions.field(code, vector(c / 4)?, 2 * (chunk % 4), 2))
         }
         (Form::InPlace, PanelBits::B3) if c < 6 => {
-            one(odd, code.and_bytes(vectors[c / 2], if odd == 1 { 0x38 } else { 0x07 }))
+            one(odd, code.and_bytes(vector(c / 2)?, if odd == 1 { 0x38 } else { 0x07 }))
         }
         (Form::InPlace, PanelBits::B3) => {
             let (shift, low, high) = if c == 6 { (1, 0x60, 0x80) } else { (2, 0x30, 0x40) };
-            let low = code.and_bytes(code.down(vectors[c - 6], shift)?, low)?;
-            one(c - 4, code.or(low, code.and_bytes(vectors[2], high)?))
+            let low = code.and_bytes(code.down(vector(c - 6)?, shift)?, low)?;
+            one(c - 4, code.or(low, code.and_bytes(vector(2)?, high)?))
         }
         (Form::Down, PanelBits::B3) if c < 6 => {
-            one(0, instructions.field(code, vectors[c / 2], 3 * (chunk % 2), 3))
+            one(0, instructions.field(code, vector(c / 2)?, 3 * (chunk % 2), 3))
         }
         (Form::Down, PanelBits::B3) => {
-            let high = code.down(vectors[2], if c == 6 { 5 } else { 4 })?;
-            let low = instructions.field(code, vectors[c - 6], 6, 2)?;
+            let high = code.down(vector(2)?, if c == 6 { 5 } else { 4 })?;
+            let low = instructions.field(code, vector(c - 6)?, 6, 2)?;
             one(0, code.or(code.and_bytes(high, 4)?, low))
         }
     }

@@ -29,6 +29,14 @@ impl Instructions for Avx2 {
         0
     }
 
+    fn sum_registers(&self, bits: PanelBits) -> u32 {
+        words::sum_registers(bits)
+    }
+
+    fn activation_registers(&self, _: u32, bits: PanelBits) -> u32 {
+        words::activation_registers(bits)
+    }
+
     fn activations<'c>(
         &self,
         code: &Code<'c>,

@@ -45,6 +45,16 @@ pub(crate) trait Instructions: Sync {
     /// be small.
     fn in_place_rows(&self, bits: PanelBits) -> u32;
 
+    /// Registers of a sum while codes are added.
+    fn sum_registers(&self, _: PanelBits) -> u32 {
+        1
+    }
+
+    /// Registers of activations that are held at a time, for so many rows (times planes).
+    fn activation_registers(&self, _lines: u32, _: PanelBits) -> u32 {
+        1
+    }
+
     /// A sum of `start`, or of nothing.
     fn start<'c>(&self, code: &Code<'c>, start: Option<Vector<'c>>) -> Emitted<Sum<'c>> {
         let zero = code.ints(32, self.lanes())?.const_zero();

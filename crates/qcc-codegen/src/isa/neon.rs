@@ -41,6 +41,15 @@ impl Instructions for Neon {
         Ok(Sum { registers, pending: None })
     }
 
+    fn sum_registers(&self, _: PanelBits) -> u32 {
+        2
+    }
+
+    /// 16 k of each row.
+    fn activation_registers(&self, lines: u32, _: PanelBits) -> u32 {
+        lines
+    }
+
     fn activations<'c>(
         &self,
         code: &Code<'c>,

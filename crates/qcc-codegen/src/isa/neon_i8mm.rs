@@ -26,6 +26,11 @@ impl Instructions for NeonI8mm {
         0
     }
 
+    /// 16 k of each row.
+    fn activation_registers(&self, lines: u32, _: PanelBits) -> u32 {
+        lines
+    }
+
     fn activations<'c>(
         &self,
         code: &Code<'c>,

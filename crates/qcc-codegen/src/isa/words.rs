@@ -16,6 +16,16 @@ pub(super) struct Names {
     pub madd: &'static str,
 }
 
+/// Sums of 16 bits are kept beside those of 32.
+pub(super) fn sum_registers(bits: PanelBits) -> u32 {
+    if bits == PanelBits::B8 { 1 } else { 2 }
+}
+
+/// As bytes, or as two registers of 16-bit numbers and a product.
+pub(super) fn activation_registers(bits: PanelBits) -> u32 {
+    if bits == PanelBits::B8 { 3 } else { 2 }
+}
+
 /// `[a, even, odd]`: the four activations in each element, and as pairs of 16-bit numbers.
 ///
 /// What a width of codes does not use is dropped by LLVM.
