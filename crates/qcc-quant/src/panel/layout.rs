@@ -115,7 +115,7 @@ impl PanelScale {
 }
 
 /// Why there is no such packed matrix.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PanelError {
     /// Groups must fill blocks of 32 k, or be halves of one, or whole rows.
     #[error(
@@ -158,6 +158,14 @@ pub enum PanelError {
         code: u8,
         /// The width.
         bits: u32,
+    },
+    /// A number that is not stored exactly.
+    #[error("the {what} {value} has no exact form in the packed matrix")]
+    Inexact {
+        /// Which number.
+        what: &'static str,
+        /// Its value.
+        value: f32,
     },
     /// Bytes that no matrix packs to.
     #[error("damaged packed matrix: {0}")]

@@ -26,5 +26,7 @@
 //! begins at a multiple of 64 bytes.
 
 mod layout;
+mod pack;
 
 pub use layout::{PanelBits, PanelError, PanelLayout, PanelScale};
+pub use pack::{PanelWeight, UnpackedWeight};
