@@ -125,6 +125,12 @@ pub enum PanelError {
         /// The size asked for.
         group: usize,
     },
+    /// The operator has no such width.
+    #[error("elements of {bits} bits (2, 4 and 8 are possible)")]
+    Width {
+        /// The width.
+        bits: u8,
+    },
     /// No rows or no columns.
     #[error("a packed matrix of {k} x {n} codes has none")]
     Empty {

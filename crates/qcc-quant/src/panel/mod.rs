@@ -27,6 +27,8 @@
 
 mod layout;
 mod pack;
+mod source;
 
 pub use layout::{PanelBits, PanelError, PanelLayout, PanelScale};
 pub use pack::{PanelWeight, UnpackedWeight};
+pub use source::{GroupedWeight, LinearWeight, NBitsWeight};
