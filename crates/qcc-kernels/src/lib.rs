@@ -5,6 +5,7 @@
 //! they come from a [`KernelSource`].
 
 mod abi;
+pub mod epilogue;
 mod spec;
 
 pub use abi::{Kernel, KernelArgs, KernelError, KernelSource};

@@ -115,7 +115,7 @@ impl PanelScale {
 }
 
 /// Why there is no such packed matrix.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum PanelError {
     /// Groups must fill blocks of 32 k, or be halves of one, or whole rows.
     #[error(
@@ -124,6 +124,12 @@ pub enum PanelError {
     Group {
         /// The size asked for.
         group: usize,
+    },
+    /// The operator has no such width.
+    #[error("elements of {bits} bits (2, 4 and 8 are possible)")]
+    Width {
+        /// The width.
+        bits: u8,
     },
     /// No rows or no columns.
     #[error("a packed matrix of {k} x {n} codes has none")]
@@ -158,6 +164,14 @@ pub enum PanelError {
         code: u8,
         /// The width.
         bits: u32,
+    },
+    /// A number that is not stored exactly.
+    #[error("the {what} {value} has no exact form in the packed matrix")]
+    Inexact {
+        /// Which number.
+        what: &'static str,
+        /// Its value.
+        value: f32,
     },
     /// Bytes that no matrix packs to.
     #[error("damaged packed matrix: {0}")]

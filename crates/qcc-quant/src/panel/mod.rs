@@ -26,5 +26,9 @@
 //! begins at a multiple of 64 bytes.
 
 mod layout;
+mod pack;
+mod source;
 
 pub use layout::{PanelBits, PanelError, PanelLayout, PanelScale};
+pub use pack::{PanelWeight, UnpackedWeight};
+pub use source::{GroupedWeight, LinearWeight, NBitsWeight};
