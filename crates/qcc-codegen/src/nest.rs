@@ -89,6 +89,19 @@ struct Group<'c> {
 
 impl<'a, 'c> Nest<'a, 'c> {
     pub(crate) fn new(code: &'a Code<'c>, function: FunctionValue<'c>, spec: &'a KernelSpec) -> Emitted<Self> {
+        let wrong = |reason: &str| CodegenError::Unsupported {
+            spec: spec.to_string(),
+            reason: reason.into(),
+        };
+        if !(1..=KernelSpec::MOST_ROWS).contains(&spec.rows) {
+            return Err(wrong("1 to 6 rows are possible"));
+        }
+        if !(1..=2).contains(&spec.tiles) {
+            return Err(wrong("a panel has 1 or 2 tiles"));
+        }
+        if spec.group == KernelGroup::Blocks(0) {
+            return Err(wrong("a group has a block at least"));
+        }
         let isa = instructions(spec.isa);
         let lines = u32::from(spec.rows) * spec.planes.count();
         let form = Form::choose(isa, spec.bits, lines, spec.asymmetric);

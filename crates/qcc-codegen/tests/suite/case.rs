@@ -191,11 +191,47 @@ impl Case {
         }
     }
 
+    /// The numbers and operands for the C program that runs kernel number `which`.
+    pub(crate) fn write(&self, which: usize, out: &mut Vec<u8>) {
+        let planes = self.spec.planes.count() as usize;
+        let numbers = [
+            which,
+            self.panels,
+            self.panel_stride,
+            self.groups,
+            self.blocks,
+            planes * self.act_plane,
+            self.act_plane,
+            self.group_row,
+            self.groups,
+            self.y_row,
+            self.columns,
+            self.y_row,
+        ];
+        for number in numbers {
+            out.extend((number as u64).to_le_bytes());
+        }
+        let floats = |all: &[f32]| all.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+        for operand in [
+            self.weights.clone(),
+            self.acts.iter().map(|a| a.cast_unsigned()).collect(),
+            floats(&self.act_scales),
+            self.act_init.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            floats(&self.act_sums),
+            floats(&self.y),
+            floats(&self.bias),
+            floats(&self.extra),
+        ] {
+            out.extend((operand.len() as u64).to_le_bytes());
+            out.extend(operand);
+        }
+    }
+
     /// The results of a kernel.
     pub(crate) fn run(&self, kernel: Kernel) -> Vec<f32> {
         #[repr(align(64))]
         #[derive(Clone, Copy)]
-        struct Line([u8; 64]);
+        struct Line(#[expect(dead_code, reason = "read by kernels")] [u8; 64]);
         let whole = self.weights.as_chunks::<64>().0;
         let weights: Vec<Line> = whole.iter().map(|line| Line(*line)).collect();
         let lines = self.acts.chunks(64).map(|line| {
