@@ -1,9 +1,21 @@
-//! x
-use qcc_codegen::*; use qcc_kernels::*;
-fn main() {
-    let a: Vec<String> = std::env::args().collect();
-    let target = Target::parse(&a[1]).unwrap();
-    let o = match a[2].as_str() { "ir" => Output::LlvmIr, "asm" => Output::Asm, _ => Output::Object };
-    let specs: Vec<KernelSpec> = a[3..].iter().map(|s| s.parse().unwrap()).collect();
-    use std::io::Write; std::io::stdout().write_all(&emit(&specs, &target, o).unwrap()).unwrap();
+//! Prints kernels: `emit TARGET ir|asm|obj SPEC...`, for example
+//! `emit native asm qcc_mm_b4_g32_m1_t2_f16_a8_avx512vnni`.
+
+use qcc_codegen::{Output, Target, emit};
+use qcc_kernels::KernelSpec;
+use std::error::Error;
+use std::io::Write;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let target = Target::parse(&arguments.next().unwrap_or_default())?;
+    let output = match arguments.next().as_deref() {
+        Some("ir") => Output::LlvmIr,
+        Some("asm") => Output::Asm,
+        Some("obj") => Output::Object,
+        _ => return Err("usage: emit TARGET ir|asm|obj SPEC...".into()),
+    };
+    let specs = arguments.map(|name| name.parse()).collect::<Result<Vec<KernelSpec>, _>>()?;
+    std::io::stdout().write_all(&emit(&specs, &target, output)?)?;
+    Ok(())
 }

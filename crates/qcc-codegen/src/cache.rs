@@ -42,7 +42,8 @@ impl KernelCache {
     }
 
     /// The object file kept under `key`, if there is one and it is whole.
-    pub(crate) fn get(&self, key: &str) -> Option<Vec<u8>> {
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
         let bytes = fs::read(self.file(key)).ok()?;
         let rest = bytes.strip_prefix(MAGIC)?;
         let (hash, object) = rest.split_at_checked(HASH)?;
@@ -50,7 +51,10 @@ impl KernelCache {
     }
 
     /// Keeps an object file. Others see all of it or nothing.
-    pub(crate) fn put(&self, key: &str, object: &[u8]) -> Result<(), CodegenError> {
+    ///
+    /// # Errors
+    /// [`CodegenError::Cache`] with what the system says.
+    pub fn put(&self, key: &str, object: &[u8]) -> Result<(), CodegenError> {
         let failed = |error: std::io::Error| CodegenError::Cache {
             path: self.folder.clone(),
             reason: error.to_string(),
@@ -65,7 +69,7 @@ impl KernelCache {
     }
 
     /// Forgets what is kept under `key`.
-    pub(crate) fn remove(&self, key: &str) {
+    pub fn remove(&self, key: &str) {
         // What cannot be removed is overwritten by the next `put`, or reported by it.
         let _ = fs::remove_file(self.file(key));
     }

@@ -8,6 +8,7 @@ use inkwell::builder::{Builder, BuilderError};
 use inkwell::context::Context;
 use inkwell::intrinsics::Intrinsic;
 use inkwell::module::Module;
+use inkwell::support::LLVMString;
 use inkwell::types::{BasicTypeEnum, VectorType};
 use inkwell::values::{
     BasicMetadataValueEnum, BasicValue, BasicValueEnum, FunctionValue, IntValue, PointerValue,
@@ -21,6 +22,12 @@ pub(crate) type Emitted<T> = Result<T, CodegenError>;
 impl From<BuilderError> for CodegenError {
     fn from(error: BuilderError) -> Self {
         CodegenError::Internal(error.to_string())
+    }
+}
+
+impl From<LLVMString> for CodegenError {
+    fn from(text: LLVMString) -> Self {
+        CodegenError::Internal(text.to_string())
     }
 }
 
@@ -142,7 +149,11 @@ impl<'c> Code<'c> {
         self.spread(one, self.floats(n))
     }
 
-    pub(crate) fn spread(&self, one: BasicValueEnum<'c>, ty: VectorType<'c>) -> Emitted<Vector<'c>> {
+    pub(crate) fn spread(
+        &self,
+        one: BasicValueEnum<'c>,
+        ty: VectorType<'c>,
+    ) -> Emitted<Vector<'c>> {
         let zero = self.context.i32_type().const_zero();
         let first = self.builder.build_insert_element(ty.get_poison(), one, zero, "")?;
         self.shuffle(first, first, &vec![0; ty.get_size() as usize])
@@ -178,12 +189,8 @@ impl<'c> Code<'c> {
         let shifted = self.cast(rest, self.floats(n))?;
         let number = self.fmul(shifted, self.same_f32(n, 2.0_f32.powi(112)))?;
         let number = self.cast(number, wide.get_type())?;
-        let special = self.builder.build_int_compare(
-            IntPredicate::UGE,
-            rest,
-            same(0x7c00 << 13),
-            "",
-        )?;
+        let special =
+            self.builder.build_int_compare(IntPredicate::UGE, rest, same(0x7c00 << 13), "")?;
         let infinite = self.or(rest, same(0x7f80_0000))?;
         let all = self.builder.build_select(special, infinite, number, "")?.into_vector_value();
         self.cast(self.or(all, sign)?, self.floats(n))
@@ -200,12 +207,7 @@ impl<'c> Code<'c> {
         self.cast(self.up(self.widen(halves, 32)?, 16)?, self.floats(n))
     }
 
-    pub(crate) fn store(
-        &self,
-        value: Vector<'c>,
-        at: PointerValue<'c>,
-        align: u32,
-    ) -> Emitted<()> {
+    pub(crate) fn store(&self, value: Vector<'c>, at: PointerValue<'c>, align: u32) -> Emitted<()> {
         let store = self.builder.build_store(at, value)?;
         store.set_alignment(align).map_err(|e| CodegenError::Internal(e.to_string()))
     }
@@ -328,12 +330,7 @@ impl<'c> Code<'c> {
     }
 
     /// `a * b + c`, rounded once.
-    pub(crate) fn fma(
-        &self,
-        a: Vector<'c>,
-        b: Vector<'c>,
-        c: Vector<'c>,
-    ) -> Emitted<Vector<'c>> {
+    pub(crate) fn fma(&self, a: Vector<'c>, b: Vector<'c>, c: Vector<'c>) -> Emitted<Vector<'c>> {
         let ty = a.get_type().into();
         Ok(self.call("llvm.fma", &[ty], &[a.into(), b.into(), c.into()])?.into_vector_value())
     }

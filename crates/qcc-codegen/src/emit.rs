@@ -21,13 +21,24 @@ use std::sync::Once;
 const PASSES: &str = "function(mem2reg,instcombine<no-verify-fixpoint>,early-cse,loop-mssa(licm),\
                       early-cse,adce)";
 
-/// Emits `specs` as one module.
-pub(crate) fn emit(
+/// Emits `specs` as one module for `target`. Each kernel is a function of the name that its spec
+/// prints.
+///
+/// # Errors
+/// An instruction set that the target lacks; a spec that there is no kernel for.
+pub fn emit(
     specs: &[KernelSpec],
     target: &Target,
     output: Output,
 ) -> Result<Vec<u8>, CodegenError> {
     Unit::new(target)?.draft(specs)?.emit(output)
+}
+
+/// The version of LLVM that kernels come from.
+#[must_use]
+pub fn llvm_version() -> Option<String> {
+    let (major, minor, patch) = inkwell::support::get_llvm_version();
+    Some(format!("{major}.{minor}.{patch}"))
 }
 
 /// What a module needs around it.
@@ -51,7 +62,7 @@ impl<'t> Unit<'t> {
             self.target.check(spec.isa)?;
             kernel(&code, spec, self.target)?;
         }
-        code.module.verify().map_err(internal)?;
+        code.module.verify()?;
         Ok(Draft { module: code.module, machine: &self.machine })
     }
 }
@@ -66,10 +77,7 @@ impl Draft<'_> {
     /// A name for all that the emitted code follows from.
     pub(crate) fn key(&self) -> String {
         let mut hash = blake3::Hasher::new();
-        let (major, minor, patch) = inkwell::support::get_llvm_version();
-        for number in [major, minor, patch] {
-            hash.update(&number.to_le_bytes());
-        }
+        hash.update(llvm_version().unwrap_or_default().as_bytes());
         hash.update(PASSES.as_bytes());
         // Triple, CPU and features are attributes in the text.
         hash.update(self.module.print_to_string().to_bytes());
@@ -86,15 +94,14 @@ impl Draft<'_> {
         options.set_loop_vectorization(false);
         options.set_loop_slp_vectorization(false);
         options.set_loop_unrolling(false);
-        self.module.run_passes(PASSES, self.machine, options).map_err(internal)?;
-        self.module.verify().map_err(internal)?;
+        self.module.run_passes(PASSES, self.machine, options)?;
+        self.module.verify()?;
         let file_type = match output {
             Output::LlvmIr => return Ok(self.module.print_to_string().to_bytes().to_vec()),
             Output::Asm => FileType::Assembly,
             Output::Object => FileType::Object,
         };
-        let buffer =
-            self.machine.write_to_memory_buffer(&self.module, file_type).map_err(internal)?;
+        let buffer = self.machine.write_to_memory_buffer(&self.module, file_type)?;
         let bytes = buffer.as_slice();
         // LLVM ends text with a zero byte.
         let text = bytes.strip_suffix(&[0]).filter(|_| output == Output::Asm);
@@ -145,7 +152,7 @@ pub(crate) fn backends() {
 pub(crate) fn machine(target: &Target) -> Emitted<TargetMachine> {
     backends();
     let triple = TargetTriple::create(target.architecture().triple());
-    let backend = Backend::from_triple(&triple).map_err(internal)?;
+    let backend = Backend::from_triple(&triple)?;
     let machine = backend.create_target_machine(
         &triple,
         target.cpu(),
@@ -155,8 +162,4 @@ pub(crate) fn machine(target: &Target) -> Emitted<TargetMachine> {
         CodeModel::Default,
     );
     machine.ok_or_else(|| CodegenError::Internal(format!("no machine for {target}")))
-}
-
-pub(crate) fn internal(text: inkwell::support::LLVMString) -> CodegenError {
-    CodegenError::Internal(text.to_string())
 }

@@ -10,22 +10,18 @@ use qcc_kernels::Epilogue;
 
 impl<'c> Nest<'_, 'c> {
     /// Epilogue and stores. Columns beyond the last are neither read nor written.
-    pub(crate) fn finish(&self, operands: &Operands<'c>, results: Vec<Vector<'c>>) -> Emitted<()> {
+    pub(crate) fn finish(&self, operands: &Operands<'c>, results: &[Vector<'c>]) -> Emitted<()> {
         let code = self.code;
         let width = self.units * self.isa.lanes();
         let full = code.index(width.into());
-        let is_full = code.builder.build_int_compare(
-            IntPredicate::SGE,
-            operands.columns,
-            full,
-            "",
-        )?;
+        let is_full =
+            code.builder.build_int_compare(IntPredicate::SGE, operands.columns, full, "")?;
         let [whole, part, end] = ["whole", "part", "end"]
             .map(|name| code.context.append_basic_block(self.function, name));
         code.builder.build_conditional_branch(is_full, whole, part)?;
         for (block, masked) in [(whole, false), (part, true)] {
             code.builder.position_at_end(block);
-            self.write(operands, &results, masked)?;
+            self.write(operands, results, masked)?;
             code.builder.build_unconditional_branch(end)?;
         }
         code.builder.position_at_end(end);

@@ -88,7 +88,11 @@ struct Group<'c> {
 }
 
 impl<'a, 'c> Nest<'a, 'c> {
-    pub(crate) fn new(code: &'a Code<'c>, function: FunctionValue<'c>, spec: &'a KernelSpec) -> Emitted<Self> {
+    pub(crate) fn new(
+        code: &'a Code<'c>,
+        function: FunctionValue<'c>,
+        spec: &'a KernelSpec,
+    ) -> Emitted<Self> {
         let wrong = |reason: &str| CodegenError::Unsupported {
             spec: spec.to_string(),
             reason: reason.into(),
@@ -110,14 +114,22 @@ impl<'a, 'c> Nest<'a, 'c> {
         // Sums and results; of the codes a vector and a chunk; activations; masks.
         let sums = lines * classes * isa.sum_registers(spec.bits);
         let shared = isa.activation_registers(lines, spec.bits) + 2;
-        let fits = |units: u32| {
-            units * (sums + u32::from(spec.rows) + 2) + shared <= isa.registers()
-        };
+        let fits =
+            |units: u32| units * (sums + u32::from(spec.rows) + 2) + shared <= isa.registers();
         let mut units = all;
         while units > 1 && !fits(units) {
             units /= 2;
         }
-        Ok(Nest { code, function, isa, spec, form, units, strips: all / units, sizes: Sizes::of(spec)? })
+        Ok(Nest {
+            code,
+            function,
+            isa,
+            spec,
+            form,
+            units,
+            strips: all / units,
+            sizes: Sizes::of(spec)?,
+        })
     }
 
     /// The whole body of the kernel.
@@ -169,7 +181,7 @@ impl<'a, 'c> Nest<'a, 'c> {
             Ok(out)
         })?;
         let results: Vec<Vector<'c>> = done[..n].iter().map(|v| v.into_vector_value()).collect();
-        self.finish(operands, results)
+        self.finish(operands, &results)
     }
 
     /// Sums of the group at `place` (of two groups, if they are half a block), and where the next
@@ -195,9 +207,9 @@ impl<'a, 'c> Nest<'a, 'c> {
                 (sums, place)
             }
             KernelGroup::Blocks(n) => {
-                self.blocks(operands, place, sums, code.index(u64::from(n)))?
+                self.blocks(operands, place, &sums, code.index(u64::from(n)))?
             }
-            _ => self.blocks(operands, place, sums, operands.group_blocks)?,
+            _ => self.blocks(operands, place, &sums, operands.group_blocks)?,
         };
         let done = Group { totals: self.totals(&sums)?, scales: end.weights, group };
         let next = Place { weights: code.at(end.weights, self.scale_bytes())?, ..end };
@@ -209,18 +221,18 @@ impl<'a, 'c> Nest<'a, 'c> {
         &self,
         operands: &Operands<'c>,
         place: Place<'c>,
-        sums: Vec<Sum<'c>>,
+        sums: &[Sum<'c>],
         count: IntValue<'c>,
     ) -> Emitted<(Vec<Sum<'c>>, Place<'c>)> {
         let mut carried: Vec<BasicValueEnum<'c>> = vec![place.weights.into(), place.act.into()];
-        carried.extend(sums.iter().flat_map(|sum| &sum.registers).map(|&v| BasicValueEnum::from(v)));
+        carried
+            .extend(sums.iter().flat_map(|sum| &sum.registers).map(|&v| BasicValueEnum::from(v)));
         let shape: Vec<usize> = sums.iter().map(|sum| sum.registers.len()).collect();
         let gather = |values: &[BasicValueEnum<'c>]| {
             let mut registers = values[2..].iter().map(|v| v.into_vector_value());
-            let sums = shape.iter().map(|&n| Sum {
-                registers: registers.by_ref().take(n).collect(),
-                pending: None,
-            });
+            let sums = shape
+                .iter()
+                .map(|&n| Sum { registers: registers.by_ref().take(n).collect(), pending: None });
             let sums: Vec<Sum<'c>> = sums.collect();
             let place = Place {
                 weights: values[0].into_pointer_value(),
@@ -399,9 +411,7 @@ impl<'a, 'c> Nest<'a, 'c> {
             let at = code.offset(operands.act_scales[row], offset)?;
             let act_scale = code.load_same_float(lanes, at)?;
             let act_sum = match operands.act_sums.get(row) {
-                Some(&sums) => {
-                    Some(code.load_same_float(lanes, code.offset(sums, offset)?)?)
-                }
+                Some(&sums) => Some(code.load_same_float(lanes, code.offset(sums, offset)?)?),
                 None => None,
             };
             for unit in 0..units {

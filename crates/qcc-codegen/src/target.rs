@@ -144,7 +144,8 @@ impl Target {
     ///
     /// What LLVM takes for the timing of `x86-64-v4` makes it hold more values at a time than
     /// there are registers.
-    pub(crate) fn tune(&self) -> Option<&'static str> {
+    #[must_use]
+    pub fn tune(&self) -> Option<&'static str> {
         (self.cpu == "x86-64-v4").then_some("znver4")
     }
 
@@ -244,10 +245,7 @@ mod tests {
             target.check(Isa::Avx512Vnni).expect_err("no VNNI").to_string(),
             "avx512vnni kernels need the CPU features avx512vnni, which x86-64-v4 lacks"
         );
-        assert!(matches!(
-            target.check(Isa::NeonDot),
-            Err(CodegenError::WrongArchitecture { .. })
-        ));
+        assert!(matches!(target.check(Isa::NeonDot), Err(CodegenError::WrongArchitecture { .. })));
     }
 
     #[test]

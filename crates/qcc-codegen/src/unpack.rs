@@ -84,10 +84,9 @@ pub(crate) fn chunk<'c>(
             let codes = code.bytes(vector(c)?)?;
             one(0, code.xor(codes, code.same(codes.get_type(), 0x80)))
         }
-        (Form::Split, _) => Ok(vec![
-            (0, code.and_bytes(vector(c)?, 0x7f)?),
-            (1, code.and_bytes(vector(c)?, 0x80)?),
-        ]),
+        (Form::Split, _) => {
+            Ok(vec![(0, code.and_bytes(vector(c)?, 0x7f)?), (1, code.and_bytes(vector(c)?, 0x80)?)])
+        }
         (Form::InPlace, PanelBits::B8) => one(odd, vector(c)),
         (Form::Down, PanelBits::B8) => one(0, vector(c)),
         (Form::InPlace, PanelBits::B4) => {

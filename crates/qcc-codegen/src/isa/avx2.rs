@@ -6,8 +6,7 @@ use crate::code::{Code, Emitted, Vector};
 use inkwell::values::PointerValue;
 use qcc_quant::panel::PanelBits;
 
-const NAMES: Names =
-    Names { maddubs: "llvm.x86.avx2.pmadd.ub.sw", madd: "llvm.x86.avx2.pmadd.wd" };
+const NAMES: Names = Names { maddubs: "llvm.x86.avx2.pmadd.ub.sw", madd: "llvm.x86.avx2.pmadd.wd" };
 
 pub(super) struct Avx2;
 

@@ -30,9 +30,8 @@ fn kernels_run_under_an_emulator() {
 
 fn run(isa: Isa, folder: &Path) {
     let mut runner = TestRunner::deterministic();
-    let shapes: Vec<Shape> = (0..CASES)
-        .map(|_| shapes(isa).new_tree(&mut runner).expect("a shape").current())
-        .collect();
+    let shapes: Vec<Shape> =
+        (0..CASES).map(|_| shapes(isa).new_tree(&mut runner).expect("a shape").current()).collect();
     let mut specs: Vec<KernelSpec> = shapes.iter().map(|shape| shape.spec).collect();
     specs.sort();
     specs.dedup();

@@ -144,14 +144,8 @@ impl Case {
                         + part * (self.scale_bytes + self.zero_bytes);
                     let size = self.spec.scale.bytes();
                     for at in (at..at + self.scale_bytes).step_by(size) {
-                        let value = random.float();
-                        match self.spec.scale {
-                            PanelScale::F32 => bytes[at..at + 4].copy_from_slice(&value.to_le_bytes()),
-                            PanelScale::F16 => bytes[at..at + 2]
-                                .copy_from_slice(&half::f16::from_f32(value).to_le_bytes()),
-                            PanelScale::Bf16 => bytes[at..at + 2]
-                                .copy_from_slice(&half::bf16::from_f32(value).to_le_bytes()),
-                        }
+                        let scale = self.scale(random.float());
+                        bytes[at..at + size].copy_from_slice(&scale);
                     }
                     let zeros = at + self.scale_bytes;
                     for at in (zeros..zeros + self.zero_bytes).step_by(2) {
@@ -162,6 +156,15 @@ impl Case {
             }
         }
         bytes
+    }
+
+    /// The bytes of a scale.
+    fn scale(&self, value: f32) -> Vec<u8> {
+        match self.spec.scale {
+            PanelScale::F32 => value.to_le_bytes().to_vec(),
+            PanelScale::F16 => half::f16::from_f32(value).to_le_bytes().to_vec(),
+            PanelScale::Bf16 => half::bf16::from_f32(value).to_le_bytes().to_vec(),
+        }
     }
 
     /// What the caller of a kernel adds up over activations.
@@ -280,7 +283,8 @@ pub(crate) struct Random(pub u64);
 impl Random {
     fn below(&mut self, n: usize) -> usize {
         // The multiplier and increment of Knuth's MMIX.
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % n
     }
 
@@ -294,7 +298,11 @@ impl Random {
 
     fn acts(&mut self, n: usize, extreme: bool) -> Vec<i8> {
         let one = |random: &mut Self| {
-            if extreme { [-127, 127][random.below(2)] } else { (random.below(255) as i32 - 127) as i8 }
+            if extreme {
+                [-127, 127][random.below(2)]
+            } else {
+                (random.below(255) as i32 - 127) as i8
+            }
         };
         (0..n).map(|_| one(self)).collect()
     }

@@ -149,10 +149,9 @@ fn avx_vnni() {
 /// The lane of the activations is part of the dot product, not an instruction.
 #[test]
 fn neon_dot_products() {
-    for (target, isa, dot) in [
-        ("aarch64+dotprod", "neondot", "sdot"),
-        ("aarch64+i8mm", "neoni8mm", "usdot"),
-    ] {
+    for (target, isa, dot) in
+        [("aarch64+dotprod", "neondot", "sdot"), ("aarch64+i8mm", "neoni8mm", "usdot")]
+    {
         for rows in [1, 2, 4, 6] {
             let spec = format!("qcc_mm_b4_g32_m{rows}_t2_f16_a8_{isa}");
             let all = lines(target, &spec);

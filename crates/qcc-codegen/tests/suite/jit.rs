@@ -30,9 +30,8 @@ fn files(folder: &Path) -> Vec<std::path::PathBuf> {
 #[test]
 fn threads_share_kernels() {
     let jit = Jit::new().expect("LLVM");
-    let specs: Vec<KernelSpec> = (1..=4)
-        .map(|rows| spec(&format!("qcc_mm_b4_g64_m{rows}_t1_f32_a8"), jit.isa()))
-        .collect();
+    let specs: Vec<KernelSpec> =
+        (1..=4).map(|rows| spec(&format!("qcc_mm_b4_g64_m{rows}_t1_f32_a8"), jit.isa())).collect();
     let addresses: Vec<Vec<usize>> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8)
             .map(|_| {
@@ -119,8 +118,9 @@ fn impossible_specs_are_refused() {
 #[test]
 fn objects_are_the_same_each_time() {
     let target = Target::parse("x86-64-v4+avx512vnni").expect("a target");
-    let specs: Vec<KernelSpec> =
-        (1..=3).map(|rows| spec(&format!("qcc_mm_b2_g16_m{rows}_t2_f32_asym_a22_gelu"), Isa::Avx2)).collect();
+    let specs: Vec<KernelSpec> = (1..=3)
+        .map(|rows| spec(&format!("qcc_mm_b2_g16_m{rows}_t2_f32_asym_a22_gelu"), Isa::Avx2))
+        .collect();
     for output in [Output::LlvmIr, Output::Asm, Output::Object] {
         let one = emit(&specs, &target, output).expect("emitted");
         assert_eq!(one, emit(&specs, &target, output).expect("emitted"));
