@@ -6,8 +6,10 @@
 
 mod abi;
 pub mod epilogue;
+mod scalar;
 mod spec;
 
 pub use abi::{Kernel, KernelArgs, KernelError, KernelSource};
 pub use qcc_quant::panel::{PanelBits as KernelBits, PanelScale as ScaleKind};
+pub use scalar::Scalar;
 pub use spec::{Epilogue, Isa, KernelGroup, KernelSpec, Planes, SpecError};
