@@ -52,6 +52,8 @@ pub struct KernelArgs {
     pub extra: *const f32,
     /// Elements from one row of `extra` to the next.
     pub extra_row: u64,
+    /// The spec that the kernel was asked for with; kernels that serve several read it.
+    pub spec: *const KernelSpec,
 }
 
 /// A kernel: computes `y` of a tile of rows and some panels.

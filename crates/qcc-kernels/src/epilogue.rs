@@ -9,24 +9,33 @@
 use crate::spec::Epilogue;
 
 /// `1.5 * 2^23`: adding it rounds to an integer, half to even, in the low bits.
-const ROUNDER: f32 = 12_582_912.0;
+pub const ROUNDER: f32 = 12_582_912.0;
 
 /// `ln 2` in two parts; the first has few bits.
-const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+pub const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 
 /// `e^r = 1 + r + r^2 (...)`, highest power first.
-const EXP: [f32; 6] =
+pub const EXP: [f32; 6] =
     [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1];
 
 /// The polynomial of the error function, highest power first.
-const ERF: [f32; 5] = [1.061_405_4, -1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6];
+pub const ERF: [f32; 5] = [1.061_405_4, -1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6];
+
+/// The error function is a polynomial in `1 / (1 + slope |x|)`.
+pub const ERF_SLOPE: f32 = 0.327_591_1;
+
+/// Beyond it `exp` stays the same.
+pub const EXP_MOST: f32 = 88.0;
+
+/// Below it `exp` stays the same.
+pub const EXP_LEAST: f32 = -87.0;
 
 /// `e^x` for `x` within -87 and 88, outside of it that of the bound; relative error below 2e-7.
 #[must_use]
 pub fn exp(x: f32) -> f32 {
     // Comparisons, not `clamp`, so that NaN goes through.
-    let x = if x > 88.0 { 88.0 } else { x };
-    let x = if x < -87.0 { -87.0 } else { x };
+    let x = if x > EXP_MOST { EXP_MOST } else { x };
+    let x = if x < EXP_LEAST { EXP_LEAST } else { x };
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUNDER);
     let n = shifted - ROUNDER;
     let r = n.mul_add(-LN_2[1], n.mul_add(-LN_2[0], x));
@@ -48,7 +57,7 @@ pub fn silu(x: f32) -> f32 {
 #[must_use]
 pub fn gelu(x: f32) -> f32 {
     let a = (x * std::f32::consts::FRAC_1_SQRT_2).abs();
-    let t = 1.0 / a.mul_add(0.327_591_1, 1.0);
+    let t = 1.0 / a.mul_add(ERF_SLOPE, 1.0);
     let mut p = ERF[0];
     for c in &ERF[1..] {
         p = p.mul_add(t, *c);

@@ -5,9 +5,13 @@
 //! they come from a [`KernelSource`].
 
 mod abi;
+mod act;
 pub mod epilogue;
+mod scalar;
 mod spec;
 
 pub use abi::{Kernel, KernelArgs, KernelError, KernelSource};
+pub use act::{ActLayout, Activations};
 pub use qcc_quant::panel::{PanelBits as KernelBits, PanelScale as ScaleKind};
+pub use scalar::Scalar;
 pub use spec::{Epilogue, Isa, KernelGroup, KernelSpec, Planes, SpecError};

@@ -73,8 +73,10 @@ impl PanelScale {
         }
     }
 
-    /// The number in its bytes.
-    pub(super) fn read(self, bytes: &[u8]) -> f32 {
+    /// The number in its bytes; 0 if they are too many or too few.
+    #[must_use]
+    #[inline]
+    pub fn read(self, bytes: &[u8]) -> f32 {
         match *bytes {
             [a, b] if self == Self::F16 => f16::from_le_bytes([a, b]).to_f32(),
             [a, b] => bf16::from_le_bytes([a, b]).to_f32(),
