@@ -7,6 +7,9 @@ use inkwell::values::{IntValue, PointerValue};
 use qcc_kernels::{Epilogue, KernelArgs};
 use std::mem::offset_of;
 
+/// Columns from one panel to the next.
+const PANEL: u64 = 32;
+
 /// Pointers to the first column of a strip.
 #[derive(Clone)]
 pub(crate) struct Operands<'c> {
@@ -116,7 +119,7 @@ impl<'c> Operands<'c> {
         Ok(Operands {
             weights: code.offset(self.weights, bytes)?,
             columns: columns.into_int_value(),
-            ..self.columns_on(nest, scaled(code, panel, width)?)?
+            ..self.columns_on(nest, scaled(code, panel, PANEL)?)?
         })
     }
 

@@ -67,7 +67,7 @@ pub(super) fn lane<'c>(
     block: PointerValue<'c>,
     chunk: u32,
 ) -> Emitted<Vector<'c>> {
-    let all = code.load_ints(4, code.at(block, u64::from(chunk / 4 * 16))?, 16)?;
+    let all = code.load_ints(4, code.at(block, u64::from(chunk / 4 * 16))?, 4)?;
     code.shuffle(all, all, &[chunk % 4; 4])
 }
 

@@ -19,6 +19,7 @@ struct args {
   uint64_t y_row, columns;
   const void *bias, *extra;
   uint64_t extra_row;
+  const void *spec;
 };
 
 typedef void kernel(const struct args *);
@@ -46,7 +47,7 @@ int main(int argc, char **argv) {
     void *o[8];
     for (int i = 0; i < 8; i++) o[i] = operand(&length[i]);
     struct args args = {o[0], n[0], n[1], n[2], n[3], o[1],  n[4], n[5], o[2], o[3],
-                        o[4], n[6], n[7], o[5], n[8], n[9],  o[6], o[7], n[10]};
+                        o[4], n[6], n[7], o[5], n[8], n[9],  o[6], o[7], n[10], 0};
     kernels[which](&args);
     fwrite(o[5], 1, length[5], out);
     for (int i = 0; i < 8; i++) free(o[i]);

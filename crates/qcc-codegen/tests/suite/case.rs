@@ -1,7 +1,10 @@
 //! Operands for a kernel, and the call.
 
+use crate::oracle::PANEL;
 use proptest::prelude::*;
-use qcc_kernels::{Epilogue, Isa, Kernel, KernelArgs, KernelGroup, KernelSpec, Planes};
+use qcc_kernels::{
+    Epilogue, Isa, Kernel, KernelArgs, KernelGroup, KernelSource, KernelSpec, Planes, Scalar,
+};
 use qcc_quant::panel::{PanelBits, PanelLayout, PanelScale};
 
 /// What proptest chooses.
@@ -98,7 +101,7 @@ impl Case {
         let step_bytes = layout.step_bytes(tiles);
         let panel_stride = shape.steps * step_bytes + 64 * (shape.seed as usize % 3);
         let (rows, planes) = (usize::from(spec.rows), spec.planes.count() as usize);
-        let width = tiles * 16 * shape.panels;
+        let width = PANEL * shape.panels;
         let act_plane = groups * group + 64;
         let y_row = width + 5;
         let mut case = Case {
@@ -230,6 +233,12 @@ impl Case {
         }
     }
 
+    /// The results of the definition in `qcc-kernels`.
+    pub(crate) fn run_definition(mut self) -> Vec<f32> {
+        self.spec.isa = Isa::Scalar;
+        self.run(Scalar.kernel(&self.spec).expect("the definition"))
+    }
+
     /// The results of a kernel.
     pub(crate) fn run(&self, kernel: Kernel) -> Vec<f32> {
         #[repr(align(64))]
@@ -265,6 +274,7 @@ impl Case {
             bias: self.bias.as_ptr(),
             extra: self.extra.as_ptr(),
             extra_row: self.y_row as u64,
+            spec: &raw const self.spec,
         };
         call(kernel, &args);
         y

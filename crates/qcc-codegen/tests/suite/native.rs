@@ -23,13 +23,16 @@ fn check(shape: &Shape) {
     let case = Case::new(shape);
     let y = case.run(JIT.kernel(&shape.spec).expect("a kernel"));
     let want = expected(&case);
+    let y_row = case.y_row;
+    let definition = case.run_definition();
+    assert!(want.iter().zip(&definition).all(|(a, b)| a.to_bits() == b.to_bits()), "{shape:?}");
     for (at, (y, want)) in y.iter().zip(&want).enumerate() {
         assert!(
             y.to_bits() == want.to_bits(),
             "{} at row {}, column {}: {y}, not {want}, of {shape:?}",
             shape.spec,
-            at / case.y_row,
-            at % case.y_row
+            at / y_row,
+            at % y_row
         );
     }
 }

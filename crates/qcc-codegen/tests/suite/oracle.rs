@@ -5,6 +5,9 @@ use crate::case::Case;
 use qcc_kernels::KernelGroup;
 use qcc_quant::panel::{PanelBits, PanelScale};
 
+/// Columns from one panel to the next.
+pub(crate) const PANEL: usize = 32;
+
 /// What the kernel should leave in `y`, columns that do not exist left as they were.
 pub(crate) fn expected(case: &Case) -> Vec<f32> {
     let mut y = case.y.clone();
@@ -13,7 +16,7 @@ pub(crate) fn expected(case: &Case) -> Vec<f32> {
         let columns = if panel + 1 == case.panels { case.columns } else { width };
         for row in 0..usize::from(case.spec.rows) {
             for column in 0..columns {
-                let at = panel * width + column;
+                let at = panel * PANEL + column;
                 y[row * case.y_row + at] = result(case, panel, row, column);
             }
         }
@@ -46,7 +49,7 @@ fn result(case: &Case, panel: usize, row: usize, column: usize) -> f32 {
             y = (-(scale * zero)).mul_add(case.act_sums[row * case.group_row + group], y);
         }
     }
-    let at = panel * usize::from(spec.tiles) * 16 + column;
+    let at = panel * PANEL + column;
     spec.epilogue.apply(y, case.bias[at], case.extra[row * case.y_row + at])
 }
 
