@@ -108,7 +108,7 @@ impl<'a, 'c> Nest<'a, 'c> {
         }
         let isa = instructions(spec.isa);
         let lines = u32::from(spec.rows) * spec.planes.count();
-        let form = Form::choose(isa, spec.bits, lines, spec.asymmetric);
+        let form = Form::choose(isa, spec);
         let classes = form.classes(spec.bits).len() as u32;
         let all = u32::from(spec.tiles) * 16 / isa.lanes();
         // Sums and results; of the codes a vector and a chunk; activations; masks.
@@ -298,8 +298,9 @@ impl<'a, 'c> Nest<'a, 'c> {
     /// The order in which chunks of a block are added, so that vectors are done with early.
     fn chunk_order(&self) -> &'static [u32] {
         match self.spec.bits {
-            // Chunk 6 is in vectors 0 and 2, chunk 7 in vectors 1 and 2.
-            PanelBits::B3 => &[0, 1, 4, 5, 6, 2, 3, 7],
+            // Chunk 6 is in vectors 0 and 2, chunk 7 in vectors 1 and 2. The order of the vectors
+            // is faster, while there are registers for it.
+            PanelBits::B3 if self.lines() >= 6 => &[0, 1, 4, 5, 6, 2, 3, 7],
             _ => &[0, 1, 2, 3, 4, 5, 6, 7],
         }
     }
