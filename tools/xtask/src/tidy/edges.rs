@@ -15,6 +15,7 @@ const ALLOWED: &Table = &[
     ("qcc-tensor", &["qcc-diag"]),
     ("qcc-quant", &[]),
     ("qcc-kernels", &["qcc-quant"]),
+    ("qcc-codegen", &["qcc-quant", "qcc-kernels"]),
     ("qcc-ir", &["qcc-diag", "qcc-tensor"]),
     ("onnx-protobuf", &[]),
     // Its tests read ONNX's own operator tests; nothing else of it may know the messages.
