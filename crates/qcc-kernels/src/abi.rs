@@ -2,6 +2,7 @@
 
 use crate::spec::{Isa, KernelSpec};
 use std::error::Error;
+use std::ptr;
 use std::sync::Arc;
 
 /// Operands of a kernel: some panels of packed weights, and `rows` rows of activations.
@@ -54,6 +55,35 @@ pub struct KernelArgs {
     pub extra_row: u64,
     /// The spec that the kernel was asked for with; kernels that serve several read it.
     pub spec: *const KernelSpec,
+}
+
+impl KernelArgs {
+    /// Nothing: numbers are 0, pointers null.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self {
+            weights: ptr::null(),
+            panels: 0,
+            panel_stride: 0,
+            groups: 0,
+            group_blocks: 0,
+            acts: ptr::null(),
+            act_row: 0,
+            act_plane: 0,
+            act_scales: ptr::null(),
+            act_init: ptr::null(),
+            act_sums: ptr::null(),
+            act_group_row: 0,
+            act_group_plane: 0,
+            y: ptr::null_mut(),
+            y_row: 0,
+            columns: 0,
+            bias: ptr::null(),
+            extra: ptr::null(),
+            extra_row: 0,
+            spec: ptr::null(),
+        }
+    }
 }
 
 /// A kernel: computes `y` of a tile of rows and some panels.

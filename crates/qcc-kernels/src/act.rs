@@ -81,7 +81,7 @@ pub struct Activations {
 /// What codes are aligned to.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
-struct Line([i8; APART]);
+struct Line(#[allow(dead_code, reason = "read and written by pointers")] [i8; APART]);
 
 /// Where quantized rows go. Distinct rows may be written at the same time.
 #[derive(Clone, Copy)]
@@ -163,29 +163,25 @@ impl Activations {
         }
     }
 
-    /// Arguments that name rows from `row` on; the rest of them is `rest`.
-    ///
-    /// # Panics
-    /// If there is no such row.
-    pub(crate) fn args(&self, row: usize, rest: KernelArgs) -> KernelArgs {
+    /// Arguments of a kernel that name rows from `row` on; nothing else in them is set.
+    pub(crate) fn args(&self, row: usize) -> KernelArgs {
+        let mut args = KernelArgs::empty();
         let Some(layout) = self.layout.filter(|_| row < self.rows) else {
-            unreachable!("a row that was quantized");
+            return args;
         };
         let line = row * layout.row() / APART;
         let first = row * layout.groups;
-        KernelArgs {
-            groups: layout.groups as u64,
-            group_blocks: layout.group.div_ceil(32) as u64,
-            acts: self.lines[line..].as_ptr().cast(),
-            act_row: layout.row() as u64,
-            act_plane: layout.plane() as u64,
-            act_scales: self.scales[first..].as_ptr(),
-            act_init: self.starts[first..].as_ptr(),
-            act_sums: self.sums[first..].as_ptr(),
-            act_group_row: layout.groups as u64,
-            act_group_plane: (self.rows * layout.groups) as u64,
-            ..rest
-        }
+        args.groups = layout.groups as u64;
+        args.group_blocks = layout.group.div_ceil(32) as u64;
+        args.acts = self.lines[line..].as_ptr().cast();
+        args.act_row = layout.row() as u64;
+        args.act_plane = layout.plane() as u64;
+        args.act_scales = self.scales[first..].as_ptr();
+        args.act_init = self.starts[first..].as_ptr();
+        args.act_sums = self.sums[first..].as_ptr();
+        args.act_group_row = layout.groups as u64;
+        args.act_group_plane = (self.rows * layout.groups) as u64;
+        args
     }
 }
 

@@ -61,6 +61,16 @@ impl PanelScale {
         }
     }
 
+    /// The number of this kind next to `x`.
+    #[must_use]
+    pub fn nearest(self, x: f32) -> f32 {
+        match self {
+            Self::F16 => f16::from_f32(x).to_f32(),
+            Self::Bf16 => bf16::from_f32(x).to_f32(),
+            Self::F32 => x,
+        }
+    }
+
     /// Writes numbers and fills up with zeros.
     fn write(self, numbers: impl Iterator<Item = f32>, out: &mut [u8]) {
         out.fill(0);
@@ -153,13 +163,9 @@ impl PanelLayout {
         let found = PanelScale::holding(weight.scales);
         if self.scale() != PanelScale::F32 && found != self.scale() {
             // Not the shortest, but exact all the same?
-            let mut bytes = [0; 4];
-            let bytes = &mut bytes[..self.scale().bytes()];
-            for &scale in weight.scales {
-                self.scale().write(std::iter::once(scale), bytes);
-                if self.scale().read(bytes).to_bits() != scale.to_bits() {
-                    return Err(PanelError::Inexact { what: "scale", value: scale });
-                }
+            let inexact = |it: &&f32| self.scale().nearest(**it).to_bits() != it.to_bits();
+            if let Some(&value) = weight.scales.iter().find(inexact) {
+                return Err(PanelError::Inexact { what: "scale", value });
             }
         }
         if let Some(&zero) = weight.zeros.and_then(|all| all.iter().find(|&&it| !is_zero_point(it)))

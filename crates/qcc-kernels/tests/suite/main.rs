@@ -1,0 +1,4 @@
+//! Products through the public interface.
+
+mod oracle;
+mod products;
