@@ -114,8 +114,10 @@ impl<'a, 'c> Nest<'a, 'c> {
         // Sums and results; of the codes a vector and a chunk; activations; masks.
         let sums = lines * classes * isa.sum_registers(spec.bits);
         let shared = isa.activation_registers(lines, spec.bits) + 2;
-        let fits =
-            |units: u32| units * (sums + u32::from(spec.rows) + 2) + shared <= isa.registers();
+        // Two of the vectors of 3 bits serve both groups of 16 of a block.
+        let held = u32::from(spec.bits == PanelBits::B3 && spec.group == KernelGroup::Half);
+        let of_unit = sums + u32::from(spec.rows) + 2 + held;
+        let fits = |units: u32| units * of_unit + shared <= isa.registers();
         let mut units = all;
         while units > 1 && !fits(units) {
             units /= 2;
