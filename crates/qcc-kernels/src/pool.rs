@@ -129,7 +129,7 @@ impl Pool {
             let (shared, asleep) = (Arc::clone(&self.shared), Arc::new(AtomicBool::new(false)));
             let (sleeper, away) = (Arc::clone(&asleep), away.clone());
             let body = move || {
-                stay(away);
+                stay(away.as_ref());
                 shared.serve(&sleeper);
             };
             let handle = thread::Builder::new().name(format!("qcc-{number}")).spawn(body).ok()?;
@@ -277,10 +277,10 @@ fn away_from_here() -> Option<Away> {
 }
 
 #[cfg(target_os = "linux")]
-fn stay(away: Option<Away>) {
+fn stay(away: Option<&Away>) {
     if let Some(Away(set)) = away {
         // It runs anywhere, then.
-        let _ = rustix::thread::sched_setaffinity(None, &set);
+        let _ = rustix::thread::sched_setaffinity(None, set);
     }
 }
 
@@ -294,7 +294,7 @@ fn away_from_here() -> Option<Away> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn stay(_: Option<Away>) {}
+fn stay(_: Option<&Away>) {}
 
 #[cfg(test)]
 mod tests {
