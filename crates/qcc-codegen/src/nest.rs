@@ -108,14 +108,16 @@ impl<'a, 'c> Nest<'a, 'c> {
         }
         let isa = instructions(spec.isa);
         let lines = u32::from(spec.rows) * spec.planes.count();
-        let form = Form::choose(isa, spec.bits, lines, spec.asymmetric);
+        let form = Form::choose(isa, spec);
         let classes = form.classes(spec.bits).len() as u32;
         let all = u32::from(spec.tiles) * 16 / isa.lanes();
         // Sums and results; of the codes a vector and a chunk; activations; masks.
         let sums = lines * classes * isa.sum_registers(spec.bits);
         let shared = isa.activation_registers(lines, spec.bits) + 2;
-        let fits =
-            |units: u32| units * (sums + u32::from(spec.rows) + 2) + shared <= isa.registers();
+        // Two of the vectors of 3 bits serve both groups of 16 of a block.
+        let held = u32::from(spec.bits == PanelBits::B3 && spec.group == KernelGroup::Half);
+        let of_unit = sums + u32::from(spec.rows) + 2 + held;
+        let fits = |units: u32| units * of_unit + shared <= isa.registers();
         let mut units = all;
         while units > 1 && !fits(units) {
             units /= 2;
@@ -298,8 +300,9 @@ impl<'a, 'c> Nest<'a, 'c> {
     /// The order in which chunks of a block are added, so that vectors are done with early.
     fn chunk_order(&self) -> &'static [u32] {
         match self.spec.bits {
-            // Chunk 6 is in vectors 0 and 2, chunk 7 in vectors 1 and 2.
-            PanelBits::B3 => &[0, 1, 4, 5, 6, 2, 3, 7],
+            // Chunk 6 is in vectors 0 and 2, chunk 7 in vectors 1 and 2. The order of the vectors
+            // is faster, while there are registers for it.
+            PanelBits::B3 if self.lines() >= 6 => &[0, 1, 4, 5, 6, 2, 3, 7],
             _ => &[0, 1, 2, 3, 4, 5, 6, 7],
         }
     }

@@ -14,6 +14,7 @@
 
 use crate::code::{Code, Emitted, Vector};
 use crate::isa::Instructions;
+use qcc_kernels::{KernelGroup, KernelSpec};
 use qcc_quant::panel::PanelBits;
 
 /// What a chunk comes out as.
@@ -23,6 +24,9 @@ pub(crate) enum Form {
     Down,
     /// Codes times `2^exponent` of their class.
     InPlace,
+    /// 3 bits: in place, but for chunks 6 and 7, whose two classes would be joined for a single
+    /// block.
+    Mixed,
     /// 8 bits where codes must be signed bytes: code − 128.
     Centered,
     /// 8 bits where codes must be signed bytes: the low 7 bits, and −128 times the top bit. The
@@ -39,17 +43,20 @@ pub(crate) enum Join {
 }
 
 impl Form {
-    /// The form for so many rows (times planes).
-    pub(crate) fn choose(
-        instructions: &dyn Instructions,
-        bits: PanelBits,
-        rows: u32,
-        asymmetric: bool,
-    ) -> Form {
+    /// The form for a kernel.
+    pub(crate) fn choose(instructions: &dyn Instructions, spec: &KernelSpec) -> Form {
+        let bits = spec.bits;
+        let rows = u32::from(spec.rows) * spec.planes.count();
         if bits == PanelBits::B8 && !instructions.wide_codes() {
-            return if asymmetric { Form::Split } else { Form::Centered };
+            return if spec.asymmetric { Form::Split } else { Form::Centered };
         }
-        if rows <= instructions.in_place_rows(bits) { Form::InPlace } else { Form::Down }
+        if rows > instructions.in_place_rows(bits) {
+            return Form::Down;
+        }
+        match (bits, spec.group) {
+            (PanelBits::B3, KernelGroup::Half | KernelGroup::Blocks(1)) => Form::Mixed,
+            _ => Form::InPlace,
+        }
     }
 
     /// The classes and how they join.
@@ -59,8 +66,9 @@ impl Form {
             (Form::Down | Form::Centered, _) => &[Shift(0)],
             (Form::Split, _) => &[Shift(0), Subtract],
             // Two chains of additions of even and odd chunks, not one of eight.
-            (Form::InPlace, PanelBits::B8) => &[Shift(0), Shift(0)],
-            (Form::InPlace, PanelBits::B4 | PanelBits::B2) => &[Shift(0), Shift(4)],
+            (Form::InPlace | Form::Mixed, PanelBits::B8) => &[Shift(0), Shift(0)],
+            (Form::InPlace | Form::Mixed, PanelBits::B4 | PanelBits::B2) => &[Shift(0), Shift(4)],
+            (Form::Mixed, PanelBits::B3) => &[Shift(0), Shift(3)],
             (Form::InPlace, PanelBits::B3) => &[Shift(0), Shift(3), Shift(5), Shift(4)],
         }
     }
@@ -87,15 +95,15 @@ pub(crate) fn chunk<'c>(
         (Form::Split, _) => {
             Ok(vec![(0, code.and_bytes(vector(c)?, 0x7f)?), (1, code.and_bytes(vector(c)?, 0x80)?)])
         }
-        (Form::InPlace, PanelBits::B8) => one(odd, vector(c)),
+        (Form::InPlace | Form::Mixed, PanelBits::B8) => one(odd, vector(c)),
         (Form::Down, PanelBits::B8) => one(0, vector(c)),
-        (Form::InPlace, PanelBits::B4) => {
+        (Form::InPlace | Form::Mixed, PanelBits::B4) => {
             one(odd, code.and_bytes(vector(c / 2)?, if odd == 1 { 0xf0 } else { 0x0f }))
         }
         (Form::Down, PanelBits::B4) => {
             one(0, instructions.field(code, vector(c / 2)?, 4 * (chunk % 2), 4))
         }
-        (Form::InPlace, PanelBits::B2) => {
+        (Form::InPlace | Form::Mixed, PanelBits::B2) => {
             // One shift of the vector serves two chunks, in two classes and not four.
             let v = code.down(vector(c / 4)?, 2 * (chunk % 2))?;
             let class = c / 2 % 2;
@@ -104,7 +112,7 @@ pub(crate) fn chunk<'c>(
         (Form::Down, PanelBits::B2) => {
             one(0, instructions.field(code, vector(c / 4)?, 2 * (chunk % 4), 2))
         }
-        (Form::InPlace, PanelBits::B3) if c < 6 => {
+        (Form::InPlace | Form::Mixed, PanelBits::B3) if c < 6 => {
             one(odd, code.and_bytes(vector(c / 2)?, if odd == 1 { 0x38 } else { 0x07 }))
         }
         (Form::InPlace, PanelBits::B3) => {
@@ -115,7 +123,7 @@ pub(crate) fn chunk<'c>(
         (Form::Down, PanelBits::B3) if c < 6 => {
             one(0, instructions.field(code, vector(c / 2)?, 3 * (chunk % 2), 3))
         }
-        (Form::Down, PanelBits::B3) => {
+        (Form::Down | Form::Mixed, PanelBits::B3) => {
             let high = code.down(vector(2)?, if c == 6 { 5 } else { 4 })?;
             let low = instructions.field(code, vector(c - 6)?, 6, 2)?;
             one(0, code.or(code.and_bytes(high, 4)?, low))
