@@ -19,7 +19,7 @@ const OPEN: u64 = 1 << 15;
 const JOB: u64 = 1 << 16;
 
 /// Looks at the state before a worker sleeps: about half a millisecond.
-const SPINS: u32 = 20_000;
+const SPINS: u32 = 40_000;
 
 /// What is to be done with a range of a job.
 type Work<'a> = dyn Fn(Range<usize>) + Sync + 'a;
