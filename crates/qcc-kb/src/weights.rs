@@ -47,6 +47,8 @@ impl Shape {
     /// largest code, at 2 bits halfway to it, and scales are numbers of f16.
     pub(crate) fn round(&self, w: &[f32]) -> (Vec<u8>, Vec<f32>) {
         let middle = f32::from(self.bits.middle());
+        // Adding it rounds to an integer, half to even.
+        const ROUNDER: f32 = 12_582_912.0;
         let largest = if middle > 2.0 { middle - 1.0 } else { 1.5 };
         let (mut codes, mut scales) = (Vec::with_capacity(w.len()), Vec::new());
         for group in w.chunks_exact(self.k).flat_map(|row| row.chunks(self.group)) {
@@ -55,7 +57,7 @@ impl Shape {
             let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
             scales.push(scale);
             codes.extend(group.iter().map(|w| {
-                let code = (w * inverse).round_ties_even() + middle;
+                let code = (w * inverse + ROUNDER) - ROUNDER + middle;
                 code.clamp(0.0, 2.0 * middle - 1.0) as u8
             }));
         }

@@ -116,7 +116,7 @@ mod tests {
         let sizes = [1, 5000, SHARED, SHARED, 100, SHARED + 1, 3 * HUGE];
         let mut regions: Vec<Region> = sizes.iter().map(|&it| Region::new(it).unwrap()).collect();
         for (i, region) in regions.iter_mut().enumerate() {
-            assert!(region.start.as_ptr().is_aligned_to_page(ALIGN), "{i}");
+            assert!(region.start.addr().get().is_multiple_of(ALIGN), "{i}");
             assert!(region.bytes().iter().all(|&it| it == 0), "{i}");
             region.bytes_mut().fill(i as u8 + 1);
         }
@@ -124,17 +124,7 @@ mod tests {
             assert_eq!(region.bytes().len(), len);
             assert!(region.bytes().iter().all(|&it| usize::from(it) == i + 1), "{i}");
         }
-        assert!(regions[6].start.as_ptr().is_aligned_to_page(HUGE));
+        assert!(regions[6].start.addr().get().is_multiple_of(HUGE));
         assert!(Region::new(usize::MAX).is_err() && Region::new(usize::MAX - HUGE).is_err());
-    }
-
-    trait Aligned {
-        fn is_aligned_to_page(self, page: usize) -> bool;
-    }
-
-    impl Aligned for *mut u8 {
-        fn is_aligned_to_page(self, page: usize) -> bool {
-            self.addr().is_multiple_of(page)
-        }
     }
 }

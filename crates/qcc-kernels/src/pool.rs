@@ -19,7 +19,7 @@ const OPEN: u64 = 1 << 15;
 const JOB: u64 = 1 << 16;
 
 /// Looks at the state before a worker sleeps: about half a millisecond.
-const SPINS: u32 = 20_000;
+const SPINS: u32 = 40_000;
 
 /// What is to be done with a range of a job.
 type Work<'a> = dyn Fn(Range<usize>) + Sync + 'a;
@@ -129,7 +129,7 @@ impl Pool {
             let (shared, asleep) = (Arc::clone(&self.shared), Arc::new(AtomicBool::new(false)));
             let (sleeper, away) = (Arc::clone(&asleep), away.clone());
             let body = move || {
-                stay(away);
+                stay(away.as_ref());
                 shared.serve(&sleeper);
             };
             let handle = thread::Builder::new().name(format!("qcc-{number}")).spawn(body).ok()?;
@@ -277,10 +277,10 @@ fn away_from_here() -> Option<Away> {
 }
 
 #[cfg(target_os = "linux")]
-fn stay(away: Option<Away>) {
+fn stay(away: Option<&Away>) {
     if let Some(Away(set)) = away {
         // It runs anywhere, then.
-        let _ = rustix::thread::sched_setaffinity(None, &set);
+        let _ = rustix::thread::sched_setaffinity(None, set);
     }
 }
 
@@ -294,7 +294,7 @@ fn away_from_here() -> Option<Away> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn stay(_: Option<Away>) {}
+fn stay(_: Option<&Away>) {}
 
 #[cfg(test)]
 mod tests {

@@ -202,7 +202,7 @@ impl Product {
             return Err(ProductError::Activations);
         }
         let (n, rows) = (layout.n(), acts.rows());
-        let results = rows.checked_mul(n).unwrap_or(usize::MAX);
+        let results = rows.saturating_mul(n);
         check("results", y.len(), results)?;
         let operand = |what, given: Option<&[f32]>, reads: bool, want| {
             if !reads {

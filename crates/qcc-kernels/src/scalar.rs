@@ -245,20 +245,20 @@ impl Panel<'_> {
             // SAFETY: `KernelArgs::act_scales` has one number per row and group.
             #[allow(unsafe_code)]
             let scale = unsafe { at.read() };
-            for c in 0..PANEL {
+            for (c, y) in y[row].iter_mut().enumerate() {
                 let mut t = totals[row][0][c] as f32;
                 for plane in &totals[row][1..planes] {
                     t = t.mul_add(128.0, plane[c] as f32);
                 }
-                y[row][c] = t.mul_add(numbers.scales[c] * scale, y[row][c]);
+                *y = t.mul_add(numbers.scales[c] * scale, *y);
             }
             if self.spec.asymmetric {
                 let at = self.of_group(self.args.act_sums, row, group);
                 // SAFETY: `KernelArgs::act_sums` has one number per row and group.
                 #[allow(unsafe_code)]
                 let sum = unsafe { at.read() };
-                for c in 0..PANEL {
-                    y[row][c] = (-numbers.zeros[c]).mul_add(sum, y[row][c]);
+                for (y, zero) in y[row].iter_mut().zip(&numbers.zeros) {
+                    *y = (-zero).mul_add(sum, *y);
                 }
             }
         }

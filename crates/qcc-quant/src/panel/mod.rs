@@ -25,6 +25,7 @@
 //! Columns beyond N and k beyond K are codes, scales and zero points of 0. Every part of a panel
 //! begins at a multiple of 64 bytes.
 
+mod header;
 mod layout;
 mod pack;
 mod source;
