@@ -27,6 +27,9 @@ pub(crate) enum Form {
     /// 3 bits: in place, but for chunks 6 and 7, whose two classes would be joined for a single
     /// block.
     Mixed,
+    /// 2 bits: every position in the byte is a class, so that nothing is shifted; for a row of
+    /// groups that are long enough to pay for the joining.
+    Spread,
     /// 8 bits where codes must be signed bytes: code − 128.
     Centered,
     /// 8 bits where codes must be signed bytes: the low 7 bits, and −128 times the top bit. The
@@ -55,6 +58,9 @@ impl Form {
         }
         match (bits, spec.group) {
             (PanelBits::B3, KernelGroup::Half | KernelGroup::Blocks(1)) => Form::Mixed,
+            (PanelBits::B2, KernelGroup::Blocks(4..) | KernelGroup::Counted) if rows == 1 => {
+                Form::Spread
+            }
             _ => Form::InPlace,
         }
     }
@@ -68,6 +74,7 @@ impl Form {
             // Two chains of additions of even and odd chunks, not one of eight.
             (Form::InPlace | Form::Mixed, PanelBits::B8) => &[Shift(0), Shift(0)],
             (Form::InPlace | Form::Mixed, PanelBits::B4 | PanelBits::B2) => &[Shift(0), Shift(4)],
+            (Form::Spread, _) => &[Shift(0), Shift(2), Shift(4), Shift(6)],
             (Form::Mixed, PanelBits::B3) => &[Shift(0), Shift(3)],
             (Form::InPlace, PanelBits::B3) => &[Shift(0), Shift(3), Shift(5), Shift(4)],
         }
@@ -95,6 +102,7 @@ pub(crate) fn chunk<'c>(
         (Form::Split, _) => {
             Ok(vec![(0, code.and_bytes(vector(c)?, 0x7f)?), (1, code.and_bytes(vector(c)?, 0x80)?)])
         }
+        (Form::Spread, _) => one(c % 4, code.and_bytes(vector(c / 4)?, 3 << (2 * (chunk % 4)))),
         (Form::InPlace | Form::Mixed, PanelBits::B8) => one(odd, vector(c)),
         (Form::Down, PanelBits::B8) => one(0, vector(c)),
         (Form::InPlace | Form::Mixed, PanelBits::B4) => {
