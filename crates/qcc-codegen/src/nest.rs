@@ -111,12 +111,15 @@ impl<'a, 'c> Nest<'a, 'c> {
         let form = Form::choose(isa, spec);
         let classes = form.classes(spec.bits).len() as u32;
         let all = u32::from(spec.tiles) * 16 / isa.lanes();
-        // Sums and results; of the codes a vector and a chunk; activations; masks.
+        // Sums, results, codes of a chunk; activations and masks serve all columns.
         let sums = lines * classes * isa.sum_registers(spec.bits);
-        let shared = isa.activation_registers(lines, spec.bits) + 2;
+        let straight = matches!(spec.group, KernelGroup::Half | KernelGroup::Blocks(1));
+        // Where registers are few, results wait in memory while a loop goes over a group.
+        let results = if straight || isa.registers() > 16 { u32::from(spec.rows) } else { 0 };
         // Two of the vectors of 3 bits serve both groups of 16 of a block.
         let held = u32::from(spec.bits == PanelBits::B3 && spec.group == KernelGroup::Half);
-        let of_unit = sums + u32::from(spec.rows) + 2 + held;
+        let of_unit = sums + results + isa.code_registers(spec.bits) + held;
+        let shared = isa.activation_registers(lines, spec.bits) + 1;
         let fits = |units: u32| units * of_unit + shared <= isa.registers();
         let mut units = all;
         while units > 1 && !fits(units) {

@@ -33,6 +33,10 @@ impl Instructions for Avx512 {
         words::sum_registers(bits)
     }
 
+    fn code_registers(&self, bits: PanelBits) -> u32 {
+        words::code_registers(bits)
+    }
+
     fn activation_registers(&self, _: u32, bits: PanelBits) -> u32 {
         words::activation_registers(bits)
     }

@@ -50,6 +50,11 @@ pub(crate) trait Instructions: Sync {
         1
     }
 
+    /// Registers of the codes of a chunk.
+    fn code_registers(&self, _: PanelBits) -> u32 {
+        1
+    }
+
     /// Registers of activations that are held at a time, for so many rows (times planes).
     fn activation_registers(&self, _lines: u32, _: PanelBits) -> u32 {
         1

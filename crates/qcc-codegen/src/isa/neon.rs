@@ -45,6 +45,11 @@ impl Instructions for Neon {
         2
     }
 
+    /// The vector that a chunk is taken out of is not an operand of the instruction.
+    fn code_registers(&self, _: PanelBits) -> u32 {
+        2
+    }
+
     /// 16 k of each row.
     fn activation_registers(&self, lines: u32, _: PanelBits) -> u32 {
         lines

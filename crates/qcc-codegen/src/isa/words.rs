@@ -21,9 +21,14 @@ pub(super) fn sum_registers(bits: PanelBits) -> u32 {
     if bits == PanelBits::B8 { 1 } else { 2 }
 }
 
-/// As bytes, or as two registers of 16-bit numbers and a product.
+/// As bytes, or as 16-bit numbers of even and of odd k.
+pub(super) fn code_registers(bits: PanelBits) -> u32 {
+    if bits == PanelBits::B8 { 2 } else { 1 }
+}
+
+/// As codes, and a product.
 pub(super) fn activation_registers(bits: PanelBits) -> u32 {
-    if bits == PanelBits::B8 { 3 } else { 2 }
+    code_registers(bits) + 1
 }
 
 /// `[a, even, odd]`: the four activations in each element, and as pairs of 16-bit numbers.

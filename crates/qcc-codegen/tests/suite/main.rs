@@ -13,3 +13,5 @@ mod jit;
 mod native;
 #[cfg(test)]
 mod oracle;
+#[cfg(test)]
+mod product;
