@@ -285,7 +285,7 @@ impl Row<'_> {
                 match x.as_chunks().0.get(i) {
                     Some(full) => values = *full,
                     None if first < x.len() => {
-                        values[..x.len() - first].copy_from_slice(&x[first..])
+                        values[..x.len() - first].copy_from_slice(&x[first..]);
                     }
                     None => {}
                 }

@@ -1,10 +1,13 @@
-//! Rows in vectors of AVX-512, 16 groups at a time: what is one number per group is a lane then.
+//! Rows in vectors of AVX-512, four groups at a time: what is one number per group is a lane then.
 
 use super::{INFINITE, Planes, ROUNDER, Row, TINY};
 use std::arch::x86_64::*;
 
-/// Lanes of a vector, and groups that are worked on at a time.
+/// Lanes of a vector.
 const LANES: usize = 16;
+
+/// Groups that are worked on at a time.
+const BATCH: usize = 4;
 
 /// Quantizes a row, or gives it back if the CPU has no such vectors.
 #[inline]
@@ -32,100 +35,121 @@ pub(super) fn quantize(row: Row<'_>) -> Option<Row<'_>> {
 
 /// `VECTORS` are those of a group; 0 is any number of them.
 #[target_feature(enable = "avx512f")]
-fn run<const PLANES: usize, const VECTORS: usize>(row: Row<'_>) {
-    let Row { layout, x, codes, scales, sums, mut starts } = row;
-    let (values, tail) = x.as_chunks::<LANES>();
+fn run<const PLANES: usize, const VECTORS: usize>(mut row: Row<'_>) {
+    let (values, tail) = row.x.as_chunks::<LANES>();
     let tail = part(tail);
-    // Vector number `i` of the row: values, then what is left of them, then zeros.
-    let vector = |i: usize| match values.get(i) {
-        Some(values) => load(values),
-        None if i == values.len() => tail,
-        None => _mm512_setzero_ps(),
-    };
+    let groups = row.layout.groups;
+    let vectors = if VECTORS == 0 { row.layout.group / LANES } else { VECTORS };
+    // Batches of whole groups, then what may have an end in it.
+    let whole = values.len() / (BATCH * vectors) * BATCH;
+    for first in (0..whole).step_by(BATCH) {
+        let values = &values[first * vectors..(first + BATCH) * vectors];
+        batch::<PLANES, VECTORS>(&mut row, first, BATCH, |i| match values.get(i) {
+            Some(values) => load(values),
+            None => _mm512_setzero_ps(),
+        });
+    }
+    for first in (whole..groups).step_by(BATCH) {
+        let count = BATCH.min(groups - first);
+        batch::<PLANES, VECTORS>(&mut row, first, count, |i| {
+            let i = first * vectors + i;
+            match values.get(i) {
+                Some(values) => load(values),
+                None if i == values.len() => tail,
+                None => _mm512_setzero_ps(),
+            }
+        });
+    }
+}
+
+/// `count` groups from `first` on. `vector` gives their values.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn batch<const PLANES: usize, const VECTORS: usize>(
+    row: &mut Row<'_>,
+    first: usize,
+    count: usize,
+    vector: impl Fn(usize) -> __m512,
+) {
+    let layout = &row.layout;
     let vectors = if VECTORS == 0 { layout.group / LANES } else { VECTORS };
     let plane = layout.plane();
     let (largest, middle) = (layout.planes.largest() as f32, i32::from(layout.bits.middle()));
 
-    for first in (0..layout.groups).step_by(LANES) {
-        let count = LANES.min(layout.groups - first);
-        let mut most = [_mm512_setzero_si512(); LANES];
-        for (i, most) in most[..count].iter_mut().enumerate() {
-            let mut all = _mm512_setzero_si512();
-            for v in 0..vectors {
-                let magnitude = _mm512_abs_ps(vector((first + i) * vectors + v));
-                all = _mm512_max_epu32(all, _mm512_castps_si512(magnitude));
-            }
-            *most = all;
+    let mut most = [_mm512_setzero_si512(); BATCH];
+    for (i, most) in most[..count].iter_mut().enumerate() {
+        let mut all = _mm512_setzero_si512();
+        for v in 0..vectors {
+            let magnitude = _mm512_abs_ps(vector(i * vectors + v));
+            all = _mm512_max_epu32(all, _mm512_castps_si512(magnitude));
         }
-        let (scale, inverse) = scales_of(join::<true>(most), largest);
-        let mut inverses = [0.0; LANES];
-        store(&mut inverses, inverse);
+        *most = all;
+    }
+    let (scale, inverses) = scales_of(join_most(most), largest);
 
-        // Two vectors at a time: 32 bytes of codes are one store.
-        let mut totals = [[_mm512_setzero_si512(); LANES]; PLANES];
-        if vectors == 1 {
-            for (i, pair) in inverses[..count].as_chunks::<2>().0.iter().enumerate() {
-                let v = first + 2 * i;
-                let a = planes::<PLANES>(vector(v), _mm512_set1_ps(pair[0]));
-                let b = planes::<PLANES>(vector(v + 1), _mm512_set1_ps(pair[1]));
-                write(a, b, plane, &mut codes[LANES * v..]);
-                for (totals, (a, b)) in totals.iter_mut().zip(a.into_iter().zip(b)) {
-                    (totals[2 * i], totals[2 * i + 1]) = (a, b);
-                }
-            }
-        } else {
-            for (i, inverse) in inverses[..count].iter().enumerate() {
-                let inverse = _mm512_set1_ps(*inverse);
-                let mut sums = [_mm512_setzero_si512(); PLANES];
-                for pair in 0..vectors / 2 {
-                    let v = (first + i) * vectors + 2 * pair;
-                    let a = planes::<PLANES>(vector(v), inverse);
-                    let b = planes::<PLANES>(vector(v + 1), inverse);
-                    write(a, b, plane, &mut codes[LANES * v..]);
-                    for (sum, (a, b)) in sums.iter_mut().zip(a.into_iter().zip(b)) {
-                        *sum = _mm512_add_epi32(*sum, _mm512_add_epi32(a, b));
-                    }
-                }
-                for (totals, sum) in totals.iter_mut().zip(sums) {
-                    totals[i] = sum;
-                }
+    // Two vectors at a time: 32 bytes of codes are one store.
+    let mut totals = [[_mm512_setzero_si512(); BATCH]; PLANES];
+    let codes = &mut row.codes[first * layout.group..];
+    if vectors == 1 {
+        for i in 0..count / 2 {
+            let a = planes::<PLANES>(vector(2 * i), lane(inverses, 2 * i));
+            let b = planes::<PLANES>(vector(2 * i + 1), lane(inverses, 2 * i + 1));
+            write(a, b, plane, &mut codes[2 * i * LANES..]);
+            for (totals, (a, b)) in totals.iter_mut().zip(a.into_iter().zip(b)) {
+                (totals[2 * i], totals[2 * i + 1]) = (a, b);
             }
         }
-
-        let mut joined = _mm512_setzero_ps();
-        for (p, (starts, totals)) in starts.iter_mut().zip(totals).enumerate() {
-            let total = join::<false>(totals);
-            let start = _mm512_mullo_epi32(total, _mm512_set1_epi32(-middle));
-            let mut lanes = [0.0; LANES];
-            store(&mut lanes, _mm512_castsi512_ps(start));
-            for (start, lane) in starts[first..first + count].iter_mut().zip(lanes) {
-                *start = lane.to_bits() as i32;
+    } else {
+        for i in 0..count {
+            let inverse = lane(inverses, i);
+            let mut sums = [_mm512_setzero_si512(); PLANES];
+            for v in (0..vectors).step_by(2) {
+                let v = i * vectors + v;
+                let a = planes::<PLANES>(vector(v), inverse);
+                let b = planes::<PLANES>(vector(v + 1), inverse);
+                write(a, b, plane, &mut codes[v * LANES..]);
+                for (sum, (a, b)) in sums.iter_mut().zip(a.into_iter().zip(b)) {
+                    *sum = _mm512_add_epi32(*sum, _mm512_add_epi32(a, b));
+                }
             }
-            let total = _mm512_cvtepi32_ps(total);
-            joined = match p {
-                0 => total,
-                _ => _mm512_fmadd_ps(joined, _mm512_set1_ps(128.0), total),
-            };
-        }
-        for (to, vector) in [(&mut *scales, scale), (&mut *sums, _mm512_mul_ps(scale, joined))] {
-            let mut lanes = [0.0; LANES];
-            store(&mut lanes, vector);
-            to[first..first + count].copy_from_slice(&lanes[..count]);
+            for (totals, sum) in totals.iter_mut().zip(sums) {
+                totals[i] = sum;
+            }
         }
     }
+
+    let mut joined = _mm_setzero_ps();
+    for (p, (starts, totals)) in row.starts.iter_mut().zip(totals).enumerate() {
+        let total = join_sum(totals);
+        let start = _mm_mullo_epi32(total, _mm_set1_epi32(-middle));
+        store(&mut starts[first..first + count], start);
+        let total = _mm_cvtepi32_ps(total);
+        joined = if p == 0 { total } else { _mm_fmadd_ps(joined, _mm_set1_ps(128.0), total) };
+    }
+    let sums = _mm_mul_ps(scale, joined);
+    store(&mut row.scales[first..first + count], _mm_castps_si128(scale));
+    store(&mut row.sums[first..first + count], _mm_castps_si128(sums));
 }
 
 /// Scales and their inverses, of the bits of the largest magnitudes.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn scales_of(most: __m512i, largest: f32) -> (__m512, __m512) {
-    let (amax, largest) = (_mm512_castsi512_ps(most), _mm512_set1_ps(largest));
+fn scales_of(most: __m128i, largest: f32) -> (__m128, __m128) {
+    let (amax, largest) = (_mm_castsi128_ps(most), _mm_set1_ps(largest));
     // Not TINY or less, so that NaN is among them.
-    let some = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(amax, _mm512_set1_ps(TINY));
-    let bad = _mm512_cmpge_epu32_mask(most, _mm512_set1_epi32(INFINITE as i32));
-    let scale = _mm512_maskz_div_ps(some, amax, largest);
-    let inverse = _mm512_maskz_div_ps(some & !bad, largest, amax);
-    (_mm512_mask_mov_ps(scale, bad, _mm512_set1_ps(f32::NAN)), inverse)
+    let some = _mm_cmpnle_ps(amax, _mm_set1_ps(TINY));
+    let bad = _mm_castsi128_ps(_mm_cmpgt_epi32(most, _mm_set1_epi32(INFINITE as i32 - 1)));
+    let scale = _mm_and_ps(some, _mm_div_ps(amax, largest));
+    let inverse = _mm_andnot_ps(bad, _mm_and_ps(some, _mm_div_ps(largest, amax)));
+    (_mm_blendv_ps(scale, _mm_set1_ps(f32::NAN), bad), inverse)
+}
+
+/// Lane `i` in all lanes.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn lane(lanes: __m128, i: usize) -> __m512 {
+    let lanes = _mm512_castps128_ps512(lanes);
+    _mm512_permutexvar_ps(_mm512_set1_epi32(i as i32), lanes)
 }
 
 /// Codes of 16 values by plane. Of what is not finite they are anything.
@@ -168,37 +192,31 @@ fn write<const PLANES: usize>(
     }
 }
 
-/// Lane `i` is all lanes of vector `i` joined: the largest unsigned if `MOST`, else the sum.
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn join<const MOST: bool>(vectors: [__m512i; LANES]) -> __m512i {
-    let mut pairs = [_mm512_setzero_si512(); 8];
-    for (to, from) in pairs.iter_mut().zip(vectors.as_chunks::<2>().0) {
-        let low = _mm512_unpacklo_epi32(from[0], from[1]);
-        *to = both::<MOST>(low, _mm512_unpackhi_epi32(from[0], from[1]));
-    }
-    let mut fours = [_mm512_setzero_si512(); 4];
-    for (to, from) in fours.iter_mut().zip(pairs.as_chunks::<2>().0) {
-        let low = _mm512_unpacklo_epi64(from[0], from[1]);
-        *to = both::<MOST>(low, _mm512_unpackhi_epi64(from[0], from[1]));
-    }
-    // Now each quarter of a vector has its four; quarters are joined.
-    let [a, b, c, d] = fours;
-    quarters::<MOST>(quarters::<MOST>(a, b), quarters::<MOST>(c, d))
+/// Declares a function: lane `i` of the result is all lanes of vector `i`, joined.
+macro_rules! join {
+    ($(#[$doc:meta])* $name:ident, $wide:ident, $half:ident, $quarter:ident) => {
+        $(#[$doc])*
+        #[target_feature(enable = "avx512f")]
+        #[inline]
+        fn $name([a, b, c, d]: [__m512i; BATCH]) -> __m128i {
+            let ab = $wide(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let cd = $wide(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            // Each quarter has its four.
+            let all = $wide(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+            let half = $half(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64::<1>(all));
+            $quarter(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half))
+        }
+    };
 }
 
-/// Even quarters of both joined with the odd ones.
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn quarters<const MOST: bool>(a: __m512i, b: __m512i) -> __m512i {
-    let even = _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b);
-    both::<MOST>(even, _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b))
+join! {
+    /// The largest lane of each vector, unsigned.
+    join_most, _mm512_max_epu32, _mm256_max_epu32, _mm_max_epu32
 }
 
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn both<const MOST: bool>(a: __m512i, b: __m512i) -> __m512i {
-    if MOST { _mm512_max_epu32(a, b) } else { _mm512_add_epi32(a, b) }
+join! {
+    /// The sum of the lanes of each vector.
+    join_sum, _mm512_add_epi32, _mm256_add_epi32, _mm_add_epi32
 }
 
 #[target_feature(enable = "avx512f")]
@@ -220,12 +238,36 @@ fn part(values: &[f32]) -> __m512 {
     load(&all)
 }
 
+/// Writes lanes to as many numbers as there are, at most four.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn store(to: &mut [f32; LANES], vector: __m512) {
-    // SAFETY: 16 floats are written.
+fn store<T: Number>(to: &mut [T], lanes: __m128i) {
+    let mut all = [0u32; BATCH];
+    // SAFETY: 16 bytes are written.
     #[allow(unsafe_code)]
     unsafe {
-        _mm512_storeu_ps(to.as_mut_ptr(), vector);
+        _mm_storeu_si128(all.as_mut_ptr().cast(), lanes);
+    }
+    for (to, bits) in to.iter_mut().zip(all) {
+        *to = T::of_bits(bits);
+    }
+}
+
+/// A number of 32 bits.
+trait Number {
+    fn of_bits(bits: u32) -> Self;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn of_bits(bits: u32) -> Self {
+        f32::from_bits(bits)
+    }
+}
+
+impl Number for i32 {
+    #[inline(always)]
+    fn of_bits(bits: u32) -> Self {
+        bits.cast_signed()
     }
 }
