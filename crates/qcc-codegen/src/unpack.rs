@@ -27,6 +27,9 @@ pub(crate) enum Form {
     /// 3 bits: in place, but for chunks 6 and 7, whose two classes would be joined for a single
     /// block.
     Mixed,
+    /// Four classes, for a row of groups that are long enough to pay for the joining. 2 bits: one
+    /// per position in the byte, so that nothing is shifted. 4 bits: more additions at a time.
+    Spread,
     /// 8 bits where codes must be signed bytes: code − 128.
     Centered,
     /// 8 bits where codes must be signed bytes: the low 7 bits, and −128 times the top bit. The
@@ -55,6 +58,11 @@ impl Form {
         }
         match (bits, spec.group) {
             (PanelBits::B3, KernelGroup::Half | KernelGroup::Blocks(1)) => Form::Mixed,
+            (PanelBits::B2 | PanelBits::B4, KernelGroup::Blocks(4..) | KernelGroup::Counted)
+                if rows == 1 =>
+            {
+                Form::Spread
+            }
             _ => Form::InPlace,
         }
     }
@@ -68,6 +76,8 @@ impl Form {
             // Two chains of additions of even and odd chunks, not one of eight.
             (Form::InPlace | Form::Mixed, PanelBits::B8) => &[Shift(0), Shift(0)],
             (Form::InPlace | Form::Mixed, PanelBits::B4 | PanelBits::B2) => &[Shift(0), Shift(4)],
+            (Form::Spread, PanelBits::B4) => &[Shift(0), Shift(4), Shift(0), Shift(4)],
+            (Form::Spread, _) => &[Shift(0), Shift(2), Shift(4), Shift(6)],
             (Form::Mixed, PanelBits::B3) => &[Shift(0), Shift(3)],
             (Form::InPlace, PanelBits::B3) => &[Shift(0), Shift(3), Shift(5), Shift(4)],
         }
@@ -95,6 +105,10 @@ pub(crate) fn chunk<'c>(
         (Form::Split, _) => {
             Ok(vec![(0, code.and_bytes(vector(c)?, 0x7f)?), (1, code.and_bytes(vector(c)?, 0x80)?)])
         }
+        (Form::Spread, PanelBits::B4) => {
+            one(c % 4, code.and_bytes(vector(c / 2)?, if odd == 1 { 0xf0 } else { 0x0f }))
+        }
+        (Form::Spread, _) => one(c % 4, code.and_bytes(vector(c / 4)?, 3 << (2 * (chunk % 4)))),
         (Form::InPlace | Form::Mixed, PanelBits::B8) => one(odd, vector(c)),
         (Form::Down, PanelBits::B8) => one(0, vector(c)),
         (Form::InPlace | Form::Mixed, PanelBits::B4) => {
