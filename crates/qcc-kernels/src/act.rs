@@ -252,153 +252,102 @@ impl NullaryFnOnce for Row<'_> {
 
     #[inline(always)]
     fn call(self) {
-        self.choose::<Plain>();
-    }
-}
-
-/// The two loops that take time, in some vectors. A run has 16 or 32 values.
-trait Loops {
-    /// Bits of the largest magnitude: as numbers they are in the same order, with NaN at the end.
-    fn magnitude<const RUN: usize>(runs: &[[f32; RUN]]) -> u32;
-
-    /// Codes of a run, `codes` being where those of plane 0 go, and adds them up. Of what is not
-    /// finite they are anything.
-    fn split<const PLANES: usize, const RUN: usize>(
-        run: &[f32; RUN],
-        inverse: f32,
-        plane: usize,
-        codes: &mut [i8],
-        totals: &mut [i32; PLANES],
-    );
-}
-
-/// Any CPU.
-struct Plain;
-
-impl Loops for Plain {
-    #[inline(always)]
-    fn magnitude<const RUN: usize>(runs: &[[f32; RUN]]) -> u32 {
-        let mut most = [0u32; RUN];
-        for run in runs {
-            for (most, x) in most.iter_mut().zip(run) {
-                *most = (*most).max(x.to_bits() & (u32::MAX >> 1));
-            }
-        }
-        most.iter().fold(0, |most, &it| most.max(it))
-    }
-
-    #[inline(always)]
-    fn split<const PLANES: usize, const RUN: usize>(
-        run: &[f32; RUN],
-        inverse: f32,
-        plane: usize,
-        codes: &mut [i8],
-        totals: &mut [i32; PLANES],
-    ) {
-        let mut a = [0i32; RUN];
-        for (a, x) in a.iter_mut().zip(run) {
-            *a = (x * inverse + ROUNDER).to_bits().wrapping_sub(ROUNDER.to_bits()) as i32;
-        }
-        for p in (0..PLANES).rev() {
-            let mut low = a;
-            if p > 0 {
-                for (low, a) in low.iter_mut().zip(&mut a) {
-                    *low = (a.wrapping_add(64) & 127) - 64;
-                    *a = a.wrapping_sub(*low) >> 7;
-                }
-            }
-            for (to, low) in codes[p * plane..][..RUN].iter_mut().zip(&low) {
-                *to = *low as i8;
-            }
-            totals[p] = low.iter().fold(totals[p], |total, low| total.wrapping_add(*low));
+        // The number of planes is a constant in each of them.
+        match self.layout.planes {
+            Planes::A8 => self.run::<1>(),
+            Planes::A15 => self.run::<2>(),
+            Planes::A22 => self.run::<3>(),
         }
     }
 }
 
 impl Row<'_> {
+    /// Any CPU, and the definition of [`wide`].
     #[inline(always)]
-    fn choose<L: Loops>(self) {
-        // Planes and the length of a run are constants in each of them.
-        match (self.layout.planes, self.layout.group) {
-            (Planes::A8, 16) => self.run::<L, 1, 16>(),
-            (Planes::A8, _) => self.run::<L, 1, 32>(),
-            (Planes::A15, 16) => self.run::<L, 2, 16>(),
-            (Planes::A15, _) => self.run::<L, 2, 32>(),
-            (Planes::A22, 16) => self.run::<L, 3, 16>(),
-            (Planes::A22, _) => self.run::<L, 3, 32>(),
-        }
-    }
-
-    /// Groups are made of runs of `RUN` values. Four loops, so that what is one number per group
-    /// is computed for many groups at a time.
-    #[inline(always)]
-    fn run<L: Loops, const PLANES: usize, const RUN: usize>(self) {
+    fn run<const PLANES: usize>(self) {
         let Self { layout, x, codes, scales, sums, mut starts } = self;
         let largest = layout.planes.largest() as f32;
         let middle = i32::from(layout.bits.middle());
-        // A last group that is not whole.
-        let mut tail = [0f32; RUN];
-        let (whole, rest) = x.as_chunks::<RUN>();
-        tail[..rest.len()].copy_from_slice(rest);
-        let runs = layout.group / RUN;
-
-        let all = scales.iter_mut().zip(whole.chunks(runs).chain(std::iter::repeat(&[][..])));
-        for (scale, runs) in all {
-            *scale = f32::from_bits(L::magnitude(runs));
-        }
-        if let (false, Some(scale)) = (rest.is_empty(), scales.get_mut(whole.len() / runs)) {
-            let most = L::magnitude(std::slice::from_ref(&tail)).max(scale.to_bits());
-            *scale = f32::from_bits(most);
-        }
-
-        // Inverses lie where the sums will be.
-        for (scale, inverse) in scales.iter_mut().zip(&mut *sums) {
-            let amax = *scale;
+        let mut groups = x.chunks(layout.group);
+        for g in 0..layout.groups {
+            let x = groups.next().unwrap_or(&[]);
+            let most = magnitude(x);
+            let amax = f32::from_bits(most);
             let some = amax > TINY;
-            *inverse = if some { largest / amax } else { 0.0 };
-            *scale = if some { amax / largest } else { 0.0 };
-            *scale = if amax.to_bits() >= INFINITE { f32::NAN } else { *scale };
-        }
+            let bad = most >= INFINITE;
+            let inverse = if some && !bad { largest / amax } else { 0.0 };
+            let scale = if bad { f32::NAN } else { amax / largest };
+            let scale = if some || bad { scale } else { 0.0 };
 
-        let plane = layout.plane();
-        let groups = whole.chunks_exact(runs);
-        let part = groups.remainder();
-        for (g, (x, inverse)) in groups.zip(&*sums).enumerate() {
-            let mut totals = [0; PLANES];
-            for (r, run) in x.iter().enumerate() {
-                let at = g * layout.group + r * RUN;
-                L::split::<PLANES, RUN>(run, *inverse, plane, &mut codes[at..], &mut totals);
+            let mut totals = [0i32; PLANES];
+            for (i, first) in (0..layout.group).step_by(LANES).enumerate() {
+                let mut values = [0.0; LANES];
+                match x.as_chunks().0.get(i) {
+                    Some(full) => values = *full,
+                    None if first < x.len() => {
+                        values[..x.len() - first].copy_from_slice(&x[first..]);
+                    }
+                    None => {}
+                }
+                let codes = &mut codes[g * layout.group + first..];
+                split(&values, inverse, layout.plane(), codes, &mut totals);
             }
+            let mut joined = totals[0] as f32;
+            for total in &totals[1..] {
+                joined = joined.mul_add(128.0, *total as f32);
+            }
+            scales[g] = scale;
+            sums[g] = scale * joined;
             for (starts, total) in starts.iter_mut().zip(totals) {
-                starts[g] = total;
+                starts[g] = total.wrapping_mul(-middle);
             }
         }
-        // A last group that is not whole, and one that is stored beside it.
-        for g in whole.len() / runs..sums.len() {
-            let mut totals = [0; PLANES];
-            let first = g * runs == whole.len() - part.len();
-            let x = if first { part } else { &[] };
-            let blank = [0.0; RUN];
-            for r in 0..runs {
-                let run = x.get(r).unwrap_or(if first && r == x.len() { &tail } else { &blank });
-                let at = g * layout.group + r * RUN;
-                L::split::<PLANES, RUN>(run, sums[g], plane, &mut codes[at..], &mut totals);
-            }
-            for (starts, total) in starts.iter_mut().zip(totals) {
-                starts[g] = total;
-            }
-        }
+    }
+}
 
-        for (g, (scale, sum)) in scales.iter().zip(sums).enumerate() {
-            let mut all = starts[0][g] as f32;
-            for starts in &starts[1..PLANES] {
-                all = all.mul_add(128.0, starts[g] as f32);
+/// Values of a loop: a vector of AVX2, two of NEON.
+const LANES: usize = 8;
+
+/// Bits of the largest magnitude: as numbers they are in the same order, with NaN at the end.
+#[inline(always)]
+fn magnitude(x: &[f32]) -> u32 {
+    let bits = |x: &f32| x.to_bits() & (u32::MAX >> 1);
+    let (values, rest) = x.as_chunks::<LANES>();
+    let mut most = [0u32; LANES];
+    for values in values {
+        for (most, x) in most.iter_mut().zip(values) {
+            *most = (*most).max(bits(x));
+        }
+    }
+    most.into_iter().chain(rest.iter().map(bits)).fold(0, u32::max)
+}
+
+/// Codes to where those of plane 0 go and on, and to the totals. Of what is not finite they are
+/// anything.
+#[inline(always)]
+fn split<const PLANES: usize>(
+    values: &[f32; LANES],
+    inverse: f32,
+    plane: usize,
+    codes: &mut [i8],
+    totals: &mut [i32; PLANES],
+) {
+    let mut a = [0i32; LANES];
+    for (a, x) in a.iter_mut().zip(values) {
+        *a = (x * inverse + ROUNDER).to_bits().wrapping_sub(ROUNDER.to_bits()) as i32;
+    }
+    for p in (0..PLANES).rev() {
+        let mut low = a;
+        if p > 0 {
+            for (low, a) in low.iter_mut().zip(&mut a) {
+                *low = (a.wrapping_add(64) & 127) - 64;
+                *a = a.wrapping_sub(*low) >> 7;
             }
-            *sum = scale * all;
         }
-        for starts in &mut starts[..PLANES] {
-            starts.iter_mut().for_each(|it| *it = it.wrapping_mul(-middle));
+        for (to, low) in codes[p * plane..][..LANES].iter_mut().zip(&low) {
+            *to = *low as i8;
         }
+        totals[p] = low.iter().fold(totals[p], |total, low| total.wrapping_add(*low));
     }
 }
 
@@ -563,6 +512,42 @@ mod tests {
                     }
                     let want = all * f64::from(acts.scales[at]);
                     prop_assert!((f64::from(acts.sums[at]) - want).abs() <= 1e-6 * want.abs());
+                }
+            }
+        }
+
+        #[test]
+        fn every_cpu_computes_the_same_bits(
+            planes in prop::sample::select(Planes::ALL),
+            group in prop::sample::select(vec![16usize, 32, 96, 4096]), k in 1usize..1200,
+            bad in prop::option::of(0usize..1200), seed in any::<u64>(),
+        ) {
+            let layout = layout(group, k, planes);
+            let mut x = normal(k, seed);
+            x.iter_mut().take(k / 3).for_each(|it| *it *= 1e-31);
+            if let Some(x) = bad.and_then(|bad| x.get_mut(bad)) {
+                *x = f32::NEG_INFINITY;
+            }
+            let (mut best, mut plain) = (Activations::new(), Activations::new());
+            best.quantize(layout, &x);
+            let (mut codes, groups) = (vec![99; layout.row()], layout.groups);
+            plain.room(layout, 1);
+            let (low, high) = plain.starts.split_at_mut(groups);
+            let (mid, high) = high.split_at_mut(groups.min(high.len()));
+            let starts = [low, mid, high];
+            let (scales, sums) = (&mut plain.scales, &mut plain.sums);
+            Row { layout, x: &x, codes: &mut codes, scales, sums, starts }.call();
+            let bits = |all: &[f32]| all.iter().map(|it| it.to_bits()).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&best.scales), bits(&plain.scales));
+            let finite = |all: &Activations, g: usize| all.scales[g].is_finite();
+            for g in (0..groups).filter(|&g| finite(&best, g)) {
+                prop_assert_eq!(best.sums[g].to_bits(), plain.sums[g].to_bits());
+                for p in 0..planes.count() as usize {
+                    prop_assert_eq!(best.starts[p * groups + g], plain.starts[p * groups + g]);
+                    let at = p * layout.plane() + g * layout.group;
+                    let codes_of = best.lines.iter().flat_map(|it| it.0).skip(at);
+                    let codes_of: Vec<i8> = codes_of.take(layout.group).collect();
+                    prop_assert_eq!(&codes_of, &codes[at..at + layout.group]);
                 }
             }
         }

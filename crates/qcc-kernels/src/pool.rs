@@ -28,14 +28,22 @@ type Work<'a> = dyn Fn(Range<usize>) + Sync + 'a;
 pub struct Pool {
     shared: Arc<Shared>,
     threads: usize,
-    /// Started at the first job, since they keep away from the CPU of the first caller.
+    /// Started at the first job.
     workers: OnceLock<Vec<Worker>>,
-    caller: Mutex<()>,
+    /// Held by the caller of the open job: the CPU that the workers keep away from.
+    caller: Mutex<cpus::Home>,
 }
 
 struct Worker {
     handle: JoinHandle<()>,
-    asleep: Arc<AtomicBool>,
+    own: Arc<Own>,
+}
+
+/// What a worker tells of itself.
+#[derive(Default)]
+struct Own {
+    asleep: AtomicBool,
+    id: cpus::Id,
 }
 
 struct Shared {
@@ -78,7 +86,7 @@ impl Pool {
             // The state counts workers in 15 bits.
             threads: threads.clamp(1, 1 << 14),
             workers: OnceLock::new(),
-            caller: Mutex::new(()),
+            caller: Mutex::default(),
         }
     }
 
@@ -97,10 +105,11 @@ impl Pool {
         if self.threads < 2 || total < 2 {
             return work(0..total);
         }
-        let Ok(_caller) = self.caller.try_lock() else {
+        let Ok(mut home) = self.caller.try_lock() else {
             return work(0..total);
         };
         let workers = self.workers.get_or_init(|| self.start());
+        home.keep(workers.iter().map(|worker| &worker.own.id));
         let job = Job { total, threads: self.threads, work: Some(erase(work)) };
         let shared = &*self.shared;
         // SAFETY: no job is open, and the caller is the only one that opens them.
@@ -112,7 +121,7 @@ impl Pool {
         let jobs = (shared.state.load(Ordering::Relaxed) / JOB).wrapping_add(1);
         shared.state.store(jobs.wrapping_mul(JOB) | OPEN, Ordering::SeqCst);
         for worker in workers {
-            if worker.asleep.load(Ordering::SeqCst) {
+            if worker.own.asleep.load(Ordering::SeqCst) {
                 worker.handle.thread().unpark();
             }
         }
@@ -124,16 +133,15 @@ impl Pool {
     }
 
     fn start(&self) -> Vec<Worker> {
-        let away = away_from_here();
         let start = |number| {
-            let (shared, asleep) = (Arc::clone(&self.shared), Arc::new(AtomicBool::new(false)));
-            let (sleeper, away) = (Arc::clone(&asleep), away.clone());
+            let (shared, own) = (Arc::clone(&self.shared), Arc::new(Own::default()));
+            let its = Arc::clone(&own);
             let body = move || {
-                stay(away.as_ref());
-                shared.serve(&sleeper);
+                its.id.tell();
+                shared.serve(&its.asleep);
             };
             let handle = thread::Builder::new().name(format!("qcc-{number}")).spawn(body).ok()?;
-            Some(Worker { handle, asleep })
+            Some(Worker { handle, own })
         };
         // Without threads the caller does it all.
         (1..self.threads).map_while(start).collect()
@@ -262,39 +270,68 @@ impl Job {
     }
 }
 
-/// CPUs for workers.
-#[cfg(target_os = "linux")]
-#[derive(Clone)]
-struct Away(rustix::thread::CpuSet);
-
-/// The CPUs this thread may run on, without the one it runs on: a worker that wakes up beside the
+/// On which CPUs workers run: on those that the caller does not. A worker that wakes up beside the
 /// caller would share a core with it for milliseconds.
 #[cfg(target_os = "linux")]
-fn away_from_here() -> Option<Away> {
-    let mut set = rustix::thread::sched_getaffinity(None).ok()?;
-    set.unset(rustix::thread::sched_getcpu());
-    (set.count() > 0).then_some(Away(set))
-}
+mod cpus {
+    use rustix::thread::{Pid, gettid, sched_getaffinity, sched_getcpu, sched_setaffinity};
+    use std::sync::OnceLock;
 
-#[cfg(target_os = "linux")]
-fn stay(away: Option<&Away>) {
-    if let Some(Away(set)) = away {
-        // It runs anywhere, then.
-        let _ = rustix::thread::sched_setaffinity(None, set);
+    /// The CPU that workers keep away from, and how many workers do.
+    #[derive(Default)]
+    pub(super) struct Home(Option<usize>, usize);
+
+    /// A thread, once it has told.
+    #[derive(Default)]
+    pub(super) struct Id(OnceLock<Pid>);
+
+    impl Id {
+        /// Called by the thread itself.
+        pub(super) fn tell(&self) {
+            self.0.get_or_init(gettid);
+        }
+    }
+
+    impl Home {
+        /// Keeps the workers away from the CPU that this thread runs on.
+        pub(super) fn keep<'a>(&mut self, workers: impl Iterator<Item = &'a Id> + Clone) {
+            let here = sched_getcpu();
+            let ids = workers.filter_map(|it| it.0.get());
+            // Workers that have just started tell who they are a little later.
+            let known = ids.clone().count();
+            if self.0 == Some(here) && self.1 == known {
+                return;
+            }
+            *self = Self(Some(here), known);
+            let Ok(mut set) = sched_getaffinity(None) else { return };
+            set.unset(here);
+            if set.count() > 0 {
+                for &id in ids {
+                    // A worker that cannot be kept away is slower, no more.
+                    let _ = sched_setaffinity(Some(id), &set);
+                }
+            }
+        }
     }
 }
 
+/// Elsewhere threads run where the system puts them.
 #[cfg(not(target_os = "linux"))]
-#[derive(Clone)]
-struct Away;
+mod cpus {
+    #[derive(Default)]
+    pub(super) struct Home;
 
-#[cfg(not(target_os = "linux"))]
-fn away_from_here() -> Option<Away> {
-    None
+    #[derive(Default)]
+    pub(super) struct Id;
+
+    impl Id {
+        pub(super) fn tell(&self) {}
+    }
+
+    impl Home {
+        pub(super) fn keep<'a>(&mut self, _: impl Iterator<Item = &'a Id> + Clone) {}
+    }
 }
-
-#[cfg(not(target_os = "linux"))]
-fn stay(_: Option<&Away>) {}
 
 #[cfg(test)]
 mod tests {
