@@ -18,6 +18,7 @@ pub mod layout;
 mod matmul;
 pub mod numbers;
 mod pairs;
+pub mod panel;
 pub mod quantize;
 pub mod rows;
 pub mod rtn;

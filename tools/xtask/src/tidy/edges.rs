@@ -14,6 +14,9 @@ const ALLOWED: &Table = &[
     ("qcc-diag", &[]),
     ("qcc-tensor", &["qcc-diag"]),
     ("qcc-quant", &[]),
+    ("qcc-kernels", &["qcc-quant"]),
+    ("qcc-codegen", &["qcc-quant", "qcc-kernels"]),
+    ("qcc-kb", &["qcc-quant", "qcc-kernels", "qcc-codegen"]),
     ("qcc-ir", &["qcc-diag", "qcc-tensor"]),
     ("onnx-protobuf", &[]),
     // Its tests read ONNX's own operator tests; nothing else of it may know the messages.

@@ -1,0 +1,165 @@
+//! From specs to text or object files: IR, verified, optimised, verified again, emitted.
+
+use crate::code::{Code, Emitted};
+use crate::nest::Nest;
+use crate::output::Output;
+use crate::{CodegenError, Target};
+use inkwell::OptimizationLevel;
+use inkwell::attributes::{Attribute, AttributeLoc};
+use inkwell::context::Context;
+use inkwell::module::Module;
+use inkwell::passes::PassBuilderOptions;
+use inkwell::targets::{
+    CodeModel, FileType, InitializationConfig, RelocMode, Target as Backend, TargetMachine,
+    TargetTriple,
+};
+use qcc_kernels::KernelSpec;
+use std::sync::Once;
+
+/// What the emitter leaves to LLVM: common subexpressions, invariants out of loops. Loops are as
+/// long as they were written.
+const PASSES: &str = "function(mem2reg,instcombine<no-verify-fixpoint>,early-cse,loop-mssa(licm),\
+                      early-cse,adce)";
+
+/// Emits `specs` as one module for `target`. Each kernel is a function of the name that its spec
+/// prints.
+///
+/// # Errors
+/// An instruction set that the target lacks; a spec that there is no kernel for.
+pub fn emit(
+    specs: &[KernelSpec],
+    target: &Target,
+    output: Output,
+) -> Result<Vec<u8>, CodegenError> {
+    Unit::new(target)?.draft(specs)?.emit(output)
+}
+
+/// The version of LLVM that kernels come from.
+#[must_use]
+pub fn llvm_version() -> Option<String> {
+    let (major, minor, patch) = inkwell::support::get_llvm_version();
+    Some(format!("{major}.{minor}.{patch}"))
+}
+
+/// What a module needs around it.
+pub(crate) struct Unit<'t> {
+    target: &'t Target,
+    machine: TargetMachine,
+    context: Context,
+}
+
+impl<'t> Unit<'t> {
+    pub(crate) fn new(target: &'t Target) -> Emitted<Self> {
+        Ok(Unit { target, machine: machine(target)?, context: Context::create() })
+    }
+
+    /// The IR of `specs`, verified, before the passes.
+    pub(crate) fn draft(&self, specs: &[KernelSpec]) -> Emitted<Draft<'_>> {
+        let code = Code::new(&self.context, "qcc");
+        code.module.set_triple(&self.machine.get_triple());
+        code.module.set_data_layout(&self.machine.get_target_data().get_data_layout());
+        for spec in specs {
+            self.target.check(spec.isa)?;
+            kernel(&code, spec, self.target)?;
+        }
+        code.module.verify()?;
+        Ok(Draft { module: code.module, machine: &self.machine })
+    }
+}
+
+/// A module before the passes.
+pub(crate) struct Draft<'u> {
+    module: Module<'u>,
+    machine: &'u TargetMachine,
+}
+
+impl Draft<'_> {
+    /// A name for all that the emitted code follows from.
+    pub(crate) fn key(&self) -> String {
+        let mut hash = blake3::Hasher::new();
+        hash.update(llvm_version().unwrap_or_default().as_bytes());
+        hash.update(PASSES.as_bytes());
+        // Triple, CPU and features are attributes in the text.
+        hash.update(self.module.print_to_string().to_bytes());
+        hash.finalize().to_hex().to_string()
+    }
+
+    pub(crate) fn object(self) -> Emitted<Vec<u8>> {
+        self.emit(Output::Object)
+    }
+
+    /// Runs the passes and emits.
+    pub(crate) fn emit(self, output: Output) -> Emitted<Vec<u8>> {
+        let options = PassBuilderOptions::create();
+        options.set_loop_vectorization(false);
+        options.set_loop_slp_vectorization(false);
+        options.set_loop_unrolling(false);
+        self.module.run_passes(PASSES, self.machine, options)?;
+        self.module.verify()?;
+        let file_type = match output {
+            Output::LlvmIr => return Ok(self.module.print_to_string().to_bytes().to_vec()),
+            Output::Asm => FileType::Assembly,
+            Output::Object => FileType::Object,
+        };
+        let buffer = self.machine.write_to_memory_buffer(&self.module, file_type)?;
+        let bytes = buffer.as_slice();
+        // LLVM ends text with a zero byte.
+        let text = bytes.strip_suffix(&[0]).filter(|_| output == Output::Asm);
+        Ok(text.unwrap_or(bytes).to_vec())
+    }
+}
+
+/// Adds the function of one spec.
+fn kernel(code: &Code<'_>, spec: &KernelSpec, target: &Target) -> Emitted<()> {
+    let context = code.context;
+    let ty = context.void_type().fn_type(&[code.pointer_type().into()], false);
+    let function = code.module.add_function(&spec.to_string(), ty, None);
+    let set = |key: &str, value: &str| {
+        let attribute = context.create_string_attribute(key, value);
+        function.add_attribute(AttributeLoc::Function, attribute);
+    };
+    set("target-cpu", target.cpu());
+    set("target-features", &target.features());
+    if let Some(tune) = target.tune() {
+        set("tune-cpu", tune);
+    }
+    set("prefer-vector-width", "512");
+    set("min-legal-vector-width", "512");
+    let word = |place, name: &str| {
+        let kind = Attribute::get_named_enum_kind_id(name);
+        function.add_attribute(place, context.create_enum_attribute(kind, 0));
+    };
+    word(AttributeLoc::Function, "nounwind");
+    for name in ["noalias", "nonnull", "readonly"] {
+        word(AttributeLoc::Param(0), name);
+    }
+    let entry = context.append_basic_block(function, "entry");
+    code.builder.position_at_end(entry);
+    Nest::new(code, function, spec)?.emit()
+}
+
+/// Makes the back ends known to LLVM.
+pub(crate) fn backends() {
+    static BACKENDS: Once = Once::new();
+    BACKENDS.call_once(|| {
+        let config = InitializationConfig::default();
+        Backend::initialize_x86(&config);
+        Backend::initialize_aarch64(&config);
+    });
+}
+
+/// A machine of LLVM for the target.
+pub(crate) fn machine(target: &Target) -> Emitted<TargetMachine> {
+    backends();
+    let triple = TargetTriple::create(target.architecture().triple());
+    let backend = Backend::from_triple(&triple)?;
+    let machine = backend.create_target_machine(
+        &triple,
+        target.cpu(),
+        &target.features(),
+        OptimizationLevel::Aggressive,
+        RelocMode::PIC,
+        CodeModel::Default,
+    );
+    machine.ok_or_else(|| CodegenError::Internal(format!("no machine for {target}")))
+}

@@ -1,0 +1,57 @@
+//! What can go wrong between a spec and code.
+
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// Why there is no kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CodegenError {
+    /// The crate was built without the feature `llvm`.
+    #[error("this qcc was built without LLVM, so it cannot emit kernels")]
+    NoLlvm,
+    /// No target of this name.
+    #[error("unknown target '{name}'; known: {known}")]
+    UnknownTarget {
+        /// What was asked for.
+        name: String,
+        /// All names, separated by commas.
+        known: String,
+    },
+    /// The CPU that should run the kernel lacks an instruction set.
+    #[error("{isa} kernels need the CPU features {missing}, which {cpu} lacks")]
+    MissingFeatures {
+        /// The instruction set of the spec.
+        isa: String,
+        /// The CPU of the target.
+        cpu: String,
+        /// What it lacks, separated by commas.
+        missing: String,
+    },
+    /// The instruction set is one of another architecture than the target.
+    #[error("{isa} kernels do not run on {architecture}")]
+    WrongArchitecture {
+        /// The instruction set of the spec.
+        isa: String,
+        /// The architecture of the target.
+        architecture: String,
+    },
+    /// The spec is outside of what kernels are made for.
+    #[error("no kernel for {spec}: {reason}")]
+    Unsupported {
+        /// The spec's symbol.
+        spec: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The folder of compiled kernels cannot be used.
+    #[error("cannot use the kernel cache {path}: {reason}")]
+    Cache {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        reason: String,
+    },
+    /// LLVM refused what qcc made: a bug.
+    #[error("LLVM: {0}")]
+    Internal(String),
+}

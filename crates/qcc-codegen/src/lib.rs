@@ -1,0 +1,48 @@
+//! Low-bit kernels through LLVM.
+//!
+//! A [`KernelSpec`](qcc_kernels::KernelSpec) goes in; out comes a function that multiplies
+//! quantized activations by panels of packed weights: as a pointer into memory ([`Jit`]), or as
+//! text or an object file for any [`Target`] ([`emit`]). Only this crate knows LLVM, and only
+//! with its feature `llvm`; without it every call answers with [`CodegenError::NoLlvm`].
+
+mod cache;
+mod error;
+mod host;
+mod output;
+mod target;
+
+pub use cache::KernelCache;
+pub use error::CodegenError;
+pub use output::Output;
+pub use target::{Architecture, Target};
+
+#[cfg(not(feature = "llvm"))]
+mod shell;
+#[cfg(not(feature = "llvm"))]
+pub use shell::{Jit, emit, llvm_version};
+
+#[cfg(feature = "llvm")]
+mod code;
+#[cfg(feature = "llvm")]
+mod emit;
+#[cfg(feature = "llvm")]
+mod engine;
+#[cfg(feature = "llvm")]
+mod epilogue;
+#[cfg(feature = "llvm")]
+mod isa;
+#[cfg(feature = "llvm")]
+mod jit;
+#[cfg(feature = "llvm")]
+mod math;
+#[cfg(feature = "llvm")]
+mod nest;
+#[cfg(feature = "llvm")]
+mod operands;
+#[cfg(feature = "llvm")]
+mod unpack;
+
+#[cfg(feature = "llvm")]
+pub use emit::{emit, llvm_version};
+#[cfg(feature = "llvm")]
+pub use jit::Jit;

@@ -1,0 +1,17 @@
+//! Kernels against their definition, and their instructions against what they should be.
+#![cfg(feature = "llvm")]
+
+#[cfg(test)]
+mod aarch64;
+#[cfg(test)]
+mod case;
+#[cfg(test)]
+mod counts;
+#[cfg(test)]
+mod jit;
+#[cfg(test)]
+mod native;
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod product;

@@ -1,0 +1,106 @@
+//! Kernels run by the CPU at hand, bit for bit what the definition gives.
+
+use crate::case::{Case, Shape, shapes};
+use crate::oracle::expected;
+use proptest::prelude::*;
+use qcc_codegen::{Jit, Target};
+use qcc_kernels::{Epilogue, Isa, KernelGroup, KernelSpec, Planes};
+use qcc_quant::panel::{PanelBits, PanelScale};
+use std::sync::LazyLock;
+
+static JIT: LazyLock<Jit> = LazyLock::new(|| Jit::new().expect("LLVM for this CPU"));
+
+/// Whether the CPU has `isa`; says so if not.
+fn has(isa: Isa) -> bool {
+    let missing = JIT.target().check(isa);
+    if let Err(error) = &missing {
+        println!("SKIP {isa}: {error}");
+    }
+    missing.is_ok()
+}
+
+fn check(shape: &Shape) {
+    let case = Case::new(shape);
+    let y = case.run(JIT.kernel(&shape.spec).expect("a kernel"));
+    let want = expected(&case);
+    let y_row = case.y_row;
+    let definition = case.run_definition();
+    assert!(want.iter().zip(&definition).all(|(a, b)| a.to_bits() == b.to_bits()), "{shape:?}");
+    for (at, (y, want)) in y.iter().zip(&want).enumerate() {
+        assert!(
+            y.to_bits() == want.to_bits(),
+            "{} at row {}, column {}: {y}, not {want}, of {shape:?}",
+            shape.spec,
+            at / y_row,
+            at % y_row
+        );
+    }
+}
+
+macro_rules! isas {
+    ($($name:ident: $isa:expr,)*) => {
+        proptest! {
+            #![proptest_config(ProptestConfig::with_cases(24))]
+            $(
+                #[test]
+                fn $name(shape in shapes($isa)) {
+                    if has($isa) {
+                        check(&shape);
+                    }
+                }
+            )*
+        }
+    };
+}
+
+isas! {
+    scalar: Isa::Scalar,
+    avx2: Isa::Avx2,
+    avx_vnni: Isa::AvxVnni,
+    avx512: Isa::Avx512,
+    avx512_vnni: Isa::Avx512Vnni,
+    neon: Isa::Neon,
+    neon_dot: Isa::NeonDot,
+    neon_i8mm: Isa::NeonI8mm,
+}
+
+/// Every width, row count and group with the fastest instructions, where the counts of columns
+/// around a tile are.
+#[test]
+fn all_rows_and_widths() {
+    let isa = JIT.isa();
+    for &bits in PanelBits::ALL {
+        for rows in 1..=KernelSpec::MOST_ROWS {
+            for (group, columns) in [(KernelGroup::Blocks(1), 31), (KernelGroup::Counted, 17)] {
+                let spec = KernelSpec {
+                    bits,
+                    group,
+                    rows,
+                    tiles: 2,
+                    scale: PanelScale::F16,
+                    asymmetric: false,
+                    planes: Planes::A8,
+                    epilogue: Epilogue::None,
+                    isa,
+                };
+                let shape = Shape {
+                    spec,
+                    steps: 3,
+                    blocks: 3,
+                    panels: 2,
+                    columns,
+                    extreme: rows % 2 == 0,
+                    seed: u64::from(rows),
+                };
+                check(&shape);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_cpu_at_hand_has_a_best() {
+    let target = Target::native().expect("a known CPU");
+    assert_eq!(target.best(), JIT.isa());
+    assert_eq!(target.isas().last(), Some(&Isa::Scalar));
+}

@@ -1,0 +1,24 @@
+//! Products with packed low-bit weights.
+//!
+//! `y[M][N] = x[M][K] W^T`, where W is packed in [panels](qcc_quant::panel) and x is quantized to
+//! planes of 8 bits as it comes. The inner loops are [kernels](Kernel), one per [`KernelSpec`];
+//! they come from a [`KernelSource`].
+
+mod abi;
+mod act;
+pub mod epilogue;
+mod matrix;
+mod pages;
+mod pool;
+mod product;
+mod scalar;
+mod spec;
+
+pub use abi::{Kernel, KernelArgs, KernelError, KernelSource};
+pub use act::{ActLayout, Activations};
+pub use matrix::{Matrix, MatrixError};
+pub use pool::Pool;
+pub use product::{Operands, Product, ProductError};
+pub use qcc_quant::panel::{PanelBits as KernelBits, PanelScale as ScaleKind};
+pub use scalar::Scalar;
+pub use spec::{Epilogue, Isa, KernelGroup, KernelSpec, Planes, SpecError};

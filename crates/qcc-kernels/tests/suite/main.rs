@@ -1,0 +1,6 @@
+//! Products through the public interface.
+
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod products;

@@ -1,0 +1,148 @@
+//! Results are those of the definition, whatever the rows, threads and places.
+
+use crate::oracle::{Case, Random, cases, row};
+use proptest::prelude::*;
+use qcc_kernels::{
+    Activations, Epilogue, Isa, Kernel, KernelBits, KernelError, KernelSource, KernelSpec, Matrix,
+    Operands, Planes, Pool, Product, ProductError, Scalar, ScaleKind,
+};
+use qcc_quant::panel::PanelLayout;
+use std::sync::Arc;
+
+fn product(case: &Case, planes: Planes, epilogue: Epilogue) -> Product {
+    let matrix = Matrix::pack(case.layout, &case.weight.view()).unwrap();
+    Product::new(Arc::new(matrix), Arc::new(Scalar), planes, epilogue)
+}
+
+fn run(product: &Product, pool: &Pool, x: &[f32], operands: Operands<'_>) -> Vec<f32> {
+    let layout = product.matrix().layout();
+    let rows = x.len() / layout.k();
+    let mut y = vec![f32::NAN; rows * layout.n()];
+    product.run(pool, &mut Activations::new(), x, operands, &mut y).unwrap();
+    y
+}
+
+fn bits(y: &[f32]) -> Vec<u32> {
+    y.iter().map(|it| it.to_bits()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn results_are_those_of_the_definition(
+        case in cases(), planes in prop::sample::select(Planes::ALL),
+        epilogue in prop::sample::select(Epilogue::ALL), rows in 1usize..15, seed in any::<u64>(),
+    ) {
+        let (k, n) = (case.layout.k(), case.layout.n());
+        let mut random = Random::new(seed);
+        let (x, extra) = (random.floats(rows * k), random.floats(rows * n));
+        let operands = Operands { bias: Some(&case.bias), extra: Some(&extra) };
+        let y = run(&product(&case, planes, epilogue), &Pool::new(1), &x, operands);
+        for r in 0..rows {
+            let want = row(&case, planes, epilogue, &x[r * k..][..k], &extra[r * n..][..n]);
+            prop_assert_eq!(bits(&y[r * n..][..n]), bits(&want), "row {}", r);
+        }
+    }
+}
+
+#[test]
+fn a_row_does_not_depend_on_rows_threads_or_place() {
+    let pools = [1, 2, 3].map(Pool::new);
+    for (bits_, group, zeros, k, n) in [
+        (KernelBits::B4, 32, false, 96, 333),
+        (KernelBits::B3, 64, true, 200, 64),
+        (KernelBits::B2, 16, false, 100, 20),
+    ] {
+        let layout = PanelLayout::new(bits_, group, k, n, ScaleKind::F16, zeros).unwrap();
+        let case = Case::new(layout, 5);
+        let product = product(&case, Planes::A8, Epilogue::None);
+        let x = Random::new(9).floats(k * 40);
+        let alone: Vec<u32> = x
+            .chunks_exact(k)
+            .flat_map(|x| bits(&run(&product, &pools[0], x, Operands::default())))
+            .collect();
+        for pool in &pools {
+            for rows in [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 19, 40] {
+                for first in [0, 40 - rows] {
+                    let y = run(&product, pool, &x[first * k..][..rows * k], Operands::default());
+                    assert_eq!(
+                        bits(&y),
+                        alone[first * n..][..rows * n],
+                        "{rows} rows from {first}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_goes_through() {
+    let layout = PanelLayout::new(KernelBits::B4, 32, 64, 33, ScaleKind::F16, true).unwrap();
+    let product = product(&Case::new(layout, 3), Planes::A8, Epilogue::None);
+    let mut x = Random::new(1).floats(3 * 64);
+    x[64 + 40] = f32::INFINITY;
+    let y = run(&product, &Pool::new(1), &x, Operands::default());
+    assert!(y[..33].iter().chain(&y[66..]).all(|it| it.is_finite()));
+    assert!(y[33..66].iter().all(|it| it.is_nan()));
+}
+
+#[test]
+fn quantized_rows_are_shared() {
+    let layout = |n| PanelLayout::new(KernelBits::B4, 32, 64, n, ScaleKind::F32, false).unwrap();
+    let (one, two) = (Case::new(layout(40), 1), Case::new(layout(7), 2));
+    let [one, two] = [one, two].map(|case| product(&case, Planes::A15, Epilogue::None));
+    let (pool, mut acts) = (Pool::new(1), Activations::new());
+    let x = Random::new(4).floats(64 * 9);
+    assert!(one.act_layout().serves(&two.act_layout()));
+    acts.quantize(one.act_layout(), &x);
+    let mut y = vec![0.0; 7 * 9];
+    two.run_quantized(&pool, &acts, Operands::default(), &mut y).unwrap();
+    assert_eq!(bits(&y), bits(&run(&two, &pool, &x, Operands::default())));
+}
+
+#[test]
+fn wrong_operands_are_refused() {
+    let layout = PanelLayout::new(KernelBits::B4, 32, 64, 20, ScaleKind::F32, false).unwrap();
+    let case = Case::new(layout, 1);
+    let product = product(&case, Planes::A8, Epilogue::Bias);
+    let (pool, mut acts) = (Pool::new(1), Activations::new());
+    let (mut y, x) = ([0.0; 40], [1.0; 128]);
+    let bias = Operands { bias: Some(&case.bias), extra: None };
+    let mut run =
+        |x: &[f32], operands, y: &mut [f32]| product.run(&pool, &mut acts, x, operands, y);
+    run(&x, bias, &mut y).unwrap();
+    run(&[], bias, &mut []).unwrap();
+    assert!(run(&x[1..], bias, &mut y).is_err());
+    assert!(run(&x, bias, &mut y[1..]).is_err());
+    assert!(run(&x, Operands::default(), &mut y).is_err());
+    let short = Operands { bias: Some(&case.bias[1..]), extra: None };
+    assert!(run(&x, short, &mut y).is_err());
+    let other = qcc_kernels::ActLayout::new(&layout, Planes::A15);
+    acts.quantize(other, &x);
+    let shared = product.run_quantized(&pool, &acts, bias, &mut y);
+    assert!(matches!(shared, Err(ProductError::Activations)));
+    assert!(Matrix::from_bytes(layout, &[]).is_err());
+}
+
+#[test]
+fn a_source_without_the_kernel_is_an_error() {
+    struct Empty;
+    impl KernelSource for Empty {
+        fn kernel(&self, spec: &KernelSpec) -> Result<Kernel, KernelError> {
+            Err(KernelError::Unknown(*spec))
+        }
+        fn isa(&self) -> Isa {
+            Isa::Avx2
+        }
+    }
+    let layout = PanelLayout::new(KernelBits::B4, 32, 64, 20, ScaleKind::F32, false).unwrap();
+    let matrix = Matrix::pack(layout, &Case::new(layout, 1).weight.view()).unwrap();
+    let product = Product::new(Arc::new(matrix), Arc::new(Empty), Planes::A8, Epilogue::None);
+    assert_eq!(
+        product.prepare(7).unwrap_err().to_string(),
+        "no kernel qcc_mm_b4_g32_m3_t2_f32_a8_avx2 here"
+    );
+    assert!(Scalar.kernel(&"qcc_mm_b4_g32_m3_t2_f32_a8_avx2".parse().unwrap()).is_err());
+}
