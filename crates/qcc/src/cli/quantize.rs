@@ -324,7 +324,12 @@ fn compiler(args: &QuantizeArgs, settings: &Settings) -> Result<Compiler, Error>
     if let Some(preset) = &args.preset {
         compiler = compiler.setting("signround", "preset", preset)?;
     }
-    if let Some(steps) = args.tune_scales {
+    let trained = match args.preset.as_deref() {
+        Some("std") => Some(50),
+        Some("best") => Some(150),
+        _ => None,
+    };
+    if let Some(steps) = args.tune_scales.or(trained) {
         compiler = compiler.setting("tune-scales", "iters", &steps.to_string())?;
     }
     if let Some(threads) = args.threads {
