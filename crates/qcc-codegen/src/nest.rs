@@ -116,8 +116,8 @@ impl<'a, 'c> Nest<'a, 'c> {
         let straight = matches!(spec.group, KernelGroup::Half | KernelGroup::Blocks(1));
         // Where registers are few, results wait in memory while a loop goes over a group.
         let results = if straight || isa.registers() > 16 { u32::from(spec.rows) } else { 0 };
-        // Two of the vectors of 3 bits serve both groups of 16 of a block.
-        let held = u32::from(spec.bits == PanelBits::B3 && spec.group == KernelGroup::Half);
+        // Two of the vectors of 3 bits, and what is made of them, serve both groups of 16 of a block.
+        let held = 3 * u32::from(spec.bits == PanelBits::B3 && spec.group == KernelGroup::Half);
         let of_unit = sums + results + isa.code_registers(spec.bits) + held;
         let shared = isa.activation_registers(lines, spec.bits) + 1;
         let fits = |units: u32| units * of_unit + shared <= isa.registers();
