@@ -151,7 +151,7 @@ pub unsafe extern "C" fn kb_run(handle: *mut c_void, m: c_long, x: *const f32, y
     // SAFETY: what the caller promises.
     let (product, Ok(m)) = (unsafe { product(handle) }, usize::try_from(m)) else { return };
     let Some(product) = product.filter(|_| m > 0 && !x.is_null() && !y.is_null()) else { return };
-    let layout = product.matrix().layout();
+    let layout = product.layout();
     // SAFETY: what the caller promises.
     let (x, y) = unsafe {
         (slice::from_raw_parts(x, m * layout.k()), slice::from_raw_parts_mut(y, m * layout.n()))

@@ -279,7 +279,8 @@ impl Row<'_> {
             let scale = if bad { f32::NAN } else { amax / largest };
             let scale = if some || bad { scale } else { 0.0 };
 
-            let mut totals = [0i32; PLANES];
+            // Lane by lane until the group is done.
+            let mut lanes = [[0i32; LANES]; PLANES];
             for (i, first) in (0..layout.group).step_by(LANES).enumerate() {
                 let mut values = [0.0; LANES];
                 match x.as_chunks().0.get(i) {
@@ -290,8 +291,10 @@ impl Row<'_> {
                     None => {}
                 }
                 let codes = &mut codes[g * layout.group + first..];
-                split(&values, inverse, layout.plane(), codes, &mut totals);
+                split(&values, inverse, layout.plane(), codes, &mut lanes);
             }
+            let add = |a: i32, b: i32| a.wrapping_add(b);
+            let totals = lanes.map(|lanes| lanes.into_iter().fold(0, add));
             let mut joined = totals[0] as f32;
             for total in &totals[1..] {
                 joined = joined.mul_add(128.0, *total as f32);
@@ -330,7 +333,7 @@ fn split<const PLANES: usize>(
     inverse: f32,
     plane: usize,
     codes: &mut [i8],
-    totals: &mut [i32; PLANES],
+    totals: &mut [[i32; LANES]; PLANES],
 ) {
     let mut a = [0i32; LANES];
     for (a, x) in a.iter_mut().zip(values) {
@@ -347,7 +350,9 @@ fn split<const PLANES: usize>(
         for (to, low) in codes[p * plane..][..LANES].iter_mut().zip(&low) {
             *to = *low as i8;
         }
-        totals[p] = low.iter().fold(totals[p], |total, low| total.wrapping_add(*low));
+        for (total, low) in totals[p].iter_mut().zip(&low) {
+            *total = total.wrapping_add(*low);
+        }
     }
 }
 

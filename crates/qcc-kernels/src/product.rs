@@ -10,6 +10,7 @@ use crate::act::{ActLayout, Activations};
 use crate::matrix::Matrix;
 use crate::pool::Pool;
 use crate::spec::{Epilogue, KernelSpec, Planes};
+use qcc_quant::panel::PanelLayout;
 use std::ops::Range;
 use std::ptr;
 use std::sync::{Arc, OnceLock};
@@ -30,7 +31,14 @@ const SHARED_ROWS: usize = 8;
 const MOST_ROWS: usize = KernelSpec::MOST_ROWS as usize;
 
 /// A weight with the kernels for it.
+///
+/// What every call reads lies in two lines of the cache: with many weights in turn they come from
+/// memory.
+#[repr(C, align(64))]
 pub struct Product {
+    /// Those of the matrix.
+    layout: PanelLayout,
+    weights: Weights,
     matrix: Arc<Matrix>,
     source: Arc<dyn KernelSource>,
     planes: Planes,
@@ -76,6 +84,17 @@ struct Chosen {
     kernel: Kernel,
 }
 
+/// The panels of a matrix that is kept.
+#[derive(Clone, Copy)]
+struct Weights(*const u8);
+
+// SAFETY: bytes that nobody writes.
+#[allow(unsafe_code)]
+unsafe impl Send for Weights {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl Sync for Weights {}
+
 /// Results that threads write to, each its own.
 #[derive(Clone, Copy)]
 struct Results(*mut f32);
@@ -102,7 +121,8 @@ impl Product {
         planes: Planes,
         epilogue: Epilogue,
     ) -> Self {
-        Self { matrix, source, planes, epilogue, kernels: Default::default() }
+        let (layout, weights) = (*matrix.layout(), Weights(matrix.bytes().as_ptr()));
+        Self { layout, weights, matrix, source, planes, epilogue, kernels: Default::default() }
     }
 
     /// The weight.
@@ -111,10 +131,16 @@ impl Product {
         &self.matrix
     }
 
+    /// That of the weight.
+    #[must_use]
+    pub fn layout(&self) -> &PanelLayout {
+        &self.layout
+    }
+
     /// How activations are quantized for it.
     #[must_use]
     pub fn act_layout(&self) -> ActLayout {
-        ActLayout::new(self.matrix.layout(), self.planes)
+        ActLayout::new(&self.layout, self.planes)
     }
 
     /// Asks for the kernels that products of so many rows need.
@@ -131,7 +157,7 @@ impl Product {
 
     /// Kernels of so many rows: for panels of two tiles and of one.
     fn chosen(&self, rows: usize) -> Result<[Option<Chosen>; 2], KernelError> {
-        let layout = self.matrix.layout();
+        let layout = &self.layout;
         let last = layout.tiles(layout.panels() - 1);
         let find = |tiles: usize| {
             let exists = tiles == last || (tiles == 2 && layout.panels() > 1);
@@ -166,7 +192,7 @@ impl Product {
         operands: Operands<'_>,
         y: &mut [f32],
     ) -> Result<(), ProductError> {
-        let k = self.matrix.layout().k();
+        let k = self.layout.k();
         let rows = x.len() / k;
         check("activations", x.len(), rows * k)?;
         let room = acts.room(self.act_layout(), rows);
@@ -197,7 +223,7 @@ impl Product {
         operands: Operands<'_>,
         y: &mut [f32],
     ) -> Result<(), ProductError> {
-        let layout = self.matrix.layout();
+        let layout = &self.layout;
         if !acts.layout().is_some_and(|it| it.serves(&self.act_layout())) {
             return Err(ProductError::Activations);
         }
@@ -266,7 +292,7 @@ impl<'a> Call<'a> {
         let small = product.chosen(rows / blocks)?;
         let large =
             if rows.is_multiple_of(blocks) { small } else { product.chosen(rows / blocks + 1)? };
-        let layout = product.matrix.layout();
+        let layout = &product.layout;
         let panels = if blocks == 1 {
             layout.panels()
         } else {
@@ -293,7 +319,7 @@ impl<'a> Call<'a> {
 
     /// Some panels times one block of rows.
     fn block(&self, panels: Range<usize>, row: usize, kernels: &[Option<Chosen>; 2]) {
-        let layout = self.product.matrix.layout();
+        let layout = &self.product.layout;
         let last = layout.panels() - 1;
         let single = panels.end > last && layout.tiles(last) == 1;
         let whole = panels.start..if single { last } else { panels.end };
@@ -306,11 +332,11 @@ impl<'a> Call<'a> {
     }
 
     fn kernel(&self, panels: Range<usize>, row: usize, chosen: &Chosen) {
-        let layout = self.product.matrix.layout();
+        let layout = &self.product.layout;
         let n = layout.n();
         let column = panels.start * PANEL;
         let args = KernelArgs {
-            weights: self.product.matrix.bytes()[panels.start * layout.panel_stride()..].as_ptr(),
+            weights: self.product.weights.0.wrapping_add(panels.start * layout.panel_stride()),
             panels: panels.len() as u64,
             panel_stride: layout.panel_stride() as u64,
             y: self.y.at(row * n + column),
