@@ -21,13 +21,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     if names.is_empty() {
         names = all(jit.isa());
     }
-    println!("{:48} {:>8} {:>8}", "kernel", "GMAC/s", "GB/s");
+    println!("{:48} {:>8} {:>8} {:>10}", "kernel", "GMAC/s", "GB/s", "compile ms");
     for name in names {
         let spec: KernelSpec = name.parse()?;
-        let (took, bytes) = time(&spec, jit.kernel(&spec)?)?;
+        let start = Instant::now();
+        let kernel = jit.kernel(&spec)?;
+        let compile = start.elapsed().as_secs_f64() * 1e3;
+        let (took, bytes) = time(&spec, kernel)?;
         let products = usize::from(spec.rows) * K * 16 * usize::from(spec.tiles) * PANELS;
         let per_second = |count: usize| count as f64 / took.as_secs_f64() / 1e9;
-        println!("{name:48} {:8.1} {:8.1}", per_second(products), per_second(bytes));
+        let (products, bytes) = (per_second(products), per_second(bytes));
+        println!("{name:48} {products:8.1} {bytes:8.1} {compile:10.1}");
     }
     Ok(())
 }

@@ -98,6 +98,30 @@ fn all_rows_and_widths() {
     }
 }
 
+/// Scales of half precision that are subnormal, zero, the largest, infinite, not a number.
+#[test]
+fn halves_of_every_kind() {
+    let kinds: [u16; 12] = [
+        0x0000, 0x8000, 0x0001, 0x8001, 0x03ff, 0x0400, 0x3c00, 0x7bff, 0xfbff, 0x7c00, 0xfc00,
+        0x7e01,
+    ];
+    for &isa in Isa::ALL.iter().filter(|isa| JIT.target().check(**isa).is_ok()) {
+        let spec = format!("qcc_mm_b4_g32_m1_t1_f16_a8_{isa}").parse().expect("a spec");
+        let shape =
+            Shape { spec, steps: 1, blocks: 1, panels: 1, columns: 12, extreme: false, seed: 11 };
+        let mut case = Case::new(&shape);
+        for (column, kind) in kinds.iter().enumerate() {
+            let at = case.code_bytes + 2 * column;
+            case.weights[at..at + 2].copy_from_slice(&kind.to_le_bytes());
+        }
+        let y = case.run(JIT.kernel(&spec).expect("a kernel"));
+        for (y, want) in y.iter().zip(expected(&case)) {
+            assert!(y.to_bits() == want.to_bits() || (y.is_nan() && want.is_nan()), "{isa}");
+        }
+        assert!(y[11].is_nan() && y[9].is_infinite() && y[2] != 0.0, "{isa}: {y:?}");
+    }
+}
+
 #[test]
 fn the_cpu_at_hand_has_a_best() {
     let target = Target::native().expect("a known CPU");
