@@ -28,6 +28,7 @@
 mod header;
 mod layout;
 mod pack;
+mod scale;
 mod source;
 
 pub use layout::{PanelBits, PanelError, PanelLayout, PanelScale};

@@ -3,7 +3,7 @@
 //! Four codes of a column are one 32-bit word on both sides, so that all the work is on words.
 
 use super::{PanelBits, PanelError, PanelLayout, PanelScale};
-use half::{bf16, f16};
+use half::f16;
 use rayon::prelude::*;
 
 /// Columns of a tile.
@@ -44,55 +44,6 @@ impl UnpackedWeight {
     pub fn view(&self) -> PanelWeight<'_> {
         let Self { codes, scales, zeros } = self;
         PanelWeight { codes, scales, zeros: zeros.as_deref() }
-    }
-}
-
-impl PanelScale {
-    /// The shortest kind that holds all scales exactly.
-    #[must_use]
-    pub fn holding(scales: &[f32]) -> Self {
-        let all = |exact: fn(f32) -> bool| scales.iter().all(|&it| exact(it));
-        if all(|it| f16::from_f32(it).to_f32().to_bits() == it.to_bits()) {
-            Self::F16
-        } else if all(|it| it.to_bits() & 0xffff == 0) {
-            Self::Bf16
-        } else {
-            Self::F32
-        }
-    }
-
-    /// The number of this kind next to `x`.
-    #[must_use]
-    pub fn nearest(self, x: f32) -> f32 {
-        match self {
-            Self::F16 => f16::from_f32(x).to_f32(),
-            Self::Bf16 => bf16::from_f32(x).to_f32(),
-            Self::F32 => x,
-        }
-    }
-
-    /// Writes numbers and fills up with zeros.
-    fn write(self, numbers: impl Iterator<Item = f32>, out: &mut [u8]) {
-        out.fill(0);
-        for (x, to) in numbers.zip(out.chunks_exact_mut(self.bytes())) {
-            match self {
-                Self::F16 => to.copy_from_slice(&f16::from_f32(x).to_le_bytes()),
-                Self::Bf16 => to.copy_from_slice(&bf16::from_f32(x).to_le_bytes()),
-                Self::F32 => to.copy_from_slice(&x.to_le_bytes()),
-            }
-        }
-    }
-
-    /// The number in its bytes; 0 if they are too many or too few.
-    #[must_use]
-    #[inline]
-    pub fn read(self, bytes: &[u8]) -> f32 {
-        match *bytes {
-            [a, b] if self == Self::F16 => f16::from_le_bytes([a, b]).to_f32(),
-            [a, b] => bf16::from_le_bytes([a, b]).to_f32(),
-            [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
-            _ => 0.0,
-        }
     }
 }
 
@@ -334,6 +285,7 @@ fn check(what: &'static str, got: usize, want: usize) -> Result<(), PanelError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::bf16;
     use proptest::prelude::*;
 
     /// Numbers that follow from a seed.
@@ -500,14 +452,5 @@ mod tests {
         let last = bytes.len() - 1;
         bytes[last] = 1;
         assert!(matches!(layout.unpack(&bytes), Err(PanelError::Damaged(_))));
-    }
-
-    #[test]
-    fn kinds_of_scales() {
-        assert_eq!(PanelScale::holding(&[0.5, -0.0, 6e-8, 65504.0]), PanelScale::F32);
-        assert_eq!(PanelScale::holding(&[0.5, -0.0, 5.960_464_5e-8, 65504.0]), PanelScale::F16);
-        assert_eq!(PanelScale::holding(&[0.1, f32::from_bits(0x7149_0000)]), PanelScale::F32);
-        assert_eq!(PanelScale::holding(&[0.5, f32::from_bits(0x7149_0000)]), PanelScale::Bf16);
-        assert_eq!(PanelScale::holding(&[]), PanelScale::F16);
     }
 }
