@@ -142,7 +142,7 @@ pub fn write(
     Ok(Written { files, size_bytes, raised })
 }
 
-/// Bytes of what [`write`] would write, data files included.
+/// Bytes of what [`write()`] would write, data files included.
 ///
 /// # Errors
 /// When the graph holds what has no form in ONNX.

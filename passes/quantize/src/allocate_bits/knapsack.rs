@@ -223,7 +223,8 @@ fn search(
         }
         stages.push(next);
     }
-    let last = stages.last().into_iter().flatten();
+    // A bound below the limit may be that of a choice that costs less and loses more.
+    let last = stages.last().into_iter().flatten().filter(|it| it.loss < best);
     let Some(mut state) = last.min_by_key(|it| (it.loss, it.cost)).copied() else {
         return (None, is_exact);
     };
@@ -335,6 +336,50 @@ mod tests {
                 }
                 Err(it) => assert!(it == least && budget < least, "{round}"),
             }
+        }
+    }
+
+    /// The least loss by a table over all costs that are multiples of `unit`.
+    fn by_table(items: &[Vec<Choice>], budget: u64, unit: u64) -> u64 {
+        let mut best = vec![Some(0u64); (budget / unit) as usize + 1];
+        for item in items {
+            let at = |left: usize| {
+                let each = item.iter().filter_map(|it| {
+                    let before = left.checked_sub((it.cost / unit) as usize)?;
+                    Some(best[before]? + it.loss)
+                });
+                each.min()
+            };
+            best = (0..best.len()).map(at).collect();
+        }
+        best.last().copied().flatten().unwrap()
+    }
+
+    #[test]
+    fn a_table_of_all_costs_finds_nothing_better() {
+        let mut rng = qcc_pass::Rng::new(4, "groups");
+        for round in 0..12 {
+            let items: Vec<Vec<Choice>> = (0..28)
+                .map(|_| {
+                    let size = [16_384u64, 8192, 49_152][rng.range(0..3)];
+                    let loss = (-4.0 * rng.f64()).exp();
+                    let mut choices = Vec::new();
+                    for bits in [2u64, 3, 4, 8] {
+                        for (at, group) in [32, 64, 128].into_iter().enumerate() {
+                            let cost = size * bits / 8 + size / group * 5;
+                            let less = 1.0 + 0.1 * at as f64 + 0.1 * rng.f64();
+                            let loss = loss * less * f64::powi(4.2, -(bits as i32));
+                            choices.push(choice(cost, (loss * 1e11) as u64));
+                        }
+                    }
+                    choices
+                })
+                .collect();
+            let least: u64 = items.iter().map(|it| it[2].cost).sum();
+            let budget = (least + least * round / 8) / 64 * 64;
+            let found = solve(&items, budget).unwrap();
+            assert!(found.is_exact && found.cost <= budget);
+            assert_eq!(found.loss, by_table(&items, budget, 64), "{round}");
         }
     }
 
