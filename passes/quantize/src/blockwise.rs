@@ -263,7 +263,6 @@ impl Run<'_> {
             shares: &self.shares,
             wanted,
             at,
-            // With one at a time there is nothing to be joined.
             joined: joined.filter(|it| joint::are_rows(it, block.outputs.len())),
         };
         // What was done so far comes once more, with the weights that are found, and trials.

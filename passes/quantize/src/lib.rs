@@ -16,6 +16,7 @@ mod head;
 mod held;
 pub mod kl_precalibrate;
 mod overrides;
+mod planned;
 pub mod probe_blocks;
 pub mod rtn;
 pub mod select;

@@ -15,22 +15,22 @@
 
 mod goal;
 mod gradient;
-mod planned;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use qcc_diag::{Diagnostic, codes};
+use qcc_exec::PlanOptions;
 use qcc_ir::{Graph, Value};
 use qcc_pass::{PassError, SampleSource, Session, Tap, WorkingCopy};
 use qcc_tensor::{DType, Tensor};
 
-use crate::activations::in_float;
+use crate::activations::{self, in_float};
+use crate::planned::{Feed, Planned};
 use crate::sites::{Role, Site, find_sites};
 
 use goal::Goal;
 pub use goal::Kind;
 use gradient::Gradients;
-use planned::{Feed, Planned};
 
 /// What the float model gives for samples that run again is kept up to this size, and computed again
 /// beyond it.
@@ -167,9 +167,7 @@ impl<'a> Whole<'a> {
         let wanted = self.float(sample)?;
         let mut feed = self.feed(sample)?;
         self.replace(&mut feed, replaced);
-        let outputs: Vec<Value> = self.goals.iter().map(|it| it.value).collect();
-        let pool = &self.session.pool;
-        let found = self.forward.run(&self.graph, outputs, &feed, pool)?;
+        let found = self.forward(&feed)?;
         self.measure(sample, &found, &wanted)
     }
 
@@ -199,9 +197,9 @@ impl<'a> Whole<'a> {
             feed.insert(names.shares.clone(), shares);
         }
         let outputs = self.goals.iter().map(|it| it.value);
-        let outputs = outputs.chain(self.gradients.weights.iter().copied()).collect();
-        let pool = &self.session.pool;
-        let mut found = self.backward.run(&self.gradients.graph, outputs, &feed, pool)?;
+        let options = self.options(outputs.chain(self.gradients.weights.iter().copied()).collect());
+        let found = self.backward.run(&self.gradients.graph, &options, &feed, &mut |_, _| ());
+        let mut found = found.map_err(activations::error)?;
         let gradients = found.split_off(self.goals.len());
         let (loss, tokens) = self.measure(sample, &found, &wanted)?;
         let gradients = self.wrt.iter().map(|it| it.index).zip(gradients).collect();
@@ -240,14 +238,25 @@ impl<'a> Whole<'a> {
         }
     }
 
+    /// The outputs that are looked at.
+    fn forward(&mut self, feed: &Feed) -> Result<Vec<Tensor>, PassError> {
+        let options = self.options(self.goals.iter().map(|it| it.value).collect());
+        let found = self.forward.run(&self.graph, &options, feed, &mut |_, _| ());
+        found.map_err(activations::error)
+    }
+
+    fn options(&self, outputs: Vec<Value>) -> PlanOptions {
+        let pool = self.session.pool.clone();
+        PlanOptions { outputs: Some(outputs), pool, ..PlanOptions::default() }
+    }
+
     /// What the float model gives.
     fn float(&mut self, sample: usize) -> Result<Vec<Tensor>, PassError> {
         if let Some(found) = self.kept.get(&sample) {
             return Ok(found.clone());
         }
         let feed = self.feed(sample)?;
-        let outputs: Vec<Value> = self.goals.iter().map(|it| it.value).collect();
-        let found = self.forward.run(&self.graph, outputs, &feed, &self.session.pool)?;
+        let found = self.forward(&feed)?;
         let size: u64 = found.iter().map(|it| it.bytes().len() as u64).sum();
         let cap = self.session.max_mem.map_or(MAX_KEPT_BYTES, |it| MAX_KEPT_BYTES.min(it / 4));
         if !self.seen.insert(sample) && self.kept_bytes + size <= cap {
