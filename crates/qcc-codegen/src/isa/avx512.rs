@@ -1,67 +1,10 @@
 //! AVX-512 without VNNI: 16-bit dot products ([`super::words`]) on 16 columns.
 
-use super::words::{self, Names};
-use super::{Instructions, Sum};
-use crate::code::{Code, Emitted, Vector};
-use inkwell::values::PointerValue;
-use qcc_quant::panel::PanelBits;
+use super::words::Words;
 
-const NAMES: Names =
-    Names { maddubs: "llvm.x86.avx512.pmaddubs.w.512", madd: "llvm.x86.avx512.pmaddw.d.512" };
-
-pub(super) struct Avx512;
-
-impl Instructions for Avx512 {
-    fn lanes(&self) -> u32 {
-        16
-    }
-
-    fn registers(&self) -> u32 {
-        32
-    }
-
-    fn wide_codes(&self) -> bool {
-        true
-    }
-
-    /// A field in place can be as large as 240: two products of it overflow 16 bits.
-    fn in_place_rows(&self, _: PanelBits) -> u32 {
-        0
-    }
-
-    fn sum_registers(&self, bits: PanelBits) -> u32 {
-        words::sum_registers(bits)
-    }
-
-    fn code_registers(&self, bits: PanelBits) -> u32 {
-        words::code_registers(bits)
-    }
-
-    fn activation_registers(&self, _: u32, bits: PanelBits) -> u32 {
-        words::activation_registers(bits)
-    }
-
-    fn activations<'c>(
-        &self,
-        code: &Code<'c>,
-        block: PointerValue<'c>,
-        chunk: u32,
-    ) -> Emitted<Vec<Vector<'c>>> {
-        words::activations(code, self.lanes(), code.at(block, u64::from(4 * chunk))?)
-    }
-
-    fn dot<'c>(
-        &self,
-        code: &Code<'c>,
-        sum: &mut Sum<'c>,
-        codes: Vector<'c>,
-        activations: &[Vector<'c>],
-        bits: PanelBits,
-    ) -> Emitted<()> {
-        words::dot(code, &NAMES, sum, codes, activations, bits)
-    }
-
-    fn end_block<'c>(&self, code: &Code<'c>, sum: &mut Sum<'c>) -> Emitted<()> {
-        words::end_block(code, &NAMES, sum)
-    }
-}
+pub(super) const AVX512: Words = Words {
+    lanes: 16,
+    registers: 32,
+    maddubs: "llvm.x86.avx512.pmaddubs.w.512",
+    madd: "llvm.x86.avx512.pmaddw.d.512",
+};

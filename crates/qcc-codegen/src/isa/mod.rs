@@ -5,10 +5,12 @@ mod avx2;
 mod avx512;
 mod avx512_vnni;
 mod avx_vnni;
+mod by_lane;
 mod neon;
 mod neon_dot;
 mod neon_i8mm;
 mod scalar;
+mod vnni;
 mod words;
 
 use crate::code::{Code, Emitted, Vector};
@@ -130,12 +132,12 @@ pub(crate) trait Instructions: Sync {
 pub(crate) fn instructions(isa: Isa) -> &'static dyn Instructions {
     match isa {
         Isa::Scalar => &scalar::Scalar,
-        Isa::Avx512Vnni => &avx512_vnni::Avx512Vnni,
-        Isa::Avx512 => &avx512::Avx512,
-        Isa::AvxVnni => &avx_vnni::AvxVnni,
-        Isa::Avx2 => &avx2::Avx2,
-        Isa::NeonDot => &neon_dot::NeonDot,
-        Isa::NeonI8mm => &neon_i8mm::NeonI8mm,
+        Isa::Avx512Vnni => &avx512_vnni::AVX512_VNNI,
+        Isa::Avx512 => &avx512::AVX512,
+        Isa::AvxVnni => &avx_vnni::AVX_VNNI,
+        Isa::Avx2 => &avx2::AVX2,
+        Isa::NeonDot => &neon_dot::NEON_DOT,
+        Isa::NeonI8mm => &neon_i8mm::NEON_I8MM,
         Isa::Neon => &neon::Neon,
     }
 }

@@ -3,7 +3,7 @@
 //! A sum is two registers: `[c0 + c0', c1 + c1', ...]`, pairs of partial sums of columns 0 and 1,
 //! and of columns 2 and 3; [`Instructions::total`] adds the pairs.
 
-use super::{Instructions, Sum, neon_dot};
+use super::{Instructions, Sum, by_lane};
 use crate::code::{Code, Emitted, Vector};
 use inkwell::values::PointerValue;
 use qcc_quant::panel::PanelBits;
@@ -61,7 +61,7 @@ impl Instructions for Neon {
         block: PointerValue<'c>,
         chunk: u32,
     ) -> Emitted<Vec<Vector<'c>>> {
-        Ok(vec![neon_dot::lane(code, block, chunk)?])
+        Ok(vec![by_lane::lane(code, block, chunk)?])
     }
 
     fn dot<'c>(
@@ -98,6 +98,6 @@ impl Instructions for Neon {
         shift: u32,
         bits: u32,
     ) -> Emitted<Vector<'c>> {
-        neon_dot::field(code, bytes, shift, bits)
+        by_lane::field(code, bytes, shift, bits)
     }
 }

@@ -18,8 +18,7 @@ pub(super) fn expected(record: &RunRecord, cap: Option<u64>) -> Vec<(&'static st
             if let Some(seconds) = it.seconds {
                 let time = Duration::from_secs(seconds.ceil() as u64);
                 let time = humantime::format_duration(time);
-                lines
-                    .push(("time", format!("{time} of tuning, by one step of each kind of block")));
+                lines.push(("time", format!("{time} of tuning of blocks")));
             }
         }
         None if cap.is_some() => lines.push(("memory", at_most.replacen(", ", "", 1))),

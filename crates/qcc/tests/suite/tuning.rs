@@ -82,9 +82,12 @@ fn a_dry_run_says_what_tuning_takes() {
     let bench = bench();
     let args = ["in.onnx", "-o", "none.onnx", "--dry-run", "-O", "signround{iters=10000}"];
     let ran = bench.passes(&[&args[..], SAMPLES].concat());
-    for text in ["beside the model of 5.3 MB", "of tuning, by one step", "nothing written"] {
+    for text in ["beside the model of 5.3 MB", "of tuning of blocks", "nothing written"] {
         assert!(ran.stderr.contains(text), "{text}: {}", ran.stderr);
     }
+    let ran = bench.passes(&[&args[..4], &["--budget", "7m"], SAMPLES].concat());
+    assert!(ran.stderr.contains("beside the model of"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("7m of tuning"), "{}", ran.stderr);
     assert!(!bench.path("none.onnx").exists());
 }
 

@@ -105,7 +105,11 @@ pub(crate) fn probe(
             known.insert(block.class, times);
         }
         if let Some(Times { forward, backward, search, step }) = times {
-            let Steps::Count(steps) = options.steps else { return Ok(None) };
+            // With a time for all of it, the steps are what fits.
+            let steps = match options.steps {
+                Steps::Count(steps) => steps,
+                Steps::Within(_) => 0,
+            };
             let (batch, trials) = (options.batch.min(all), u32::from(TRIALS) + 1);
             let [forward, backward, search, step] =
                 [forward, backward, search, step].map(|it| it.as_secs_f64());
@@ -117,6 +121,9 @@ pub(crate) fn probe(
         }
         let later = &outline.blocks[at + 1..];
         chain.advance(&outline.graph, (block, later), None, results, None);
+    }
+    if let Steps::Within(time) = options.steps {
+        seconds = time.as_secs_f64();
     }
     let memory_bytes = needs.map_or(0, |it| it.total(together, session.max_mem));
     Ok(has_any.then_some(Estimate { seconds: Some(seconds), memory_bytes }))
