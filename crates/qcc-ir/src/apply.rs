@@ -132,7 +132,17 @@ fn apply(
         }
     }
 
-    // 3. Replacements.
+    // 3. Types, before what replaces a value is held against its own.
+    for (value, ty) in mem::take(&mut patch.types) {
+        let value = resolve(value);
+        let slot = value.slot as usize;
+        match graph.node_mut(value.node).and_then(|it| it.outputs.get_mut(slot)) {
+            Some(output) => output.ty = ty,
+            None => return Err(patch.missing("a typed value")),
+        }
+    }
+
+    // 4. Replacements.
     let mut stale = patch.dropped.clone();
     let mut replaced = Vec::new();
     for (old, new) in mem::take(&mut patch.replaced) {
@@ -142,7 +152,7 @@ fn apply(
         stale.push(old.node);
     }
 
-    // 4. Single operands.
+    // 5. Single operands.
     for (id, operand, new) in mem::take(&mut patch.rewired) {
         let new = resolve(new);
         let Some(slot) = graph.node_mut(id).and_then(|it| it.inputs.get_mut(operand)) else {
@@ -152,16 +162,6 @@ fn apply(
             stale.push(old.node);
         }
         graph.reconnect(id);
-    }
-
-    // 5. Types.
-    for (value, ty) in mem::take(&mut patch.types) {
-        let value = resolve(value);
-        let slot = value.slot as usize;
-        match graph.node_mut(value.node).and_then(|it| it.outputs.get_mut(slot)) {
-            Some(output) => output.ty = ty,
-            None => return Err(patch.missing("a typed value")),
-        }
     }
 
     for (old, new) in replaced {
@@ -398,6 +398,14 @@ mod tests {
         let other = patch.constant("c", Tensor::vector(vec![1i64]));
         patch.replace(x, other);
         assert!(matches!(graph.apply(vec![patch]), Err(PatchError::Type { .. })));
+
+        // What the same patch says of the old value counts.
+        let (mut graph, x, ..) = chain();
+        let mut patch = Patch::new("test");
+        let other = patch.constant("c", Tensor::vector(vec![1i64]));
+        patch.set_type(x, Type::tensor(DType::I64, [1usize]));
+        patch.replace(x, other);
+        graph.apply(vec![patch]).unwrap();
     }
 
     #[test]

@@ -9,8 +9,9 @@ pub use qcc_lower::FORMATS;
 pub const WORKING_COPY: &str = "inline-functions{opsets=any}";
 
 /// What makes a graph ready to be differentiated: fused operators become those that have
-/// derivatives.
-pub const TUNING_COPY: &str = "inline-functions{opsets=any},infer-types,lower-fused,infer-types";
+/// derivatives, and half precision f32.
+pub const TUNING_COPY: &str =
+    "inline-functions{opsets=any},infer-types,widen-floats,lower-fused,infer-types";
 
 /// The pipeline over the copy that is differentiated.
 pub(crate) fn tuning_copy() -> Pipeline {

@@ -3,7 +3,8 @@
 //! [`inline-functions`](inline_functions) puts the bodies of functions where they are called,
 //! [`infer-types`](infer_types) finds out types, [`fold`] evaluates what is constant, [`dce`] and
 //! [`cse`] remove what is not read and what is there twice, [`canonicalize`] brings operators to
-//! the forms that later passes look for, [`lower-fused`](lower_fused) takes fused ones apart.
+//! the forms that later passes look for, [`lower-fused`](lower_fused) takes fused ones apart,
+//! [`widen-floats`](widen_floats) computes in f32 what is in half precision.
 
 pub mod canonicalize;
 pub mod cse;
@@ -15,6 +16,7 @@ pub mod lower_fused;
 mod rules;
 #[cfg(test)]
 mod testing;
+pub mod widen_floats;
 
 use qcc_pass::PassInfo;
 
@@ -27,6 +29,7 @@ pub const PASSES: &[&PassInfo] = &[
     &cse::INFO,
     &canonicalize::INFO,
     &lower_fused::INFO,
+    &widen_floats::INFO,
 ];
 
 #[cfg(test)]

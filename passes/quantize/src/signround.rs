@@ -107,11 +107,12 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
                 // A part of the model that does not run alone is no fault of the user's; if the
                 // whole does not run, the samples of single weights will say so.
                 Err(PassError::Diagnostic(error)) if error.code != codes::QCC0501 => {
-                    let mut note =
-                        Diagnostic::note(codes::QCC0606, "each weight is tuned by itself")
-                            .with_note(error.message);
-                    note.place = error.place;
-                    ctx.note(note);
+                    let text =
+                        "the model does not run block by block: each weight is tuned by itself";
+                    let mut why =
+                        Diagnostic::warning(codes::QCC0606, text).with_note(error.message);
+                    why.place = error.place;
+                    ctx.note(why);
                     (Vec::new(), weights)
                 }
                 Err(error) => return Err(error),

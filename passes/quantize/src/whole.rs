@@ -56,12 +56,12 @@ pub struct Pulled {
     /// How many tokens count in it: the loss of several samples is their mean under these.
     pub tokens: f64,
     /// For each weight that has one, by its place in the list that was asked for: the gradient, of
-    /// the shape and element type of the weight.
+    /// the shape of the weight, in f32.
     pub gradients: Vec<(usize, Tensor)>,
 }
 
 /// Weights to be used in place of those of the model: which of the list that was asked for, and the
-/// tensor, of the same shape and element type.
+/// tensor in f32, of the same shape.
 pub type Replaced<'a> = &'a [(usize, Tensor)];
 
 /// A weight of the copy that is run.
@@ -119,7 +119,7 @@ impl<'a> Whole<'a> {
             let same = |value: &Value| {
                 let old = root.at(&tap.0).and_then(|it| it.constant(tap.1));
                 let new = copy.graph.constant(*value);
-                old.zip(new).is_some_and(|(a, b)| a.dims() == b.dims() && a.dtype() == b.dtype())
+                old.zip(new).is_some_and(|(a, b)| a.dims() == b.dims() && b.dtype() == DType::F32)
             };
             match value.filter(same) {
                 None => _ = left.insert(index, "it is in a branch, or no constant".to_owned()),

@@ -11,6 +11,8 @@ mod foreign_pass;
 #[cfg(test)]
 mod fuzz;
 #[cfg(test)]
+mod half_precision;
+#[cfg(test)]
 mod identity;
 #[cfg(test)]
 mod options;
