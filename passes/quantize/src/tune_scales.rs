@@ -3,10 +3,13 @@
 //! Replaces a `Quant` with numbers by one with the same codes and other scales. The loss is that of
 //! [`whole`](crate::whole): KL to the logits of the float model, or the relative squared error of the
 //! outputs of a model without logits. Every few steps the model is tried on samples that no step has
-//! seen; the best that was tried is kept, the beginning among them.
+//! seen; the best that was tried is kept, the beginning among them. With `norms` the vectors that
+//! norms multiply by are trained as well, and constants replaced.
 //! Needs: a pass that chose numbers, and samples. Keeps: codes and zero points.
 //! Source: the second phase of EfficientQAT (arXiv 2407.11062), which trains scales end to end.
 
+mod adam;
+mod norms;
 mod scaled;
 
 use qcc_diag::{Diagnostic, codes};
@@ -20,6 +23,7 @@ use crate::choose::{self, Weight};
 use crate::held::Samples;
 use crate::whole::{Target, Whole};
 
+use norms::Norm;
 use scaled::Scaled;
 
 /// The pass.
@@ -45,9 +49,37 @@ pub const INFO: PassInfo = PassInfo {
             default: "auto",
             help: "how far the first step moves a scale, as a part of it; auto is 0.04 / 2^bits",
         },
+        OptionInfo {
+            name: "norms",
+            kind: OptionKind::Bool,
+            default: "false",
+            help: "train the weights of norms as well, which are then others than in the float model",
+        },
     ],
     run,
 };
+
+/// Numbers that are trained.
+trait Trained: Send + Sync {
+    /// Which of the values of the whole model.
+    fn index(&self) -> usize;
+
+    /// How far the first step moves a number, as a part of it.
+    fn rate(&self) -> f32;
+
+    /// The value as the graph reads it.
+    fn tensor(&self) -> Result<Tensor, PassError>;
+
+    /// Adds the derivatives of one sample by the value, `f32` of its shape.
+    fn add(&mut self, gradient: &Tensor) -> Result<(), PassError>;
+
+    /// Moves by `rate` against the gradients that were added up, the `step`th time, from 1 on.
+    /// Whether all of them were finite; nothing moves otherwise.
+    fn step(&mut self, rate: f32, step: i32) -> bool;
+
+    /// The numbers now are the best ones.
+    fn keep(&mut self);
+}
 
 /// How often the model is tried on samples that no step has seen.
 const TRIALS: u16 = 5;
@@ -72,21 +104,37 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     if origin == Origin::Pseudo {
         activations::note_pseudo(ctx, INFO.name, Some(samples.as_ref()));
     }
-    let taps: Vec<Tap> = weights.iter().filter_map(|it| source(graph, it)).collect();
+    let mut taps: Vec<Tap> = weights.iter().filter_map(|it| source(graph, it)).collect();
     if taps.len() < weights.len() {
         return Err(PassError::internal("a weight reads nothing"));
     }
+    let trains_norms = ctx.options.flag("norms");
+    let mut norms = if trains_norms { Norm::all(graph, taps.len())? } else { Vec::new() };
+    taps.extend(norms.iter().map(Norm::tap));
     let session = ctx.session;
     let mut whole = Whole::new(graph, session, samples.as_ref(), &taps)?;
     for (idx, why) in whole.left() {
-        let text = format!("the scales of '{}' stay as they are: {why}", weights[*idx].name);
+        let text = match weights.get(*idx) {
+            Some(it) => format!("the scales of '{}' stay as they are: {why}", it.name),
+            None => {
+                let norm = norms.get(*idx - weights.len()).map_or("", |it| &it.name);
+                format!("the norm '{norm}' stays as it is: {why}")
+            }
+        };
         ctx.note(Diagnostic::note(codes::QCC0606, text));
     }
     // All weights are as they were chosen, those whose scales stay too.
-    train(&mut whole, ctx, &mut scaled, samples.as_ref(), steps)?;
+    let of_weights = scaled.iter_mut().map(|it| it as &mut dyn Trained);
+    let of_norms = norms.iter_mut().map(|it| it as &mut dyn Trained);
+    let mut trained: Vec<&mut dyn Trained> = of_weights.chain(of_norms).collect();
+    train(&mut whole, ctx, &mut trained, samples.as_ref(), steps)?;
     let mut patches = Vec::new();
+    for it in &norms {
+        patches.extend(it.finish(INFO.name)?);
+    }
+    ctx.count("tune-scales.norms", patches.len() as u64);
     for it in scaled {
-        let weight = &weights[it.index];
+        let weight = &weights[it.index()];
         let Some(found) = it.finish() else { continue };
         let (numbers, error) = choose::numbers(ctx, weight, &found)?;
         patches.push(choose::patch(graph, ctx, weight, numbers, error, INFO.name)?);
@@ -103,27 +151,27 @@ fn source(root: &Graph, weight: &Weight) -> Option<Tap> {
 fn train(
     whole: &mut Whole<'_>,
     ctx: &mut Ctx<'_>,
-    scaled: &mut [Scaled],
+    trained: &mut [&mut dyn Trained],
     samples: &dyn SampleSource,
     steps: u16,
 ) -> Result<(), PassError> {
     let batch = usize::try_from(ctx.options.int("batch")).unwrap_or(1);
     let rate = ctx.options.opt_float("rate").map(|it| it as f32);
     let mut order = Samples::new(samples.len(), ctx.session.rng(INFO.name));
-    let start = loss(whole, scaled, &order.held)?;
+    let start = loss(whole, trained, &order.held)?;
     let (mut least, mut curve) = (start, vec![(0, 1.0)]);
     ctx.session.progress.start(INFO.name, steps.into());
     for step in 1..=steps {
         ctx.check_cancelled()?;
-        let weights = tensors(scaled)?;
+        let weights = tensors(trained)?;
         for sample in order.next(batch) {
             let pulled = whole.pull(sample, &weights, Target::Float)?;
             let mut found = pulled.gradients.into_iter().peekable();
             // Both are in the order of the weights.
-            let pairs: Vec<(&mut Scaled, Tensor)> = scaled
+            let pairs: Vec<(&mut &mut dyn Trained, Tensor)> = trained
                 .iter_mut()
                 .filter_map(|it| {
-                    let index = it.index;
+                    let index = it.index();
                     while found.next_if(|next| next.0 < index).is_some() {}
                     Some((it, found.next_if(|next| next.0 == index)?.1))
                 })
@@ -131,7 +179,7 @@ fn train(
             pairs.into_par_iter().try_for_each(|(it, gradient)| it.add(&gradient))?;
         }
         let part = f32::from(steps - step + 1) / f32::from(steps);
-        let moved = scaled.par_iter_mut().map(|it| {
+        let moved = trained.par_iter_mut().map(|it| {
             let rate = rate.unwrap_or_else(|| it.rate());
             it.step(rate * part, step.into())
         });
@@ -141,11 +189,11 @@ fn train(
             break;
         }
         if step % steps.div_ceil(TRIALS) == 0 || step == steps {
-            let loss = loss(whole, scaled, &order.held)?;
+            let loss = loss(whole, trained, &order.held)?;
             curve.push((usize::from(step), if start > 0.0 { loss / start } else { 1.0 }));
             if order.held.is_empty() || loss < least {
                 least = loss;
-                scaled.iter_mut().for_each(Scaled::keep);
+                trained.iter_mut().for_each(|it| it.keep());
             }
         }
         let ratio = if start > 0.0 { least / start } else { 1.0 };
@@ -158,13 +206,17 @@ fn train(
     Ok(())
 }
 
-fn tensors(scaled: &[Scaled]) -> Result<Vec<(usize, Tensor)>, PassError> {
-    scaled.par_iter().map(|it| Ok((it.index, it.tensor()?))).collect()
+fn tensors(trained: &[&mut dyn Trained]) -> Result<Vec<(usize, Tensor)>, PassError> {
+    trained.par_iter().map(|it| Ok((it.index(), it.tensor()?))).collect()
 }
 
 /// The mean loss over some samples with the scales as they are now.
-fn loss(whole: &mut Whole<'_>, scaled: &[Scaled], samples: &[usize]) -> Result<f64, PassError> {
-    let weights = tensors(scaled)?;
+fn loss(
+    whole: &mut Whole<'_>,
+    trained: &[&mut dyn Trained],
+    samples: &[usize],
+) -> Result<f64, PassError> {
+    let weights = tensors(trained)?;
     let (mut sum, mut tokens) = (0.0, 0.0);
     for sample in samples {
         let (loss, count) = whole.loss(*sample, &weights)?;

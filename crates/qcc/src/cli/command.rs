@@ -221,6 +221,10 @@ pub(super) struct QuantizeArgs {
     #[arg(long, value_name = "STEPS")]
     pub(super) tune_scales: Option<u16>,
 
+    /// Train the weights of norms together with the scales [default: 50 steps]
+    #[arg(long)]
+    pub(super) tune_norms: bool,
+
     /// Time for the tuning of signround, in place of a preset: 90s, 10m, 1h
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(super) budget: Option<std::time::Duration>,

@@ -325,10 +325,13 @@ fn compiler(args: &QuantizeArgs, settings: &Settings) -> Result<Compiler, Error>
         compiler = compiler.setting("signround", "preset", preset)?;
     }
     let trained = match args.preset.as_deref() {
-        Some("std") => Some(50),
         Some("best") => Some(150),
-        _ => None,
+        Some("std") => Some(50),
+        _ => args.tune_norms.then_some(50),
     };
+    if args.tune_norms {
+        compiler = compiler.setting("tune-scales", "norms", "true")?;
+    }
     if let Some(steps) = args.tune_scales.or(trained) {
         compiler = compiler.setting("tune-scales", "iters", &steps.to_string())?;
     }

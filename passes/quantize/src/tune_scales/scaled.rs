@@ -6,20 +6,15 @@ use qcc_quant::codes::Codes;
 use qcc_quant::rows::{FloatKind, WeightRows};
 use qcc_tensor::{DType, Tensor};
 
+use super::Trained;
+use super::adam::Factors;
 use crate::choose::Weight;
 
-/// How fast Adam forgets gradients, and their squares.
-const BETAS: (f32, f32) = (0.9, 0.95);
-/// Keeps a gradient of 0 from being divided by 0.
-const LEAST: f32 = 1e-12;
-/// Farthest that a scale goes from where it began.
-const RANGE: (f32, f32) = (0.5, 2.0);
-
-/// A weight `scale c (code - zero)`: c, one number for each group, is trained by Adam
-/// (arXiv 1412.6980), with its scale rounded to the stored type in each step.
+/// A weight `scale c (code - zero)`: c, one number for each group, is trained, with its scale
+/// rounded to the stored type in each step.
 pub(super) struct Scaled {
     /// Which of the weights of the pass.
-    pub(super) index: usize,
+    index: usize,
     form: Form,
     dims: Vec<usize>,
     /// The codes, with the scales as they are now.
@@ -28,11 +23,7 @@ pub(super) struct Scaled {
     best: Vec<f32>,
     /// The scales at the beginning.
     start: Vec<f32>,
-    factors: Vec<f32>,
-    /// Means of gradients and of their squares.
-    moments: Vec<[f32; 2]>,
-    /// Sum of the gradients of a step, by factor.
-    slopes: Vec<f32>,
+    factors: Factors,
 }
 
 impl Scaled {
@@ -55,27 +46,8 @@ impl Scaled {
             best: codes.scales.clone(),
             start: codes.scales.clone(),
             codes,
-            factors: vec![1.0; groups],
-            moments: vec![[0.0; 2]; groups],
-            slopes: vec![0.0; groups],
+            factors: Factors::new(groups),
         })
-    }
-
-    /// How far the first step moves a scale, as a part of it. What fits falls with the width of a
-    /// code, since that of all others does: 0.01 for 2 bits and 0.004 for 4 measured best.
-    pub(super) fn rate(&self) -> f32 {
-        0.04 / self.codes.spec.bits.levels() as f32
-    }
-
-    /// The weight as the graph reads it.
-    pub(super) fn tensor(&self) -> Result<Tensor, PassError> {
-        let fill = &mut |row: usize, out: &mut [f32]| self.codes.dequantize(row, out);
-        Ok(floats(self.form, DType::F32, self.dims.clone(), fill)?)
-    }
-
-    /// The scales now are the best ones.
-    pub(super) fn keep(&mut self) {
-        self.best.clone_from(&self.codes.scales);
     }
 
     /// The codes with the best scales; `None` when those are the ones it began with.
@@ -86,10 +58,33 @@ impl Scaled {
         self.codes.scales = self.best;
         Some(self.codes)
     }
+}
+
+impl Trained for Scaled {
+    fn index(&self) -> usize {
+        self.index
+    }
+
+    /// How far the first step moves a scale, as a part of it. What fits falls with the width of a
+    /// code, since that of all others does: 0.01 for 2 bits and 0.004 for 4 measured best.
+    fn rate(&self) -> f32 {
+        0.04 / self.codes.spec.bits.levels() as f32
+    }
+
+    /// The weight as the graph reads it.
+    fn tensor(&self) -> Result<Tensor, PassError> {
+        let fill = &mut |row: usize, out: &mut [f32]| self.codes.dequantize(row, out);
+        Ok(floats(self.form, DType::F32, self.dims.clone(), fill)?)
+    }
+
+    /// The scales now are the best ones.
+    fn keep(&mut self) {
+        self.best.clone_from(&self.codes.scales);
+    }
 
     /// Adds the derivatives of one sample by the weight, `f32` of its shape:
     /// `dL/dc = s sum of dL/dW (code - zero)`.
-    pub(super) fn add(&mut self, gradient: &Tensor) -> Result<(), PassError> {
+    fn add(&mut self, gradient: &Tensor) -> Result<(), PassError> {
         let Form { n, k, order } = self.form;
         let (groups, size) = (self.codes.groups(), self.codes.spec.group.len(k));
         let Ok(rows) = WeightRows::new(gradient.bytes(), FloatKind::F32, n, k, order) else {
@@ -104,31 +99,20 @@ impl Scaled {
                 let at = row * groups + g;
                 let zero = f32::from(self.codes.zeros[at]);
                 let terms = gradient.iter().zip(codes).map(|(g, c)| g * (f32::from(*c) - zero));
-                self.slopes[at] += self.start[at] * terms.sum::<f32>();
+                self.factors.slopes[at] += self.start[at] * terms.sum::<f32>();
             }
         }
         Ok(())
     }
 
-    /// Moves the factors by `rate` against the gradients that were added up, the `step`th time, from
-    /// 1 on. Whether all of them were finite; nothing moves otherwise.
-    pub(super) fn step(&mut self, rate: f32, step: i32) -> bool {
-        if !self.slopes.iter().all(|it| it.is_finite()) {
-            return false;
-        }
-        let bias = (1.0 - BETAS.0.powi(step), 1.0 - BETAS.1.powi(step));
-        let each = self.factors.iter_mut().zip(&mut self.moments).zip(&mut self.slopes);
-        let scales = self.codes.scales.iter_mut().zip(&self.start);
-        for (((factor, moments), slope), (scale, start)) in each.zip(scales) {
-            moments[0] += (1.0 - BETAS.0) * (*slope - moments[0]);
-            moments[1] += (1.0 - BETAS.1) * (*slope * *slope - moments[1]);
-            let root = (moments[1] / bias.1).sqrt() + LEAST;
-            *factor = (*factor - rate * moments[0] / bias.0 / root).clamp(RANGE.0, RANGE.1);
-            let stored = self.codes.spec.scale.round(start * *factor);
+    fn step(&mut self, rate: f32, step: i32) -> bool {
+        let moved = self.factors.step(rate, step);
+        let each = self.codes.scales.iter_mut().zip(&self.start).zip(&self.factors.values);
+        for ((scale, start), factor) in each {
+            let stored = self.codes.spec.scale.round(start * factor);
             *scale = if stored == 0.0 { *start } else { stored };
-            *slope = 0.0;
         }
-        true
+        moved
     }
 }
 
@@ -156,9 +140,7 @@ mod tests {
             best: start.clone(),
             codes,
             start,
-            factors: vec![1.0; 4],
-            moments: vec![[0.0; 2]; 4],
-            slopes: vec![0.0; 4],
+            factors: Factors::new(4),
         }
     }
 
@@ -178,7 +160,7 @@ mod tests {
             less.codes.scales[at] *= 0.99;
             more.codes.scales[at] *= 1.01;
             let slope = (loss(&more, &g) - loss(&less, &g)) / 0.02;
-            assert!((slope - f64::from(it.slopes[at])).abs() < 1e-4, "{at}: {slope}");
+            assert!((slope - f64::from(it.factors.slopes[at])).abs() < 1e-4, "{at}: {slope}");
         }
         let before = loss(&it, &g);
         assert!(it.step(0.01, 1));
