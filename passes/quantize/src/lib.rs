@@ -18,6 +18,7 @@ pub mod kl_precalibrate;
 mod overrides;
 mod planned;
 pub mod probe_blocks;
+mod room;
 pub mod rtn;
 pub mod select;
 pub mod signround;

@@ -14,13 +14,14 @@ mod scaled;
 
 use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, Patch};
-use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo, SampleSource, Tap};
+use qcc_pass::{Ctx, Estimate, OptionInfo, OptionKind, PassError, PassInfo, SampleSource, Tap};
 use qcc_tensor::Tensor;
 use rayon::prelude::*;
 
 use crate::activations::{self, Origin};
 use crate::choose::{self, Weight};
 use crate::held::Samples;
+use crate::room::PROGRAM;
 use crate::whole::{Target, Whole};
 
 use norms::Norm;
@@ -123,6 +124,9 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
         };
         ctx.note(Diagnostic::note(codes::QCC0606, text));
     }
+    if !has_room(&whole, ctx, &weights)? {
+        return Ok(Vec::new());
+    }
     // All weights are as they were chosen, those whose scales stay too.
     let of_weights = scaled.iter_mut().map(|it| it as &mut dyn Trained);
     let of_norms = norms.iter_mut().map(|it| it as &mut dyn Trained);
@@ -140,6 +144,34 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
         patches.push(choose::patch(graph, ctx, weight, numbers, error, INFO.name)?);
     }
     Ok(patches)
+}
+
+/// Whether the cap leaves room for the steps, as far as that can be told; says so where it does not.
+fn has_room(whole: &Whole<'_>, ctx: &mut Ctx<'_>, weights: &[Weight]) -> Result<bool, PassError> {
+    let Some(of_sample) = whole.memory(0)? else { return Ok(true) };
+    let sizes = weights.iter().map(|it| it.tensor.len() as u64);
+    // Codes, their scales now and before; gradients in the order of rows, one for each thread.
+    let state = sizes.clone().sum::<u64>() * 3 / 2;
+    let turned = sizes.max().unwrap_or(0) * 4 * rayon::current_num_threads() as u64;
+    let bytes = PROGRAM + of_sample + state + turned;
+    if let Some(cap) = ctx.session.max_mem.filter(|it| *it < bytes) {
+        let text = format!(
+            "the scales stay as they are: to train them takes {} MiB, and {} MiB may be used",
+            bytes.div_ceil(1 << 20),
+            cap >> 20
+        );
+        ctx.note(
+            Diagnostic::warning(codes::QCC0501, text)
+                .at(format!("pass '{}'", INFO.name))
+                .with_help("raise --max-mem, or take shorter samples with --seq-len"),
+        );
+        return Ok(false);
+    }
+    let planned = ctx.record.estimate;
+    let seconds = planned.and_then(|it| it.seconds);
+    let most = planned.map_or(0, |it| it.memory_bytes).max(bytes);
+    ctx.record.estimate = Some(Estimate { seconds, memory_bytes: most });
+    Ok(true)
 }
 
 /// The constant that a weight is made of.

@@ -19,13 +19,14 @@ mod gradient;
 use std::collections::{BTreeMap, BTreeSet};
 
 use qcc_diag::{Diagnostic, codes};
-use qcc_exec::PlanOptions;
+use qcc_exec::{Bound, Plan, PlanOptions};
 use qcc_ir::{Graph, Value};
 use qcc_pass::{PassError, SampleSource, Session, Tap, WorkingCopy};
 use qcc_tensor::{DType, Tensor};
 
 use crate::activations::{self, in_float};
 use crate::planned::{Feed, Planned};
+use crate::room::bytes;
 use crate::sites::{Role, Site, find_sites};
 
 use goal::Goal;
@@ -226,6 +227,51 @@ impl<'a> Whole<'a> {
         Ok(())
     }
 
+    /// Bytes that the derivatives of a sample take beside the model, what the float model gives for
+    /// all samples included; `None` when that cannot be told before they run.
+    ///
+    /// # Errors
+    /// When the sample cannot be read.
+    pub fn memory(&self, sample: usize) -> Result<Option<u64>, PassError> {
+        let feed = self.feed(sample)?;
+        let mut bounds: BTreeMap<String, Bound> =
+            feed.iter().map(|it| (it.0.clone(), Bound::like(it.1))).collect();
+        let given =
+            |bounds: &BTreeMap<String, Bound>| bounds.clone().into_iter().collect::<Vec<_>>();
+        let outputs: Vec<Value> = self.goals.iter().map(|it| it.value).collect();
+        let options = self.options(outputs.clone());
+        let Ok(forward) = Plan::new(&self.graph, &given(&bounds), &options) else {
+            return Ok(None);
+        };
+        let mut kept = 0;
+        for (goal, names) in self.goals.iter().zip(&self.gradients.fed) {
+            let Some(dims) = forward.ty(goal.value).and_then(|it| it.known_dims()) else {
+                return Ok(None);
+            };
+            kept += 4 * dims.iter().product::<usize>();
+            bounds.insert(names.wanted.clone(), Bound::Shape(DType::F32, dims.clone()));
+            let rows = dims.split_last().map_or(&[][..], |it| it.1);
+            let rows = rows.iter().copied().chain([1]).collect();
+            bounds.insert(names.shares.clone(), Bound::Shape(DType::F32, rows));
+        }
+        for it in &self.wrt {
+            let Some(tensor) = self.graph.constant(it.value) else { return Ok(None) };
+            bounds.insert(it.name.clone(), Bound::like(tensor));
+        }
+        let fed: u64 = bounds.values().map(bytes).sum();
+        let options = self.options([outputs, self.gradients.weights.clone()].concat());
+        let Ok(plan) = Plan::new(&self.gradients.graph, &given(&bounds), &options) else {
+            return Ok(None);
+        };
+        let kept = (kept * self.samples.len()) as u64;
+        Ok(Some(plan.peak_bytes() as u64 + fed + kept.min(self.most_kept())))
+    }
+
+    /// What the float model gives is kept up to this many bytes.
+    fn most_kept(&self) -> u64 {
+        self.session.max_mem.map_or(MAX_KEPT_BYTES, |it| MAX_KEPT_BYTES.min(it / 4))
+    }
+
     fn feed(&self, sample: usize) -> Result<Feed, PassError> {
         Ok(self.samples.batch(sample)?.into_iter().collect())
     }
@@ -258,8 +304,7 @@ impl<'a> Whole<'a> {
         let feed = self.feed(sample)?;
         let found = self.forward(&feed)?;
         let size: u64 = found.iter().map(|it| it.bytes().len() as u64).sum();
-        let cap = self.session.max_mem.map_or(MAX_KEPT_BYTES, |it| MAX_KEPT_BYTES.min(it / 4));
-        if !self.seen.insert(sample) && self.kept_bytes + size <= cap {
+        if !self.seen.insert(sample) && self.kept_bytes + size <= self.most_kept() {
             self.kept_bytes += size;
             self.kept.insert(sample, found.clone());
         }

@@ -78,6 +78,26 @@ fn memory_is_told_before_and_kept_to() {
 }
 
 #[test]
+fn scales_of_the_whole_model_are_trained_where_the_cap_leaves_room() {
+    let bench = bench();
+    let run = |more: &[&str]| {
+        let args = ["in.onnx", "-f", "-o", "out.onnx", "-O", "signround{iters=1}"];
+        let ran = bench.passes(&[&args[..], SAMPLES, more].concat());
+        (bench.read("out.onnx"), ran.stderr)
+    };
+    let trains = ["--tune-scales", "2"];
+    let (plain, _) = run(&[]);
+    let (capped, said) = run(&[&trains[..], &["--max-mem", "57MiB"]].concat());
+    assert!(said.contains("QCC0501") && said.contains("the scales stay as they are"), "{said}");
+    assert!(capped == plain, "nothing was trained");
+    let (trained, said) = run(&trains);
+    assert!(!said.contains("QCC0501"), "{said}");
+    assert!(trained != plain);
+    let norms = run(&[&trains[..], &["--tune-norms"]].concat()).0;
+    assert!(norms != trained && norms != plain, "norms are trained too");
+}
+
+#[test]
 fn a_dry_run_says_what_tuning_takes() {
     let bench = bench();
     let args = ["in.onnx", "-o", "none.onnx", "--dry-run", "-O", "signround{iters=10000}"];

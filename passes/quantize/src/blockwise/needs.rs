@@ -13,12 +13,11 @@ use super::outline::Outline;
 use super::part::Feed;
 use crate::blocks::Block;
 use crate::choose::Weight;
+use crate::room::{PROGRAM, bytes};
 
 /// For each weight of a block: the float one, the sum of its gradients, its offset, the rounded one
 /// and its gradient, 4 bytes each; codes of the start, of the present and the best.
 const BYTES_A_WEIGHT: u64 = 5 * 4 + 3;
-/// The program itself, its tables, and scratch memory of products.
-const BASE: u64 = 48 << 20;
 
 /// Memory that tuning takes, in bytes. Mapped files do not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,7 +85,7 @@ impl Needs {
 
     /// What cannot lie in files.
     fn working(&self, batch: usize) -> u64 {
-        BASE + self.weights + self.sample.saturating_mul(batch as u64)
+        PROGRAM + self.weights + self.sample.saturating_mul(batch as u64)
     }
 
     /// How many samples of a step, all `batch` or one, are held at a time under a cap.
@@ -145,13 +144,6 @@ fn bound(graph: &Graph, plan: &Plan, value: Value) -> Option<(String, Bound)> {
     let ty = plan.ty(value)?;
     let dims = ty.shape()?.iter().map(Dim::known).collect::<Option<Vec<_>>>()?;
     Some((graph.value_name(value).to_owned(), Bound::Shape(ty.dtype()?, dims)))
-}
-
-fn bytes(bound: &Bound) -> u64 {
-    match bound {
-        Bound::Shape(dtype, dims) => dtype.size_of(dims.iter().product()).unwrap_or(0) as u64,
-        Bound::Value(tensor) => tensor.bytes().len() as u64,
-    }
 }
 
 #[cfg(test)]

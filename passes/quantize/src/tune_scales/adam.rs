@@ -18,11 +18,7 @@ pub(super) struct Factors {
 
 impl Factors {
     pub(super) fn new(count: usize) -> Self {
-        Self {
-            values: vec![1.0; count],
-            moments: vec![[0.0; 2]; count],
-            slopes: vec![0.0; count],
-        }
+        Self { values: vec![1.0; count], moments: vec![[0.0; 2]; count], slopes: vec![0.0; count] }
     }
 
     /// Moves them by `rate` against the gradients that were added up, the `step`th time, from 1 on.

@@ -1,0 +1,14 @@
+//! Memory, as it is told before anything runs.
+
+use qcc_exec::Bound;
+
+/// The program itself, its tables, and scratch memory of products, in bytes.
+pub(crate) const PROGRAM: u64 = 48 << 20;
+
+/// Bytes of a value that a run is given.
+pub(crate) fn bytes(bound: &Bound) -> u64 {
+    match bound {
+        Bound::Shape(dtype, dims) => dtype.size_of(dims.iter().product()).unwrap_or(0) as u64,
+        Bound::Value(tensor) => tensor.bytes().len() as u64,
+    }
+}
