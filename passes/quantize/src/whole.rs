@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use qcc_diag::{Diagnostic, codes};
 use qcc_exec::{Bound, Plan, PlanOptions};
-use qcc_ir::{Graph, Value};
+use qcc_ir::{Graph, Type, Value};
 use qcc_pass::{PassError, SampleSource, Session, Tap, WorkingCopy};
 use qcc_tensor::{DType, Tensor};
 
@@ -245,7 +245,7 @@ impl<'a> Whole<'a> {
         };
         let mut kept = 0;
         for (goal, names) in self.goals.iter().zip(&self.gradients.fed) {
-            let Some(dims) = forward.ty(goal.value).and_then(|it| it.known_dims()) else {
+            let Some(dims) = forward.ty(goal.value).and_then(Type::known_dims) else {
                 return Ok(None);
             };
             kept += 4 * dims.iter().product::<usize>();
