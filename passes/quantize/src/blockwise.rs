@@ -59,6 +59,17 @@ pub(crate) struct Options {
     pub(crate) inputs: Inputs,
     /// What of the scales is tuned.
     pub(crate) scales: Scales,
+    /// What weights start from.
+    pub(crate) start: Start,
+}
+
+/// What weights start from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// Scales that are searched with the mean squares of what the weight reads.
+    Searched,
+    /// The numbers that a pass before has chosen; searched scales for weights without.
+    Given,
 }
 
 /// What a block reads while it is tuned.
@@ -242,7 +253,7 @@ impl Run<'_> {
             let d = squares.get(&it.index).and_then(Squares::mean);
             let name = self.outline.graph.value_name(it.weight).to_owned();
             let weight = (it.index, &self.weights[it.index]);
-            Tuned::new(weight, (it.weight, name), d.as_deref(), self.options.scales)
+            Tuned::new(weight, (it.weight, name), d.as_deref(), self.options)
         });
         each.collect()
     }

@@ -25,6 +25,19 @@ pub(crate) struct Weight {
 }
 
 impl Weight {
+    /// The numbers that a pass has chosen, as codes.
+    pub(crate) fn codes(&self) -> Option<Codes> {
+        let numbers = self.quant.numbers.as_ref()?.view();
+        Some(Codes {
+            n: numbers.shape.n,
+            k: numbers.shape.k,
+            spec: numbers.shape.spec,
+            codes: numbers.unpacked(),
+            scales: numbers.scales.into(),
+            zeros: numbers.zeros.into(),
+        })
+    }
+
     pub(crate) fn rows(&self) -> Result<WeightRows<'_>, PassError> {
         self.quant.form.rows(&self.tensor).ok_or_else(|| {
             PassError::internal(format!("'{}' is not the rows that were chosen", self.name))

@@ -19,7 +19,7 @@ use qcc_quant::signround::{Moves, SignRoundOptions, signround_gram};
 use qcc_quant::tuner::Scales;
 
 use crate::activations::{self, Origin};
-use crate::blockwise::{Inputs, Steps};
+use crate::blockwise::{Inputs, Start, Steps};
 use crate::choose::{self, Weight};
 use crate::{blockwise, by_gram};
 
@@ -69,6 +69,12 @@ pub const INFO: PassInfo = PassInfo {
             kind: OptionKind::Choice(&["factor", "ends", "frozen"]),
             default: "factor",
             help: "what of the scales is tuned: a factor of the searched one, both ends of the range, or nothing",
+        },
+        OptionInfo {
+            name: "start",
+            kind: OptionKind::Choice(&["searched", "given"]),
+            default: "searched",
+            help: "what the weights of a block start from: searched scales, or the numbers of a pass before",
         },
         OptionInfo {
             name: "moves",
@@ -158,11 +164,15 @@ pub(crate) fn block_options(ctx: &Ctx<'_>) -> blockwise::Options {
         None => Steps::Count(iters(ctx).unwrap_or(block_steps(ctx))),
     };
     let batch = usize::try_from(ctx.options.int("batch")).unwrap_or(1);
-    blockwise::Options { steps, batch, inputs: inputs(ctx), scales: scales(ctx) }
+    blockwise::Options { steps, batch, inputs: inputs(ctx), scales: scales(ctx), start: start(ctx) }
 }
 
 fn inputs(ctx: &Ctx<'_>) -> Inputs {
     if ctx.options.text("inputs") == "float" { Inputs::Float } else { Inputs::Quantized }
+}
+
+fn start(ctx: &Ctx<'_>) -> Start {
+    if ctx.options.text("start") == "given" { Start::Given } else { Start::Searched }
 }
 
 fn scales(ctx: &Ctx<'_>) -> Scales {

@@ -64,3 +64,22 @@ fn blocks_lose_less_than_searched_scales_and_the_head_is_tuned_by_itself() {
     let (searched, blocks) = (off("kl"), off("signround{iters=10}"));
     assert!(blocks < searched, "{blocks} against {searched}");
 }
+
+#[test]
+fn numbers_of_a_pass_before_are_where_blocks_start() {
+    let bench = Bench::new();
+    let samples = samples(&bench, 8);
+    let run = |first: &str, start: &str| {
+        let passes = format!(
+            "infer-types,select{{bits=2}},{first},signround{{objective=block,iters=1,start={start}}},pack,to-nbits"
+        );
+        let compiler = Compiler::new().pipeline(&passes);
+        bench.logits(&bench.bytes(compiler.calibration(samples.clone()).threads(2)))
+    };
+    assert!(
+        run("rtn", "searched") == run("gptq", "searched"),
+        "what was chosen before is not read"
+    );
+    assert!(run("rtn", "given") != run("gptq", "given"));
+    assert!(run("rtn", "given") != run("rtn", "searched"));
+}

@@ -76,7 +76,7 @@ pub(crate) fn probe(
                 let d = squares.get(&it.index).and_then(Squares::mean);
                 let name = outline.graph.value_name(it.weight).to_owned();
                 let weight = (it.index, &weights[it.index]);
-                Tuned::new(weight, (it.weight, name), d.as_deref(), options.scales)
+                Tuned::new(weight, (it.weight, name), d.as_deref(), options)
             });
             let mut tuned = each.collect::<Result<Vec<_>, PassError>>()?;
             let search = began.elapsed();

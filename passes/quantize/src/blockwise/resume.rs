@@ -16,8 +16,8 @@ use qcc_quant::codes::Codes;
 use qcc_tensor::{DType, MappedFile, Tensor};
 use safetensors::{Dtype, SafeTensors, View};
 
-use super::Options;
 use super::weights::Tuned;
+use super::{Options, Start};
 use crate::choose::Weight;
 
 /// Raised when the same inputs give other results than before.
@@ -65,6 +65,13 @@ impl Kept {
                 hash.update(
                     format!("{} {:?} {:?}", it.name, it.quant.spec, it.quant.form).as_bytes(),
                 );
+                if let (Start::Given, Some(numbers)) = (options.start, &it.quant.numbers) {
+                    let view = numbers.view();
+                    let scales = bytemuck::cast_slice(view.scales);
+                    for bytes in [view.codes, scales, view.zeros] {
+                        hash.update(bytes);
+                    }
+                }
             }
             for sample in 0..samples.len() {
                 let counted = samples.counted(sample)?.map(|it| ("counted".to_owned(), it));

@@ -9,6 +9,7 @@ use qcc_quant::search::{SearchKind, search};
 use qcc_quant::tuner::{GradientError, Scales, Tuner};
 use qcc_tensor::{DType, Tensor};
 
+use super::{Options, Start};
 use crate::choose::Weight;
 
 /// A weight of the block.
@@ -34,16 +35,16 @@ pub(super) struct Tuned {
 }
 
 impl Tuned {
-    /// Begins from searched scales. `d: [k]` are the mean squares of the inputs, `scales` what of
-    /// them is tuned.
+    /// Begins from what the options say. `d: [k]` are the mean squares of the inputs.
     pub(super) fn new(
         (index, weight): (usize, &Weight),
         (value, name): (Value, String),
         d: Option<&[f32]>,
-        scales: Scales,
+        options: Options,
     ) -> Result<Self, PassError> {
-        let rows = weight.rows()?;
-        let start = search(&rows, &weight.quant.spec, SearchKind::Grid, d);
+        let (rows, scales) = (weight.rows()?, options.scales);
+        let given = if options.start == Start::Given { weight.codes() } else { None };
+        let start = given.unwrap_or_else(|| search(&rows, &weight.quant.spec, SearchKind::Grid, d));
         let mut weights = vec![0.0; rows.n() * rows.k()];
         rows.read(0, &mut weights);
         Ok(Self {

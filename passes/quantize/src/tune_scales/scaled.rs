@@ -29,15 +29,7 @@ pub(super) struct Scaled {
 impl Scaled {
     /// Of a weight with numbers; `None` without.
     pub(super) fn new(index: usize, weight: &Weight) -> Option<Self> {
-        let numbers = weight.quant.numbers.as_ref()?.view();
-        let codes = Codes {
-            n: numbers.shape.n,
-            k: numbers.shape.k,
-            spec: numbers.shape.spec,
-            codes: numbers.unpacked(),
-            scales: numbers.scales.into(),
-            zeros: numbers.zeros.into(),
-        };
+        let codes = weight.codes()?;
         let groups = codes.scales.len();
         Some(Self {
             index,

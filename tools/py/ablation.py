@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""KL to the float model for starting points of the tuning of blocks, steps, seeds and sets of samples.
+
+    python tools/py/ablation.py MODEL.onnx --calib IDS.npy --eval IDS.npy --qcc target/ci/qcc
+        [--schemes W4G32,W3G128,W2G64a] [--starts rtn,mse,x2] [--steps 0,50,200] [--seeds 0,1,2] [--rows 128 --length 128]
+
+Each start is a pass that chooses numbers; 0 steps are its numbers as they are, and those of several seeds are the same.
+Seeds draw other rows of --calib: seed s takes rows s*ROWS to (s+1)*ROWS, so the worst of them is that of the worst
+samples. A scheme ends in 'a' for asymmetric. Prints, for each scheme, start and steps, mean and worst KL in nats.
+One JSON line for each run, appended to --log; runs that are in it already are not repeated.
+"""
+import argparse
+import json
+import os
+import re
+import subprocess
+import tempfile
+
+import numpy as np
+
+STARTS = {
+    "rtn": "rtn",
+    "mse": "kl-precalibrate{weights=none}",
+    "mse-exact": "kl-precalibrate{weights=none,search=exact}",
+    "x2-random": "kl-precalibrate{weights=pseudo}",
+    "x2": "kl-precalibrate",
+    "x2-exact": "kl-precalibrate{search=exact}",
+    "x2-kl1": "kl-precalibrate{tau=0.01}",
+    "x2-kl5": "kl-precalibrate{tau=0.05}",
+    "x2-kl20": "kl-precalibrate{tau=0.2}",
+    "pure-kl": "kl-precalibrate{weights=none,tau=1e9}",
+    "gptq": "gptq",
+    "adpq": "adpq",
+}
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("model")
+    p.add_argument("--calib", required=True)
+    p.add_argument("--eval", required=True)
+    p.add_argument("--qcc", default="target/ci/qcc")
+    p.add_argument("--schemes", default="W4G32,W3G128,W2G64")
+    p.add_argument("--starts", default=",".join(STARTS))
+    p.add_argument("--steps", default="0,50,200")
+    p.add_argument("--seeds", default="0,1,2")
+    p.add_argument("--rows", type=int, default=128)
+    p.add_argument("--length", type=int, default=128)
+    p.add_argument("--log", default="ablation.jsonl")
+    a = p.parse_args()
+    done = {}
+    if os.path.exists(a.log):
+        with open(a.log) as log:
+            for row in map(json.loads, log):
+                done[row["scheme"], row["start"], row["steps"], row["seed"]] = row["kl"]
+    ids = np.load(a.calib).reshape(-1)
+    ids = ids[: ids.size // a.length * a.length].reshape(-1, a.length)
+    with tempfile.TemporaryDirectory() as folder:
+        for scheme in a.schemes.split(","):
+            for start in a.starts.split(","):
+                for steps in map(int, a.steps.split(",")):
+                    for seed in map(int, a.seeds.split(",")):
+                        key = (scheme, start, steps, seed)
+                        if key not in done:
+                            done[key] = run(a, folder, ids, *key)
+                            with open(a.log, "a") as log:
+                                row = dict(zip(("scheme", "start", "steps", "seed"), key), kl=done[key])
+                                log.write(json.dumps(row) + "\n")
+    steps = list(map(int, a.steps.split(",")))
+    for scheme in a.schemes.split(","):
+        print(f"\n| {scheme} |" + "".join(f" {it} steps | worst |" for it in steps))
+        print("|---|" + "---|---|" * len(steps))
+        for start in a.starts.split(","):
+            cells = [[done[scheme, start, it, int(seed)] for seed in a.seeds.split(",")] for it in steps]
+            print(f"| {start} |" + "".join(f" {np.mean(it):.5f} | {max(it):.5f} |" for it in cells))
+
+
+def run(a, folder, ids, scheme, start, steps, seed):
+    """KL in nats for each token."""
+    bits, group, asym = re.fullmatch(r"W(\d)G(\d+)(a?)", scheme).groups()
+    calib, out = os.path.join(folder, "calib.npy"), os.path.join(folder, "out.onnx")
+    rows = ids[seed * a.rows : (seed + 1) * a.rows]
+    if len(rows) < a.rows:
+        raise SystemExit(f"--calib has no {a.rows} rows for seed {seed}")
+    np.save(calib, rows)
+    grid = "asym" if asym else "sym"
+    tune = f",signround{{objective=block,start=given,iters={steps}}}" if steps else ""
+    passes = f"infer-types,select{{bits={bits},group={group},grid={grid}}},{STARTS[start]}{tune},pack,to-nbits{{accuracy-level=0}}"
+    command = [a.qcc, a.model, "--passes", passes, "--calib", calib, "-o", out, "-f", "-q", "--seed", str(seed)]
+    subprocess.run(command, check=True)
+    score = [a.qcc, "eval", out, "--ref", a.model, "--data", a.eval, "--json"]
+    found = json.loads(subprocess.run(score, check=True, capture_output=True, text=True).stdout)
+    return found["kl"]
+
+
+if __name__ == "__main__":
+    main()
