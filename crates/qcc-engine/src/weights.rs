@@ -175,7 +175,8 @@ fn constant<'a>(
         let tensor = root.at(&scope)?.constant(value)?;
         Some(((scope, value), tensor))
     });
-    found.ok_or_else(|| Refused::new(format!("its {what} is no constant")))
+    let verb = if what.ends_with('s') { "are" } else { "is" };
+    found.ok_or_else(|| Refused(format!("its {what} {verb} no constant")))
 }
 
 fn floats<'a>(tensor: &'a Tensor, what: &str) -> Result<Cow<'a, [f32]>, Refused> {
