@@ -10,6 +10,7 @@
 //! A pass of another crate is added with [`Compiler::with_pass`] and named in a pipeline like any
 //! other; see [`qcc_pass::PassInfo`].
 
+pub mod bench;
 mod compare;
 mod compiler;
 mod dry;
@@ -17,6 +18,7 @@ mod error;
 mod evaluate;
 mod file_size;
 mod gate;
+mod kernels;
 mod model;
 mod output;
 mod own_text;
@@ -31,6 +33,7 @@ pub use compiler::Compiler;
 pub use error::Error;
 pub use evaluate::{Evaluation, evaluate};
 pub use gate::{Gate, Metric, Verdict};
+pub use kernels::Kernels;
 pub use model::Model;
 pub use output::{Output, SaveOptions};
 pub use own_text::OwnTextSize;

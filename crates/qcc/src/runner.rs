@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use qcc_diag::Diagnostic;
+use qcc_engine::{LowerError, LowerOptions, Report};
 use qcc_exec::{Bound, ExecError, Plan, PlanOptions};
 use qcc_ir::{Graph, Value};
 use qcc_pass::{Cancel, Pipeline, Session, WorkingCopy};
@@ -34,6 +35,12 @@ impl Runner {
     pub(crate) fn typed(mut self, cancel: &Cancel) -> Result<Self, Error> {
         self.graph = copy(&self.graph, tables::types(), cancel)?.graph;
         Ok(self)
+    }
+
+    /// Puts kernels in the place of products with low-bit weights.
+    pub(crate) fn lower(&mut self, options: &LowerOptions) -> Result<Report, LowerError> {
+        self.plan = None;
+        qcc_engine::lower(&mut self.graph, options)
     }
 
     /// What is run.
