@@ -16,6 +16,7 @@ mod passes;
 mod quantize;
 mod record;
 mod report;
+mod run;
 mod took;
 mod verify;
 mod watch;
@@ -58,6 +59,7 @@ fn dispatch(args: Vec<OsString>, json: Option<&Json>) -> Result<Ended, Error> {
             quantize::run(&args, options.unwrap_or_default(), json.as_ref())
         }
         Command::Eval(args) => eval::run(&args),
+        Command::Run(args) => run::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Passes(args) => passes::run(&args),

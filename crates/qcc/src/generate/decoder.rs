@@ -78,9 +78,9 @@ impl<'a> Decoder<'a> {
             let input = inputs.iter().find(|it| it.name == name);
             input.is_some_and(|it| it.dtype == Some(DType::F32))
         };
-        let has_room = pairs.as_ref().is_some_and(|pairs| {
-            pairs.iter().all(|it| is_f32(&it.0)) && is_shared(&graph, pairs)
-        });
+        let has_room = pairs
+            .as_ref()
+            .is_some_and(|pairs| pairs.iter().all(|it| is_f32(&it.0)) && is_shared(&graph, pairs));
         let inputs = inputs.to_vec();
         Self { graph, inputs, sizes, pairs, has_room, options, planned: None }
     }
@@ -233,10 +233,11 @@ impl Cache {
 /// Whether the caches are read and given by nothing but `GroupQueryAttention`, which is told how
 /// many tokens they hold.
 fn is_shared(graph: &Graph, pairs: &[(String, String)]) -> bool {
-    let values: BTreeMap<&str, Value> =
-        graph.inputs().iter().map(|&node| Value { node, slot: 0 }).map(|it| {
-            (graph.value_name(it), it)
-        })
+    let values: BTreeMap<&str, Value> = graph
+        .inputs()
+        .iter()
+        .map(|&node| Value { node, slot: 0 })
+        .map(|it| (graph.value_name(it), it))
         .collect();
     let given: BTreeMap<&str, Value> =
         graph.outputs().iter().map(|&it| (graph.value_name(it), it)).collect();
@@ -246,7 +247,7 @@ fn is_shared(graph: &Graph, pairs: &[(String, String)]) -> bool {
         else {
             return false;
         };
-        let [reader] = graph.users(past).collect::<Vec<_>>()[..] else { return false };
+        let &[reader] = graph.users(past).as_slice() else { return false };
         let Some(node) = graph.node(reader) else { return false };
         let is_attention = node.op().is_some_and(|it| it.is::<GroupQueryAttention>().is_some());
         let slot = [3, 4].into_iter().find(|&at| node.inputs.get(at) == Some(&Some(past)));

@@ -120,8 +120,9 @@ mod tests {
     }
 
     fn drawn(it: Sampling) -> Vec<i64> {
-        let mut all: Vec<i64> =
-            (0..1000).map(|at| it.choose(&logits(), &[], f64::from(at) / 1000.0).unwrap()).collect();
+        let mut all: Vec<i64> = (0..1000)
+            .map(|at| it.choose(&logits(), &[], f64::from(at) / 1000.0).unwrap())
+            .collect();
         all.sort_unstable();
         all
     }

@@ -38,10 +38,7 @@ impl TextStream {
     ///
     /// # Errors
     /// Those of `decode`.
-    pub fn finish<E>(
-        &mut self,
-        decode: impl Fn(&[i64]) -> Result<String, E>,
-    ) -> Result<String, E> {
+    pub fn finish<E>(&mut self, decode: impl Fn(&[i64]) -> Result<String, E>) -> Result<String, E> {
         self.piece(true, decode)
     }
 
@@ -62,6 +59,58 @@ impl TextStream {
         };
         (self.from, self.given) = (self.given, self.ids.len());
         Ok(new)
+    }
+}
+
+/// Words that end a text. What may become one of them is held back.
+#[derive(Clone, Debug, Default)]
+pub struct StopWords {
+    words: Vec<String>,
+    held: String,
+    is_over: bool,
+}
+
+impl StopWords {
+    /// Empty words end nothing.
+    pub fn new(words: &[String]) -> Self {
+        let words = words.iter().filter(|it| !it.is_empty()).cloned().collect();
+        Self { words, ..Self::default() }
+    }
+
+    /// Whether one of them came.
+    pub fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// Ends the text here.
+    pub fn end(&mut self) {
+        self.is_over = true;
+    }
+
+    /// What of the text so far can be given out besides, when a piece comes: nothing from a word on.
+    pub fn push(&mut self, piece: &str) -> String {
+        if self.is_over {
+            return String::new();
+        }
+        self.held.push_str(piece);
+        if let Some(at) = self.words.iter().filter_map(|it| self.held.find(it.as_str())).min() {
+            self.is_over = true;
+            self.held.truncate(at);
+            return std::mem::take(&mut self.held);
+        }
+        let may_start = |at: &usize| {
+            let tail = self.held.get(*at..).unwrap_or_default();
+            self.words.iter().any(|it| it.starts_with(tail))
+        };
+        let mut starts = self.held.char_indices().map(|it| it.0);
+        let cut = starts.find(may_start).unwrap_or(self.held.len());
+        let rest = self.held.split_off(cut);
+        std::mem::replace(&mut self.held, rest)
+    }
+
+    /// What was held back, at the end.
+    pub fn finish(&mut self) -> String {
+        if self.is_over { String::new() } else { std::mem::take(&mut self.held) }
     }
 }
 
@@ -95,8 +144,25 @@ mod tests {
         assert_eq!(stream.push(0xF0, decode), Ok(String::new()));
         assert_eq!(stream.finish(decode), Ok("\u{FFFD}".into()));
         let mut stream = TextStream::default();
-        let pieces: Vec<String> =
-            (0..20).map(|_| stream.push(0xFF, decode).unwrap()).collect();
+        let pieces: Vec<String> = (0..20).map(|_| stream.push(0xFF, decode).unwrap()).collect();
         assert!(pieces.iter().any(|it| !it.is_empty()), "nothing is held back for ever");
+    }
+
+    #[test]
+    fn words_end_a_text() {
+        let run = |words: &[&str], pieces: &[&str]| {
+            let words: Vec<String> = words.iter().map(|&it| it.to_owned()).collect();
+            let mut stop = StopWords::new(&words);
+            let mut text: Vec<String> = pieces.iter().map(|it| stop.push(it)).collect();
+            text.push(stop.finish());
+            (text, stop.is_over())
+        };
+        let (text, is_over) = run(&["\n\n", "END"], &["a\n", "b", "\n", "\nc", "d"]);
+        assert_eq!((text.concat().as_str(), is_over), ("a\nb", true));
+        assert_eq!(text[0], "a", "a line end may be the first of two");
+        let (text, is_over) = run(&["END", ""], &["EN", "EE", "ND é EN"]);
+        assert_eq!((text.concat().as_str(), is_over), ("ENEEND é EN".get(..3).unwrap(), true));
+        let (text, is_over) = run(&["END"], &["é E", "N"]);
+        assert_eq!((text.concat().as_str(), is_over), ("é EN", false));
     }
 }
