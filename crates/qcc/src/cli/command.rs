@@ -29,6 +29,8 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Quantize a model; the default command
     Quantize(Box<QuantizeArgs>),
+    /// Run a model: arrays in and out, or text from a prompt
+    Run(Box<super::run::RunArgs>),
     /// Perplexity of a model, and agreement with a reference
     Eval(super::eval::EvalArgs),
     /// Two models on the same inputs: outputs, inner values, and where they part

@@ -17,6 +17,7 @@ mod passes;
 mod quantize;
 mod record;
 mod report;
+mod run;
 mod took;
 mod verify;
 mod watch;
@@ -60,6 +61,7 @@ fn dispatch(args: Vec<OsString>, json: Option<&Json>) -> Result<Ended, Error> {
         }
         Command::Eval(args) => eval::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Run(args) => run::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Passes(args) => passes::run(&args),
