@@ -28,7 +28,7 @@ STARTS = {
     "x2-kl1": "kl-precalibrate{tau=0.01}",
     "x2-kl5": "kl-precalibrate{tau=0.05}",
     "x2-kl20": "kl-precalibrate{tau=0.2}",
-    "pure-kl": "kl-precalibrate{weights=none,tau=1e9}",
+    "pure-kl": "kl-precalibrate{weights=none,tau=10}",
     "gptq": "gptq",
     "adpq": "adpq",
 }
@@ -83,14 +83,14 @@ def run(a, folder, ids, scheme, start, steps, seed):
     if len(rows) < a.rows:
         raise SystemExit(f"--calib has no {a.rows} rows for seed {seed}")
     np.save(calib, rows)
-    grid = "asym" if asym else "sym"
+    grid = "false" if asym else "true"
     tune = f",signround{{objective=block,start=given,iters={steps}}}" if steps else ""
-    passes = f"infer-types,select{{bits={bits},group={group},grid={grid}}},{STARTS[start]}{tune},pack,to-nbits{{accuracy-level=0}}"
+    passes = f"infer-types,select{{bits={bits},group={group},sym={grid}}},{STARTS[start]}{tune},pack,to-nbits{{accuracy-level=0}}"
     command = [a.qcc, a.model, "--passes", passes, "--calib", calib, "-o", out, "-f", "-q", "--seed", str(seed)]
     subprocess.run(command, check=True)
     score = [a.qcc, "eval", out, "--ref", a.model, "--data", a.eval, "--json"]
     found = json.loads(subprocess.run(score, check=True, capture_output=True, text=True).stdout)
-    return found["kl"]
+    return found["kl_nats"]
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ pub unsafe extern "C" fn kb_run(handle: *mut c_void, m: c_long, x: *const f32, y
     };
     let pool = POOL.read().unwrap_or_else(PoisonError::into_inner);
     let done =
-        ACTIVATIONS.with_borrow_mut(|acts| product.run(&pool, acts, x, Operands::default(), y));
+        ACTIVATIONS.with_borrow_mut(|acts| product.run(&*pool, acts, x, Operands::default(), y));
     if done.is_err() {
         y.fill(f32::NAN);
     }

@@ -7,18 +7,21 @@
 mod abi;
 mod act;
 pub mod epilogue;
+pub mod limits;
 mod matrix;
 mod pages;
 mod pool;
 mod product;
 mod scalar;
 mod spec;
+mod threads;
 
 pub use abi::{Kernel, KernelArgs, KernelError, KernelSource};
 pub use act::{ActLayout, Activations};
 pub use matrix::{Matrix, MatrixError};
 pub use pool::Pool;
-pub use product::{Operands, Product, ProductError};
+pub use product::{Operands, Product, ProductError, Share};
 pub use qcc_quant::panel::{PanelBits as KernelBits, PanelScale as ScaleKind};
 pub use scalar::Scalar;
 pub use spec::{Epilogue, Isa, KernelGroup, KernelSpec, Planes, SpecError};
+pub use threads::{Alone, Threads, claim};

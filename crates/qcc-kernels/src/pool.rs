@@ -7,6 +7,7 @@
 //! A product of one row takes 10 to 100 microseconds, which is what pools for general use take to
 //! start a job.
 
+use crate::threads::claim;
 use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -241,7 +242,7 @@ impl Shared {
     fn work(&self, job: Job, work: &Work<'_>) {
         let mut at = self.next.load(Ordering::Relaxed);
         while at < job.total {
-            let count = job.claim(at);
+            let count = claim(job.total, job.threads, at);
             match self.next.compare_exchange_weak(
                 at,
                 at + count,
@@ -255,18 +256,6 @@ impl Shared {
                 Err(now) => at = now,
             }
         }
-    }
-}
-
-impl Job {
-    /// How much to claim when all before `at` is claimed: 15 of 16 parts are shared out equally,
-    /// since each claim starts reading at a new place; the rest goes to whoever is early.
-    fn claim(&self, at: usize) -> usize {
-        let rest = self.total - at;
-        let first = (15 * self.total / (16 * self.threads)).max(1);
-        let count =
-            if at < first.saturating_mul(self.threads) { first } else { rest / self.threads };
-        count.clamp(1, rest)
     }
 }
 
@@ -390,21 +379,5 @@ mod tests {
             assert!(catch_unwind(AssertUnwindSafe(run)).is_err());
             count(&pool, 100);
         }
-    }
-
-    #[test]
-    fn claims_end_and_fall() {
-        for (total, threads) in [(2, 2), (48, 2), (64, 2), (7, 3), (448, 16), (5, 64)] {
-            let job = Job { total, threads, work: None };
-            let (mut at, mut claims) = (0, Vec::new());
-            while at < total {
-                claims.push(job.claim(at));
-                at += job.claim(at);
-            }
-            assert_eq!(at, total);
-            assert!(claims.is_sorted_by(|a, b| a >= b), "{claims:?}");
-        }
-        let job = Job { total: 64, threads: 2, work: None };
-        assert_eq!((job.claim(0), job.claim(30), job.claim(60), job.claim(62)), (30, 30, 2, 1));
     }
 }

@@ -8,9 +8,10 @@
 use crate::abi::{Kernel, KernelArgs, KernelError, KernelSource};
 use crate::act::{ActLayout, Activations};
 use crate::matrix::Matrix;
-use crate::pool::Pool;
 use crate::spec::{Epilogue, KernelSpec, Planes};
+use crate::threads::Threads;
 use qcc_quant::panel::PanelLayout;
+use std::fmt;
 use std::ops::Range;
 use std::ptr;
 use std::sync::{Arc, OnceLock};
@@ -23,9 +24,6 @@ const CACHED: usize = 384 << 10;
 
 /// Most panels of a block: more gain nothing.
 const MOST_PANELS: usize = 8;
-
-/// Fewer rows are quantized before the threads start.
-const SHARED_ROWS: usize = 8;
 
 /// Most rows of a kernel.
 const MOST_ROWS: usize = KernelSpec::MOST_ROWS as usize;
@@ -54,6 +52,16 @@ pub struct Operands<'a> {
     pub bias: Option<&'a [f32]>,
     /// `[rows][n]`.
     pub extra: Option<&'a [f32]>,
+}
+
+/// One of several products of the same rows.
+pub struct Share<'a> {
+    /// The product.
+    pub product: &'a Product,
+    /// What its epilogue reads.
+    pub operands: Operands<'a>,
+    /// `[rows][n]`.
+    pub y: &'a mut [f32],
 }
 
 /// Why a product was not computed.
@@ -137,6 +145,18 @@ impl Product {
         &self.layout
     }
 
+    /// How exactly activations are kept.
+    #[must_use]
+    pub fn planes(&self) -> Planes {
+        self.planes
+    }
+
+    /// What is done to results before they are stored.
+    #[must_use]
+    pub fn epilogue(&self) -> Epilogue {
+        self.epilogue
+    }
+
     /// How activations are quantized for it.
     #[must_use]
     pub fn act_layout(&self) -> ActLayout {
@@ -186,7 +206,7 @@ impl Product {
     /// [`ProductError::Length`]; [`ProductError::Kernel`].
     pub fn run(
         &self,
-        pool: &Pool,
+        pool: &dyn Threads,
         acts: &mut Activations,
         x: &[f32],
         operands: Operands<'_>,
@@ -195,19 +215,7 @@ impl Product {
         let k = self.layout.k();
         let rows = x.len() / k;
         check("activations", x.len(), rows * k)?;
-        let room = acts.room(self.act_layout(), rows);
-        let quantize = |range: Range<usize>| {
-            // SAFETY: the room is alive, and the pool gives each row to one thread.
-            #[allow(unsafe_code)]
-            unsafe {
-                room.quantize(range, x);
-            }
-        };
-        if rows < SHARED_ROWS {
-            quantize(0..rows);
-        } else {
-            pool.run(rows, &quantize);
-        }
+        acts.quantize_on(pool, self.act_layout(), x);
         self.run_quantized(pool, acts, operands, y)
     }
 
@@ -218,16 +226,42 @@ impl Product {
     /// Those of [`Self::run`]; [`ProductError::Activations`].
     pub fn run_quantized(
         &self,
-        pool: &Pool,
+        pool: &dyn Threads,
         acts: &Activations,
         operands: Operands<'_>,
         y: &mut [f32],
     ) -> Result<(), ProductError> {
-        let layout = &self.layout;
+        match self.call(acts, operands, y)? {
+            Some(call) => fan(pool, &[call]),
+            None => Ok(()),
+        }
+    }
+
+    /// [`Self::run_quantized`] of several products as one job: threads start and end once.
+    ///
+    /// # Errors
+    /// Those of [`Self::run_quantized`]; then nothing was computed.
+    pub fn run_all(
+        pool: &dyn Threads,
+        acts: &Activations,
+        shares: &mut [Share<'_>],
+    ) -> Result<(), ProductError> {
+        let calls = shares.iter_mut().map(|it| it.product.call(acts, it.operands, &mut *it.y));
+        let calls: Vec<Call<'_>> = calls.filter_map(Result::transpose).collect::<Result<_, _>>()?;
+        fan(pool, &calls)
+    }
+
+    /// What is to be done for the rows, if there are any.
+    fn call<'a>(
+        &'a self,
+        acts: &'a Activations,
+        operands: Operands<'a>,
+        y: &'a mut [f32],
+    ) -> Result<Option<Call<'a>>, ProductError> {
         if !acts.layout().is_some_and(|it| it.serves(&self.act_layout())) {
             return Err(ProductError::Activations);
         }
-        let (n, rows) = (layout.n(), acts.rows());
+        let (n, rows) = (self.layout.n(), acts.rows());
         let results = rows.saturating_mul(n);
         check("results", y.len(), results)?;
         let operand = |what, given: Option<&[f32]>, reads: bool, want| {
@@ -240,22 +274,47 @@ impl Product {
         let bias = operand("bias", operands.bias, self.epilogue.reads_bias(), n)?;
         let extra = operand("operand", operands.extra, self.epilogue.reads_extra(), results)?;
         if rows == 0 {
-            return Ok(());
+            return Ok(None);
         }
-        let call = Call::new(self, acts, bias, extra, Results(y.as_mut_ptr()))?;
-        // Few columns: threads share the rows as well.
-        let panels = layout.panels();
-        let parts = (2 * pool.threads()).div_ceil(panels).min(call.blocks);
-        let parts = if pool.threads() < 2 || panels >= 4 * pool.threads() { 1 } else { parts };
-        pool.run(panels * parts, &|range| {
-            for part in range.start / panels..range.end.div_ceil(panels) {
-                let from = range.start.max(part * panels) - part * panels;
-                let to = range.end.min((part + 1) * panels) - part * panels;
-                let blocks = part * call.blocks / parts..(part + 1) * call.blocks / parts;
-                call.run(from..to, blocks);
+        Ok(Some(Call::new(self, acts, bias, extra, Results(y.as_mut_ptr()))?))
+    }
+}
+
+/// Does calls of the same rows as one job.
+fn fan(pool: &dyn Threads, calls: &[Call<'_>]) -> Result<(), ProductError> {
+    let panels: usize = calls.iter().map(|call| call.product.layout.panels()).sum();
+    let blocks = calls.iter().map(|call| call.blocks).max().unwrap_or(0);
+    if panels == 0 {
+        return Ok(());
+    }
+    // Few columns: threads share the rows as well.
+    let parts = (2 * pool.threads()).div_ceil(panels).min(blocks);
+    let parts = if pool.threads() < 2 || panels >= 4 * pool.threads() { 1 } else { parts };
+    pool.run(panels * parts, &|range| {
+        for part in range.start / panels..range.end.div_ceil(panels) {
+            let from = range.start.max(part * panels) - part * panels;
+            let to = range.end.min((part + 1) * panels) - part * panels;
+            let blocks = part * blocks / parts..(part + 1) * blocks / parts;
+            let mut first = 0;
+            for call in calls {
+                let end = first + call.product.layout.panels();
+                if from < end && to > first {
+                    call.run(from.max(first) - first..to.min(end) - first, blocks.clone());
+                }
+                first = end;
             }
-        });
-        Ok(())
+        }
+    });
+    Ok(())
+}
+
+impl fmt::Debug for Product {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Product")
+            .field("layout", &self.layout)
+            .field("planes", &self.planes)
+            .field("epilogue", &self.epilogue)
+            .finish_non_exhaustive()
     }
 }
 

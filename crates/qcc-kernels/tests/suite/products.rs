@@ -4,7 +4,7 @@ use crate::oracle::{Case, Random, cases, row};
 use proptest::prelude::*;
 use qcc_kernels::{
     Activations, Epilogue, Isa, Kernel, KernelBits, KernelError, KernelSource, KernelSpec, Matrix,
-    Operands, Planes, Pool, Product, ProductError, Scalar, ScaleKind,
+    Operands, Planes, Pool, Product, ProductError, Scalar, ScaleKind, Share,
 };
 use qcc_quant::panel::PanelLayout;
 use std::sync::Arc;
@@ -100,6 +100,31 @@ fn quantized_rows_are_shared() {
     let mut y = vec![0.0; 7 * 9];
     two.run_quantized(&pool, &acts, Operands::default(), &mut y).unwrap();
     assert_eq!(bits(&y), bits(&run(&two, &pool, &x, Operands::default())));
+}
+
+#[test]
+fn products_of_the_same_rows_are_one_job() {
+    let layout = |n| PanelLayout::new(KernelBits::B4, 32, 64, n, ScaleKind::F32, false).unwrap();
+    let products: Vec<Product> = [40, 7, 300]
+        .map(|n| product(&Case::new(layout(n), n as u64), Planes::A8, Epilogue::None))
+        .into();
+    for (threads, rows) in [(1, 1), (2, 1), (2, 13), (3, 40), (40, 40)] {
+        let (pool, mut acts) = (Pool::new(threads), Activations::new());
+        let x = Random::new(4).floats(64 * rows);
+        acts.quantize(products[0].act_layout(), &x);
+        let mut ys: Vec<_> = products.iter().map(|it| vec![0.0; it.layout().n() * rows]).collect();
+        let shares = products.iter().zip(&mut ys);
+        let mut shares: Vec<Share<'_>> = shares
+            .map(|(product, y)| Share { product, operands: Operands::default(), y })
+            .collect();
+        Product::run_all(&pool, &acts, &mut shares).unwrap();
+        shares[1].y = &mut [];
+        assert!(Product::run_all(&pool, &acts, &mut shares).is_err());
+        for (product, y) in products.iter().zip(&ys) {
+            assert_eq!(bits(y), bits(&run(product, &pool, &x, Operands::default())));
+        }
+    }
+    Product::run_all(&Pool::new(2), &Activations::new(), &mut []).unwrap();
 }
 
 #[test]

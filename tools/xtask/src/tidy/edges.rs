@@ -24,6 +24,11 @@ const ALLOWED: &Table = &[
     ("qcc-onnx", &["qcc-diag", "qcc-tensor", "qcc-ir", "qcc-ops", "onnx-protobuf"]),
     // Its tests run models from files; nothing else of it may know ONNX or quantized numbers.
     ("qcc-exec", &["qcc-diag", "qcc-tensor", "qcc-quant", "qcc-ir", "qcc-ops", "qcc-onnx"]),
+    // Kernels come from a trait: it does not know LLVM.
+    (
+        "qcc-engine",
+        &["qcc-diag", "qcc-tensor", "qcc-quant", "qcc-kernels", "qcc-ir", "qcc-ops", "qcc-exec"],
+    ),
     ("qcc-pass", &["qcc-diag", "qcc-tensor", "qcc-ir"]),
     ("qcc-data", &["qcc-diag", "qcc-tensor", "qcc-pass"]),
     ("qcc-report", &["qcc-diag"]),
@@ -44,6 +49,9 @@ const ALLOWED: &Table = &[
             "qcc-ir",
             "qcc-ops",
             "qcc-exec",
+            "qcc-kernels",
+            "qcc-codegen",
+            "qcc-engine",
             "qcc-onnx",
             "qcc-pass",
             "qcc-data",
