@@ -25,7 +25,7 @@ use fields::{LINKS, Link, NUMBERS};
 use inkwell::module::Linkage;
 use inkwell::types::{BasicMetadataTypeEnum, BasicTypeEnum};
 use inkwell::values::{
-    BasicMetadataValueEnum, BasicValue, BasicValueEnum, FunctionValue, GlobalValue, PointerValue,
+    BasicMetadataValueEnum, BasicValueEnum, FunctionValue, GlobalValue, PointerValue,
 };
 use inkwell::{AddressSpace, GlobalVisibility};
 use multiply::Multiply;
@@ -62,6 +62,8 @@ struct Builder<'a, 'c> {
     kernels: BTreeMap<KernelSpec, FunctionValue<'c>>,
     quantizers: BTreeMap<Planes, FunctionValue<'c>>,
     texts: RefCell<BTreeMap<String, PointerValue<'c>>>,
+    /// Weights in the object, by the place of their record.
+    weights: RefCell<BTreeMap<u64, PointerValue<'c>>>,
 }
 
 impl<'a, 'c> Builder<'a, 'c> {
@@ -73,6 +75,7 @@ impl<'a, 'c> Builder<'a, 'c> {
             kernels: BTreeMap::new(),
             quantizers: BTreeMap::new(),
             texts: RefCell::default(),
+            weights: RefCell::default(),
         })
     }
 
@@ -82,7 +85,7 @@ impl<'a, 'c> Builder<'a, 'c> {
             self.quantizer(entry.product.planes)?;
         }
         let multiplier = self.multiplier()?;
-        let state = self.global(self.code.pointer_type().const_null(), "state", false);
+        let state = self.global(self.code.pointer_type().const_null().into(), "state", false);
         let entries = self.entries(state, multiplier)?;
         let run = self.function("entry_run", &[P, P, N, P, P, N, N], Some(I), Base, false)?;
         entries.emit_run(run)?;
@@ -126,8 +129,7 @@ impl<'a, 'c> Builder<'a, 'c> {
     }
 
     /// A constant, or memory if `constant` is false, that is known here only.
-    fn global(&self, value: impl BasicValue<'c>, name: &str, constant: bool) -> GlobalValue<'c> {
-        let value = value.as_basic_value_enum();
+    fn global(&self, value: BasicValueEnum<'c>, name: &str, constant: bool) -> GlobalValue<'c> {
         let global = self.code.module.add_global(value.get_type(), None, name);
         global.set_initializer(&value);
         global.set_constant(constant);
@@ -143,7 +145,7 @@ impl<'a, 'c> Builder<'a, 'c> {
             return *known;
         }
         let value = self.code.context.const_string(text.as_bytes(), true);
-        let global = self.global(value, "text", true);
+        let global = self.global(value.into(), "text", true);
         global.set_alignment(1);
         texts.insert(text.to_owned(), global.as_pointer_value());
         global.as_pointer_value()
@@ -218,7 +220,7 @@ impl<'a, 'c> Builder<'a, 'c> {
         if let Some(bias) = &entry.product.bias {
             let bytes: Vec<u8> = bias.iter().flat_map(|it| it.to_le_bytes()).collect();
             let value = code.context.const_string(&bytes, false);
-            links[Link::Bias as usize] = self.global(value, "bias", true).as_pointer_value();
+            links[Link::Bias as usize] = self.global(value.into(), "bias", true).as_pointer_value();
         }
         let lost = || CodegenError::Internal("a product without its functions".into());
         let pointer = |function: &FunctionValue<'c>| function.as_global_value().as_pointer_value();
@@ -235,7 +237,7 @@ impl<'a, 'c> Builder<'a, 'c> {
         fields.extend(links.map(BasicValueEnum::from));
         debug_assert_eq!(fields.len() as u64, NUMBERS + LINKS as u64);
         let value = code.context.const_struct(&fields, false);
-        let global = self.global(value, &format!("descriptor_{i}"), true);
+        let global = self.global(value.into(), &format!("descriptor_{i}"), true);
         global.set_alignment(8 * FIELD as u32);
         Ok(global.as_pointer_value())
     }
@@ -243,10 +245,13 @@ impl<'a, 'c> Builder<'a, 'c> {
     /// The panels in the object; a symbol of elsewhere in text.
     fn weights(&self, i: usize, entry: &Entry) -> PointerValue<'c> {
         let code = self.code;
+        if let Some(known) = self.weights.borrow().get(&entry.at) {
+            return *known;
+        }
         let bytes = entry.product.matrix.bytes();
         let name = format!("{}_weights_{i}", self.library.prefix());
         let global = if self.output == Output::Object {
-            let global = self.global(code.context.const_string(bytes, false), &name, true);
+            let global = self.global(code.context.const_string(bytes, false).into(), &name, true);
             global.set_section(Some(SECTION));
             global
         } else {
@@ -257,6 +262,7 @@ impl<'a, 'c> Builder<'a, 'c> {
             global
         };
         global.set_alignment(64);
+        self.weights.borrow_mut().insert(entry.at, global.as_pointer_value());
         global.as_pointer_value()
     }
 
@@ -330,8 +336,8 @@ impl<'a, 'c> Builder<'a, 'c> {
             return Err(CodegenError::Internal("a library without products".into()));
         };
         let table = first.get_type().const_array(&rows);
-        let table = export(self.global(table, &name("products"), true));
-        export(self.global(small(abi::VERSION), &name("abi"), true));
+        let table = export(self.global(table.into(), &name("products"), true));
+        export(self.global(small(abi::VERSION).into(), &name("abi"), true));
         let pointer = |function: FunctionValue<'c>| function.as_global_value().as_pointer_value();
         let bytes = if records.is_some() { library.weight_bytes() } else { 0 };
         let all = code.context.const_struct(
@@ -347,14 +353,14 @@ impl<'a, 'c> Builder<'a, 'c> {
             ],
             false,
         );
-        export(self.global(all, &name("library"), true));
+        export(self.global(all.into(), &name("library"), true));
         Ok(())
     }
 
     /// What a file of weights must hold.
     fn records(&self) -> Records<'c> {
         let mut bytes = Vec::new();
-        for entry in self.library.entries() {
+        for entry in self.library.records() {
             let layout = entry.product.matrix.layout();
             let length = (PanelLayout::FIRST_PANEL + layout.bytes()) as u64;
             bytes.extend(entry.at.to_le_bytes());
@@ -362,7 +368,7 @@ impl<'a, 'c> Builder<'a, 'c> {
             bytes.extend(layout.header());
         }
         let value = self.code.context.const_string(&bytes, false);
-        let table = self.global(value, "records", true).as_pointer_value();
+        let table = self.global(value.into(), "records", true).as_pointer_value();
         Records { table, count: bytes.len() as u64 / RECORD }
     }
 }

@@ -68,7 +68,7 @@ pub(crate) struct Entry {
 }
 
 impl Library {
-    /// A library of products, whose symbols begin with `prefix`, made a C identifier. A target
+    /// A library of products, those of one matrix sharing its bytes, whose symbols begin with `prefix`, made a C identifier. A target
     /// `native` stands for the best one with a name of its own that this CPU has.
     #[must_use]
     pub fn new(
@@ -80,6 +80,7 @@ impl Library {
         let prefix = identifier(prefix);
         let symbols = names::symbols(&prefix, products.iter().map(|it| it.name.as_str()));
         let (mut classes, mut file_bytes) = (Vec::new(), 0);
+        let mut places: Vec<(Arc<Matrix>, u64)> = Vec::new();
         let entries = products.into_iter().zip(symbols).map(|(product, symbol)| {
             let layout = product.matrix.layout();
             let shape = Shape::new(layout, product.planes);
@@ -88,8 +89,12 @@ impl Library {
                 classes.push(class);
                 classes.len() - 1
             });
-            let at = file_bytes;
-            file_bytes += record_bytes(layout);
+            let known = places.iter().find(|it| Arc::ptr_eq(&it.0, &product.matrix));
+            let at = known.map_or(file_bytes, |it| it.1);
+            if known.is_none() {
+                file_bytes += record_bytes(layout);
+                places.push((Arc::clone(&product.matrix), at));
+            }
             Entry { product, symbol, at, class: class as u32, shape }
         });
         let entries = entries.collect();
@@ -123,6 +128,18 @@ impl Library {
         &self.entries
     }
 
+    /// The first product of each weight, in the order of the file.
+    pub(crate) fn records(&self) -> impl Iterator<Item = &Entry> {
+        let mut next = 0;
+        self.entries.iter().filter(move |entry| {
+            let is_first = entry.at == next;
+            if is_first {
+                next += record_bytes(entry.product.matrix.layout());
+            }
+            is_first
+        })
+    }
+
     /// Bytes of all packed weights with their headers: what a file of them has.
     #[must_use]
     pub fn weight_bytes(&self) -> u64 {
@@ -134,7 +151,7 @@ impl Library {
     /// # Errors
     /// Those of `out`.
     pub fn write_weights(&self, out: &mut dyn Write) -> io::Result<()> {
-        for Entry { product, .. } in &self.entries {
+        for Entry { product, .. } in self.records() {
             let layout = product.matrix.layout();
             let mut first = [0; PanelLayout::FIRST_PANEL];
             first[..PanelLayout::HEADER].copy_from_slice(&layout.header());
@@ -175,7 +192,7 @@ mod tests {
     /// A weight whose bytes are 1, 2, ...
     pub(super) fn matrix(k: usize, n: usize) -> Arc<Matrix> {
         let layout = PanelLayout::new(PanelBits::B4, 32, k, n, PanelScale::F16, false).unwrap();
-        let bytes: Vec<u8> = (0..layout.bytes()).map(|i| i as u8 + 1).collect();
+        let bytes: Vec<u8> = (0..layout.bytes()).map(|i| (i % 255) as u8 + 1).collect();
         Arc::new(Matrix::from_bytes(layout, &bytes).unwrap())
     }
 
@@ -209,6 +226,25 @@ mod tests {
             assert_eq!(panels, entry.product.matrix.bytes());
             assert!(entry.at.is_multiple_of(PAGE));
         }
+    }
+
+    #[test]
+    fn products_of_one_matrix_share_its_bytes() {
+        let matrix = matrix(64, 48);
+        let product = |name: &str, matrix: &Arc<Matrix>| LibraryProduct {
+            name: name.into(),
+            matrix: Arc::clone(matrix),
+            planes: Planes::A8,
+            bias: None,
+        };
+        let other = tests::matrix(64, 48);
+        let products = vec![product("a", &matrix), product("b", &other), product("c", &matrix)];
+        let target = Target::parse("x86-64").unwrap();
+        let library = Library::new("p", &target, Storage::File, products);
+        let places: Vec<u64> = library.entries().iter().map(|it| it.at).collect();
+        let bytes = record_bytes(matrix.layout());
+        assert_eq!((places, library.weight_bytes()), (vec![0, bytes, 0], 2 * bytes));
+        assert_eq!(library.records().count(), 2);
     }
 
     #[test]
