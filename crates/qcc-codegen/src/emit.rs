@@ -13,6 +13,7 @@ use inkwell::targets::{
     CodeModel, FileType, InitializationConfig, RelocMode, Target as Backend, TargetMachine,
     TargetTriple,
 };
+use inkwell::values::FunctionValue;
 use qcc_kernels::KernelSpec;
 use std::sync::Once;
 
@@ -55,13 +56,23 @@ impl<'t> Unit<'t> {
 
     /// The IR of `specs`, verified, before the passes.
     pub(crate) fn draft(&self, specs: &[KernelSpec]) -> Emitted<Draft<'_>> {
+        self.build(|code| {
+            specs.iter().try_for_each(|spec| {
+                self.target.check(spec.isa)?;
+                kernel(code, spec, self.target).map(|_| ())
+            })
+        })
+    }
+
+    /// What `fill` puts into a module, verified, before the passes.
+    pub(crate) fn build<'u>(
+        &'u self,
+        fill: impl FnOnce(&Code<'u>) -> Emitted<()>,
+    ) -> Emitted<Draft<'u>> {
         let code = Code::new(&self.context, "qcc");
         code.module.set_triple(&self.machine.get_triple());
         code.module.set_data_layout(&self.machine.get_target_data().get_data_layout());
-        for spec in specs {
-            self.target.check(spec.isa)?;
-            kernel(&code, spec, self.target)?;
-        }
+        fill(&code)?;
         code.module.verify()?;
         Ok(Draft { module: code.module, machine: &self.machine })
     }
@@ -109,33 +120,67 @@ impl Draft<'_> {
     }
 }
 
+/// What a function is compiled for.
+pub(crate) struct Attributes {
+    cpu: String,
+    features: String,
+    tune: Option<&'static str>,
+    wide: bool,
+}
+
+impl Attributes {
+    /// All that the target has.
+    pub(crate) fn of(target: &Target) -> Self {
+        let (cpu, features) = (target.cpu().to_owned(), target.features());
+        Self { cpu, features, tune: target.tune(), wide: true }
+    }
+
+    /// A CPU and features as LLVM calls them.
+    pub(crate) fn plain(cpu: &str, features: &str) -> Self {
+        Self { cpu: cpu.into(), features: features.into(), tune: None, wide: false }
+    }
+
+    pub(crate) fn set<'c>(&self, code: &Code<'c>, function: FunctionValue<'c>) {
+        let context = code.context;
+        let set = |key: &str, value: &str| {
+            let attribute = context.create_string_attribute(key, value);
+            function.add_attribute(AttributeLoc::Function, attribute);
+        };
+        set("target-cpu", &self.cpu);
+        set("target-features", &self.features);
+        if let Some(tune) = self.tune {
+            set("tune-cpu", tune);
+        }
+        if self.wide {
+            set("prefer-vector-width", "512");
+            set("min-legal-vector-width", "512");
+        }
+        let kind = Attribute::get_named_enum_kind_id("nounwind");
+        function.add_attribute(AttributeLoc::Function, context.create_enum_attribute(kind, 0));
+    }
+}
+
 /// Adds the function of one spec.
-fn kernel(code: &Code<'_>, spec: &KernelSpec, target: &Target) -> Emitted<()> {
+pub(crate) fn kernel<'c>(
+    code: &Code<'c>,
+    spec: &KernelSpec,
+    target: &Target,
+) -> Emitted<FunctionValue<'c>> {
     let context = code.context;
     let ty = context.void_type().fn_type(&[code.pointer_type().into()], false);
     let function = code.module.add_function(&spec.to_string(), ty, None);
-    let set = |key: &str, value: &str| {
-        let attribute = context.create_string_attribute(key, value);
-        function.add_attribute(AttributeLoc::Function, attribute);
-    };
-    set("target-cpu", target.cpu());
-    set("target-features", &target.features());
-    if let Some(tune) = target.tune() {
-        set("tune-cpu", tune);
-    }
-    set("prefer-vector-width", "512");
-    set("min-legal-vector-width", "512");
+    Attributes::of(target).set(code, function);
     let word = |place, name: &str| {
         let kind = Attribute::get_named_enum_kind_id(name);
         function.add_attribute(place, context.create_enum_attribute(kind, 0));
     };
-    word(AttributeLoc::Function, "nounwind");
     for name in ["noalias", "nonnull", "readonly"] {
         word(AttributeLoc::Param(0), name);
     }
     let entry = context.append_basic_block(function, "entry");
     code.builder.position_at_end(entry);
-    Nest::new(code, function, spec)?.emit()
+    Nest::new(code, function, spec)?.emit()?;
+    Ok(function)
 }
 
 /// Makes the back ends known to LLVM.

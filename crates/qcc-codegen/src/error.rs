@@ -43,6 +43,12 @@ pub enum CodegenError {
         /// What does not fit.
         reason: String,
     },
+    /// Weights that an object cannot hold.
+    #[error("{bytes} bytes of weights are too many for an object file, which takes 1 GiB")]
+    TooLarge {
+        /// Bytes of all weights.
+        bytes: u64,
+    },
     /// The folder of compiled kernels cannot be used.
     #[error("cannot use the kernel cache {path}: {reason}")]
     Cache {

@@ -2,27 +2,32 @@
 //!
 //! A [`KernelSpec`](qcc_kernels::KernelSpec) goes in; out comes a function that multiplies
 //! quantized activations by panels of packed weights: as a pointer into memory ([`Jit`]), or as
-//! text or an object file for any [`Target`] ([`emit`]). Only this crate knows LLVM, and only
+//! text or an object file for any [`Target`] ([`emit`]). [`emit_library`] puts the kernels of a
+//! model, and what calls them, into an object file for programs in C ([`Library`]). Only this crate knows LLVM, and only
 //! with its feature `llvm`; without it every call answers with [`CodegenError::NoLlvm`].
 
 mod cache;
 mod error;
 mod host;
+mod library;
 mod output;
 mod target;
 
 pub use cache::KernelCache;
 pub use error::CodegenError;
+pub use library::{Library, LibraryProduct, Storage, identifier};
 pub use output::Output;
 pub use target::{Architecture, Target};
 
 #[cfg(not(feature = "llvm"))]
 mod shell;
 #[cfg(not(feature = "llvm"))]
-pub use shell::{Jit, emit, llvm_version};
+pub use shell::{Jit, emit, emit_library, llvm_version};
 
 #[cfg(feature = "llvm")]
 mod code;
+#[cfg(feature = "llvm")]
+mod driver;
 #[cfg(feature = "llvm")]
 mod emit;
 #[cfg(feature = "llvm")]
@@ -42,6 +47,8 @@ mod operands;
 #[cfg(feature = "llvm")]
 mod unpack;
 
+#[cfg(feature = "llvm")]
+pub use driver::emit_library;
 #[cfg(feature = "llvm")]
 pub use emit::{emit, llvm_version};
 #[cfg(feature = "llvm")]

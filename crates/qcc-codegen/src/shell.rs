@@ -1,6 +1,6 @@
 //! What a build without LLVM has in place of kernels: calls that say so.
 
-use crate::{CodegenError, KernelCache, Output, Target};
+use crate::{CodegenError, KernelCache, Library, Output, Target};
 use qcc_kernels::{Isa, Kernel, KernelError, KernelSource, KernelSpec};
 
 /// Emits nothing: this is a build without LLVM.
@@ -8,6 +8,14 @@ use qcc_kernels::{Isa, Kernel, KernelError, KernelSource, KernelSpec};
 /// # Errors
 /// [`CodegenError::NoLlvm`], always.
 pub fn emit(_: &[KernelSpec], _: &Target, _: Output) -> Result<Vec<u8>, CodegenError> {
+    Err(CodegenError::NoLlvm)
+}
+
+/// Emits nothing: this is a build without LLVM.
+///
+/// # Errors
+/// [`CodegenError::NoLlvm`], always.
+pub fn emit_library(_: &Library, _: Output) -> Result<Vec<u8>, CodegenError> {
     Err(CodegenError::NoLlvm)
 }
 

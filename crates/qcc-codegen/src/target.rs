@@ -40,7 +40,9 @@ pub struct Target {
 }
 
 /// Name, architecture, CPU of LLVM, features that count here.
-const BASES: &[(&str, Architecture, &str, &[&str])] = &[
+type Base = (&'static str, Architecture, &'static str, &'static [&'static str]);
+
+const BASES: &[Base] = &[
     ("x86-64", Architecture::X86_64, "x86-64", &[]),
     ("x86-64-v2", Architecture::X86_64, "x86-64-v2", &[]),
     ("x86-64-v3", Architecture::X86_64, "x86-64-v3", V3),
@@ -51,6 +53,18 @@ const BASES: &[(&str, Architecture, &str, &[&str])] = &[
 const V3: &[&str] = &["avx2", "f16c", "fma"];
 const V4: &[&str] =
     &["avx2", "f16c", "fma", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"];
+
+/// All that the levels of x86-64 have, older features first.
+const LEVELS: &[(&str, &[&str])] = &[("x86-64-v2", L2), ("x86-64-v3", &L3), ("x86-64-v4", &L4)];
+const L2: &[&str] = &["sse3", "ssse3", "cx16", "sse4.1", "sse4.2", "popcnt", "sahf"];
+const L3: [&str; 15] = [
+    "sse3", "ssse3", "cx16", "sse4.1", "sse4.2", "popcnt", "sahf", "movbe", "avx", "f16c", "fma",
+    "bmi", "avx2", "bmi2", "lzcnt",
+];
+const L4: [&str; 20] = [
+    "sse3", "ssse3", "cx16", "sse4.1", "sse4.2", "popcnt", "sahf", "movbe", "avx", "f16c", "fma",
+    "bmi", "avx2", "bmi2", "lzcnt", "avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl",
+];
 
 /// Extensions that can follow a base.
 const EXTENSIONS: &[(&str, Architecture)] = &[
@@ -120,6 +134,54 @@ impl Target {
         };
         let (cpu, features) = crate::host::cpu_and_features()?;
         Ok(Target { name: "native".into(), architecture, cpu, features })
+    }
+
+    /// The best target with a name of its own that runs wherever this one does: what `native`
+    /// stands for in files that leave the machine.
+    #[must_use]
+    pub fn named(&self) -> Self {
+        if self.name != "native" {
+            return self.clone();
+        }
+        let has = |name: &str| self.features.contains(name);
+        let fits = |row: &&Base| {
+            let level = LEVELS.iter().find(|(cpu, _)| *cpu == row.2);
+            row.1 == self.architecture && level.map_or(row.3, |it| it.1).iter().all(|it| has(it))
+        };
+        let Some((base, architecture, cpu, implied)) = BASES.iter().rev().find(fits) else {
+            return self.clone();
+        };
+        // What LLVM takes to come with an extension must be there as well.
+        let stands = |it: &str| match it {
+            "avx512vnni" => *base == "x86-64-v4",
+            "avxvnni" => implied.contains(&"avx2"),
+            _ => true,
+        };
+        let more = EXTENSIONS.iter().filter(|(it, of)| of == architecture && has(it) && stands(it));
+        let more: Vec<&str> = more.map(|(name, _)| *name).collect();
+        Target {
+            name: [&[*base], &more[..]].concat().join("+"),
+            architecture: *architecture,
+            cpu: (*cpu).into(),
+            features: implied.iter().chain(&more).map(ToString::to_string).collect(),
+        }
+    }
+
+    /// All names that a target is made of.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        let bases = BASES.iter().map(|(name, ..)| *name);
+        std::iter::once("native").chain(bases).chain(EXTENSIONS.iter().map(|(name, _)| *name))
+    }
+
+    /// What a CPU must have to run it, beyond what every CPU of the architecture has; each as LLVM
+    /// calls it.
+    #[must_use]
+    pub fn needs(&self) -> Vec<&str> {
+        let base = LEVELS.iter().find(|(cpu, _)| *cpu == self.cpu);
+        let base = base.map_or(&[][..], |(_, features)| *features);
+        let more = self.features.iter().map(String::as_str);
+        let more = more.filter(|it| !base.contains(it) && *it != "neon");
+        base.iter().copied().chain(more).collect()
     }
 
     /// The name that it was made from.
@@ -246,6 +308,40 @@ mod tests {
             "avx512vnni kernels need the CPU features avx512vnni, which x86-64-v4 lacks"
         );
         assert!(matches!(target.check(Isa::NeonDot), Err(CodegenError::WrongArchitecture { .. })));
+    }
+
+    #[test]
+    fn native_has_a_name_that_runs_wherever_it_does() {
+        let made = |architecture, features: &[&str]| Target {
+            name: "native".into(),
+            architecture,
+            cpu: "some".into(),
+            features: features.iter().map(ToString::to_string).collect(),
+        };
+        let x86 = |features: &[&str]| made(Architecture::X86_64, features).named();
+        assert_eq!(x86(&[]).name(), "x86-64");
+        let all: Vec<&str> = L4.iter().copied().chain(["avx512vnni", "gfni"]).collect();
+        let it = x86(&all);
+        assert_eq!((it.name(), it.cpu()), ("x86-64-v4+avx512vnni", "x86-64-v4"));
+        assert_eq!(Target::parse(it.name()), Ok(it));
+        let without: Vec<&str> = all.into_iter().filter(|it| *it != "popcnt").collect();
+        assert_eq!(x86(&without).name(), "x86-64");
+        let arm = made(Architecture::Aarch64, &["neon", "dotprod", "sve"]).named();
+        assert_eq!((arm.name(), arm.needs()), ("aarch64+dotprod", vec!["dotprod"]));
+    }
+
+    #[test]
+    fn needs_are_the_level_and_the_extensions() {
+        let needs = |name| Target::parse(name).map(|it| it.needs().join(" "));
+        assert_eq!(needs("x86-64"), Ok(String::new()));
+        assert_eq!(needs("x86-64-v2"), Ok(L2.join(" ")));
+        let v3 = format!("{} avxvnni", L3.join(" "));
+        assert_eq!(needs("x86-64-v3+avxvnni"), Ok(v3));
+        assert_eq!(needs("aarch64+i8mm"), Ok("i8mm".into()));
+        for (cpu, features) in LEVELS {
+            let (_, _, _, implied) = BASES.iter().find(|it| it.2 == *cpu).expect("a base");
+            assert!(implied.iter().all(|it| features.contains(it)), "{cpu}");
+        }
     }
 
     #[test]

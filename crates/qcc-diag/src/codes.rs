@@ -2,7 +2,7 @@
 //!
 //! Families: 01 files and reading ONNX, 02 unsupported ops, types and opsets, 03 options and
 //! pipeline text, 04 calibration and evaluation data, 05 resources, 06 quantization,
-//! 08 verification and gates, 09 bugs in qcc.
+//! 07 machine code, 08 verification and gates, 09 bugs in qcc.
 
 use std::fmt;
 
@@ -127,6 +127,11 @@ codes! {
     QCC0609 "the runtime has no fast kernel"
     QCC0610 "the number of steps follows from the time"
     QCC0620 "bits were chosen to a budget"
+    // 07 machine code
+    QCC0701 "machine code cannot be made"
+    QCC0702 "no product to make code for"
+    QCC0703 "a product is left out of the code"
+    QCC0704 "the linker cannot be used"
     // 08 verification
     QCC0801 "a pass broke an invariant"
     QCC0802 "results differ"

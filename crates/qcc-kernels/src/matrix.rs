@@ -1,14 +1,23 @@
 //! A packed weight in memory.
 
 use crate::pages::Region;
+use memmap2::{Mmap, MmapOptions};
 use qcc_quant::panel::{PanelError, PanelLayout, PanelWeight};
 use std::fmt;
+use std::fs::File;
 use std::io;
 
-/// A packed weight, in huge pages where the system has them.
+/// A packed weight, in huge pages where the system has them, or in a file.
 pub struct Matrix {
     layout: PanelLayout,
-    region: Region,
+    held: Held,
+}
+
+/// Who has the bytes.
+enum Held {
+    Memory(Region),
+    /// A mapped record, header and panels.
+    File(Mmap),
 }
 
 /// Why a weight cannot be packed.
@@ -20,6 +29,9 @@ pub enum MatrixError {
     /// No memory.
     #[error("memory for a packed weight")]
     Memory(#[from] io::Error),
+    /// The file cannot be read.
+    #[error("a file of packed weights")]
+    File(#[source] io::Error),
 }
 
 impl Matrix {
@@ -30,7 +42,7 @@ impl Matrix {
     pub fn pack(layout: PanelLayout, weight: &PanelWeight<'_>) -> Result<Self, MatrixError> {
         let mut region = Region::new(layout.bytes())?;
         layout.pack(weight, region.bytes_mut())?;
-        Ok(Self { layout, region })
+        Ok(Self { layout, held: Held::Memory(region) })
     }
 
     /// Takes a weight that is packed already. Any bytes are some weight.
@@ -44,7 +56,34 @@ impl Matrix {
         }
         let mut region = Region::new(bytes.len())?;
         region.bytes_mut().copy_from_slice(bytes);
-        Ok(Self { layout, region })
+        Ok(Self { layout, held: Held::Memory(region) })
+    }
+
+    /// Maps the record that begins at byte `at` of a file, without a copy: its header, then its
+    /// panels. The file must not change while the matrix lives.
+    ///
+    /// # Errors
+    /// Those of [`PanelLayout::from_header`]; [`PanelError::Damaged`] for a file that ends before
+    /// the panels do, or `at` that is no multiple of 4096; [`MatrixError::File`].
+    pub fn map(file: &File, at: u64) -> Result<Self, MatrixError> {
+        if !at.is_multiple_of(PanelLayout::FIRST_PANEL as u64) {
+            return Err(PanelError::Damaged("a record that does not begin with a page").into());
+        }
+        let cut = || MatrixError::Panel(PanelError::Damaged("panels that are cut off"));
+        let length = file.metadata().map_err(MatrixError::File)?.len();
+        let have = length.checked_sub(at).filter(|it| *it > 0).ok_or_else(cut)?;
+        let map = |bytes: usize| {
+            let mut options = MmapOptions::new();
+            options.offset(at).len(bytes);
+            // SAFETY: read only; that the file stays as it is, is asked of the caller.
+            #[allow(unsafe_code)]
+            unsafe { options.map(file) }.map_err(MatrixError::File)
+        };
+        let head = map(usize::try_from(have).unwrap_or(usize::MAX).min(PanelLayout::HEADER))?;
+        let layout = PanelLayout::from_header(&head)?;
+        let bytes = PanelLayout::FIRST_PANEL.checked_add(layout.bytes());
+        let bytes = bytes.filter(|it| *it as u64 <= have).ok_or_else(cut)?;
+        Ok(Self { layout, held: Held::File(map(bytes)?) })
     }
 
     /// What the bytes are.
@@ -56,12 +95,62 @@ impl Matrix {
     /// The panels, aligned to 4096 bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        self.region.bytes()
+        match &self.held {
+            Held::Memory(region) => region.bytes(),
+            Held::File(map) => &map[PanelLayout::FIRST_PANEL..],
+        }
     }
 }
 
 impl fmt::Debug for Matrix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Matrix").field("layout", &self.layout).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use qcc_quant::panel::{PanelBits, PanelScale};
+    use std::io::Write as _;
+
+    fn layout() -> PanelLayout {
+        PanelLayout::new(PanelBits::B4, 32, 100, 40, PanelScale::F16, false).unwrap()
+    }
+
+    /// A file without a name: a page of something else, then a record that lacks `less` bytes.
+    fn file(less: usize) -> File {
+        let layout = layout();
+        let mut bytes = vec![7; 4096];
+        bytes.extend(layout.header());
+        bytes.resize(2 * 4096, 0);
+        bytes.extend((0..layout.bytes()).map(|i| i as u8));
+        let path = std::env::temp_dir().join(format!("qcc-matrix-{}-{less}", std::process::id()));
+        let mut file = File::options();
+        let mut file = file.read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+        std::fs::remove_file(path).unwrap();
+        file.write_all(&bytes[..bytes.len() - less]).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_mapped_record_is_the_packed_bytes() {
+        let matrix = Matrix::map(&file(0), 4096).unwrap();
+        assert_eq!(*matrix.layout(), layout());
+        let want: Vec<u8> = (0..layout().bytes()).map(|i| i as u8).collect();
+        assert_eq!(matrix.bytes(), want);
+        assert!(matrix.bytes().as_ptr().addr().is_multiple_of(4096));
+        assert_eq!(Matrix::from_bytes(layout(), &want).unwrap().bytes(), want);
+    }
+
+    #[test]
+    fn other_files_are_refused() {
+        let text = |less, at| Matrix::map(&file(less), at).unwrap_err().to_string();
+        assert_eq!(text(1, 4096), "damaged packed matrix: panels that are cut off");
+        assert_eq!(text(0, 1 << 40), "damaged packed matrix: panels that are cut off");
+        assert_eq!(text(0, 0), "damaged packed matrix: no QPK1 at the start");
+        assert_eq!(text(0, 64), "damaged packed matrix: a record that does not begin with a page");
+        let all = 4096 + layout().bytes();
+        assert_eq!(text(all - 10, 4096), "damaged packed matrix: a header that is cut off");
     }
 }

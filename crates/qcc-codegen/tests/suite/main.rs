@@ -10,6 +10,8 @@ mod counts;
 #[cfg(test)]
 mod jit;
 #[cfg(test)]
+mod library;
+#[cfg(test)]
 mod native;
 #[cfg(test)]
 mod oracle;

@@ -11,7 +11,7 @@ use std::sync::{Arc, LazyLock};
 static JIT: LazyLock<Arc<Jit>> = LazyLock::new(|| Arc::new(Jit::new().expect("LLVM")));
 
 /// A weight `[n][k]` with codes, scales and zero points that follow from `seed`.
-fn matrix(layout: PanelLayout, seed: usize) -> Arc<Matrix> {
+pub(crate) fn matrix(layout: PanelLayout, seed: usize) -> Arc<Matrix> {
     let mut state = seed as u64 | 1;
     let mut next = move || {
         // Xorshift of Marsaglia.
@@ -51,7 +51,7 @@ fn run(
     y.into_iter().map(f32::to_bits).collect()
 }
 
-fn inputs(rows: usize, k: usize) -> Vec<f32> {
+pub(crate) fn inputs(rows: usize, k: usize) -> Vec<f32> {
     (0..rows * k).map(|i| ((i * 7919 % 2003) as f32 - 1001.0) / 250.0).collect()
 }
 

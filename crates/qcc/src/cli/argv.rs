@@ -112,6 +112,10 @@ fn negation_id(id: &str) -> String {
 const SILENT: &[&str] = &[
     "input",
     "output",
+    "emit",
+    "target",
+    "weights",
+    "linker",
     "config",
     "force",
     "dry_run",

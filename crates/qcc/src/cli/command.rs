@@ -302,6 +302,10 @@ pub(super) struct QuantizeArgs {
     #[arg(short, long)]
     pub(super) verbose: bool,
 
+    /// Machine code.
+    #[command(flatten)]
+    pub(super) code: super::emit::EmitArgs,
+
     /// Looking inside.
     #[command(flatten)]
     pub(super) look: super::look::LookArgs,

@@ -7,6 +7,7 @@ mod command;
 mod compare;
 mod config;
 mod detail;
+mod emit;
 mod eval;
 mod exit;
 mod explain;

@@ -15,6 +15,7 @@ use qcc_report::{Note, RunRecord, bytes};
 use super::budget;
 use super::command::{QuantizeArgs, When};
 use super::detail::Detail;
+use super::emit::Plan;
 use super::exit::{self, Ended, Json, say, show};
 use super::record::{environment, record};
 use super::verify::{Choices, Verify};
@@ -30,6 +31,8 @@ pub(super) fn run(
     let start = Instant::now();
     // What was typed wrong is said before a large model is opened.
     let settings = Settings::of(args)?;
+    let output = args.output.clone().unwrap_or_else(|| beside(args, &tag(args, &settings)));
+    let plan = Plan::of(&args.code, &output)?;
     let mut compiler = compiler(args, &settings)?;
     let read = ReadOptions {
         strict: args.strict,
@@ -50,9 +53,8 @@ pub(super) fn run(
     tell("read", &format!("{input}  {}, {nodes} nodes, opset {opset}", bytes(before)));
     let mut notes = Notes { args, all: Vec::new() };
     notes.add(model.warnings());
-    let output = args.output.clone().unwrap_or_else(|| beside(&args.input, &tag(args, &settings)));
     compiler = budget::add(compiler, args, &output)?;
-    check_output(&output, args)?;
+    check_output(&output, plan.as_ref(), args)?;
     for path in args.record.iter().chain(&args.report).filter(|_| !args.force) {
         report::must_be_new(path)?;
     }
@@ -151,9 +153,19 @@ pub(super) fn run(
     }
     let mut save = save_options(args);
     save.no_provenance |= is_whole;
-    let written = compiled.save(&output, &save)?;
+    let code = plan.map(|it| it.make(compiled.graph(), args.strict, &mut |it| notes.add(it)));
+    let code = code.transpose()?;
+    let written = args.code.has_model().then(|| compiled.save(&output, &save)).transpose()?;
+    let mut files = Vec::new();
+    if let Some(code) = code {
+        tell("code", code.line());
+        files = code.finish()?;
+    }
+    if let Some(written) = &written {
+        files.insert(0, (output.clone(), written.size_bytes));
+    }
     work.remove();
-    if let Some((from, to)) = written.raised {
+    if let Some((from, to)) = written.as_ref().and_then(|it| it.raised) {
         let text = format!("the opset was raised from {from} to {to}, which the format needs");
         notes.add(&[Diagnostic::warning(codes::QCC0203, text)]);
     }
@@ -165,8 +177,8 @@ pub(super) fn run(
         };
         tell("verify", &format!("{same} weights read back as they were chosen{open}"));
     }
-    record.output = Some(output.display().to_string());
-    record.bytes_after = Some(written.size_bytes);
+    record.output = files.first().map(|it| it.0.display().to_string());
+    record.bytes_after = Some(files.iter().map(|it| it.1).sum());
     record.notes = notes.rows();
     if let Some(json) = json {
         json.write(&record)?;
@@ -180,7 +192,10 @@ pub(super) fn run(
         _ => qcc_report::summary(&record),
     };
     let took = took::line(&record, start);
-    show(&format!("{table}  {} {took}\n{told}", output.display()))
+    let mut names = files.iter().map(|it| it.0.display().to_string());
+    let first = names.next().unwrap_or_default();
+    let others: String = names.map(|it| format!("  {it}\n")).collect();
+    show(&format!("{table}  {first} {took}\n{others}{told}"))
 }
 
 /// How the output is written.
@@ -371,18 +386,45 @@ fn tag(args: &QuantizeArgs, settings: &Settings) -> String {
     }
 }
 
-/// `model.onnx` to `model.q4.onnx`.
-fn beside(input: &Path, bits: &str) -> PathBuf {
-    let stem = input.file_stem().unwrap_or_default().to_string_lossy();
-    input.with_file_name(format!("{stem}.q{bits}.onnx"))
+/// `model.onnx` to `model.q4.onnx`, or to `model.q4.o` and the like if no model is written; code
+/// of a model as it is has its name.
+fn beside(args: &QuantizeArgs, bits: &str) -> PathBuf {
+    let stem = args.input.file_stem().unwrap_or_default().to_string_lossy();
+    let extension = args.code.extension();
+    let is_as_it_is = args.recipe.as_deref() == Some("none") && !args.code.has_model();
+    let tag = if is_as_it_is { String::new() } else { format!(".q{bits}") };
+    args.input.with_file_name(format!("{stem}{tag}.{extension}"))
 }
 
 /// Before long work, not after it.
-fn check_output(output: &Path, args: &QuantizeArgs) -> Result<(), Error> {
-    if !args.force && !args.dry_run && output.symlink_metadata().is_ok() {
-        return Err(Diagnostic::error(codes::QCC0106, format!("'{}' exists", output.display()))
-            .at(output.display().to_string())
-            .with_help("add -f to replace it, or choose another name with -o")
+fn check_output(output: &Path, plan: Option<&Plan>, args: &QuantizeArgs) -> Result<(), Error> {
+    let has_model = args.code.has_model();
+    if args.verify.is_some() && !has_model {
+        let text = "--verify reads the model back, and --emit asks for none";
+        return Err(Diagnostic::error(codes::QCC0304, text)
+            .at("option --verify")
+            .with_help("write --emit onnx as well, or leave out --verify")
+            .into());
+    }
+    let code = plan.map_or_else(Vec::new, Plan::paths);
+    let model = has_model.then(|| output.to_owned());
+    for path in model.into_iter().chain(code.iter().cloned()) {
+        if !args.force && !args.dry_run && path.symlink_metadata().is_ok() {
+            return Err(Diagnostic::error(codes::QCC0106, format!("'{}' exists", path.display()))
+                .at(path.display().to_string())
+                .with_help("add -f to replace it, or choose another name with -o")
+                .into());
+        }
+    }
+    // That the model is not its own output is seen where it is written.
+    let input = args.input.canonicalize();
+    let is_input =
+        |it: &&PathBuf| input.as_ref().is_ok_and(|a| it.canonicalize().is_ok_and(|b| *a == b));
+    if let Some(path) = code.iter().find(is_input) {
+        let text = format!("'{}' is the input model", path.display());
+        return Err(Diagnostic::error(codes::QCC0107, text)
+            .at(path.display().to_string())
+            .with_help("choose another name with -o")
             .into());
     }
     Ok(())

@@ -2,6 +2,8 @@
 //! never a panic, a part of an output, or a changed input.
 
 #[cfg(test)]
+mod aot;
+#[cfg(test)]
 mod bench;
 #[cfg(test)]
 mod blocks;

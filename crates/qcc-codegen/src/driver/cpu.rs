@@ -1,0 +1,194 @@
+//! Which feature the CPU lacks: code for every CPU of the architecture, that needs nothing but
+//! `cpuid` on x86-64 and `getauxval` of the C library on AArch64.
+
+use super::scalars::{Int, Pointer};
+use crate::code::{Code, Emitted};
+use crate::{Architecture, CodegenError, Target};
+use inkwell::IntPredicate;
+use inkwell::values::{BasicValueEnum, FunctionValue};
+
+/// A register of `cpuid`, by its place in [`X86::words`], and the bit; by LLVM's name.
+const X86_BITS: &[(&str, usize, u32)] = &[
+    ("sse3", 0, 0),
+    ("ssse3", 0, 9),
+    ("fma", 0, 12),
+    ("cx16", 0, 13),
+    ("sse4.1", 0, 19),
+    ("sse4.2", 0, 20),
+    ("movbe", 0, 22),
+    ("popcnt", 0, 23),
+    ("avx", 0, 28),
+    ("f16c", 0, 29),
+    ("bmi", 1, 3),
+    ("avx2", 1, 5),
+    ("bmi2", 1, 8),
+    ("avx512f", 1, 16),
+    ("avx512dq", 1, 17),
+    ("avx512cd", 1, 28),
+    ("avx512bw", 1, 30),
+    ("avx512vl", 1, 31),
+    ("avx512vnni", 2, 11),
+    ("avxvnni", 3, 4),
+    ("sahf", 4, 0),
+    ("lzcnt", 4, 5),
+];
+
+/// What the system must keep of a thread for the registers of AVX, and of AVX-512.
+const KEPT: [u64; 2] = [0b110, 0b1110_0110];
+
+/// Word of the auxiliary vector (`AT_HWCAP`, `AT_HWCAP2`) and bit, by LLVM's name.
+const ARM_BITS: &[(&str, u64, u32)] = &[("dotprod", 16, 20), ("i8mm", 26, 13)];
+
+/// The body of a function without parameters that gives the name of the first feature that is
+/// lacking, or a null pointer.
+pub(super) fn missing<'c>(
+    code: &Code<'c>,
+    function: FunctionValue<'c>,
+    target: &Target,
+    text: &dyn Fn(&str) -> Emitted<Pointer<'c>>,
+) -> Emitted<()> {
+    let needs = target.needs();
+    let mut first = code.pointer_type().const_null();
+    let x86 = match target.architecture() {
+        Architecture::X86_64 if !needs.is_empty() => Some(X86::read(code, function)?),
+        _ => None,
+    };
+    for name in needs.iter().rev() {
+        let has = match &x86 {
+            Some(it) => it.has(code, name)?,
+            None => arm(code, name)?,
+        };
+        let lacks = text(name)?;
+        first = code.builder.build_select(has, first, lacks, "")?.into_pointer_value();
+    }
+    code.builder.build_return(Some(&first))?;
+    Ok(())
+}
+
+fn unknown(name: &str) -> CodegenError {
+    CodegenError::Internal(format!("no check for the CPU feature {name}"))
+}
+
+/// Whether a bit is set.
+fn bit<'c>(code: &Code<'c>, word: Int<'c>, bit: u32) -> Emitted<Int<'c>> {
+    let mask = word.get_type().const_int(1 << bit, false);
+    code.compare(IntPredicate::NE, code.both(word, mask)?, word.get_type().const_zero())
+}
+
+/// What `cpuid` says.
+struct X86<'c> {
+    words: [Int<'c>; 5],
+    /// What the system keeps.
+    kept: Int<'c>,
+}
+
+impl<'c> X86<'c> {
+    fn read(code: &Code<'c>, function: FunctionValue<'c>) -> Emitted<Self> {
+        let int = code.context.i32_type();
+        let number = |value: u64| int.const_int(value, false);
+        let reaches =
+            |most: Int<'c>, leaf: u64| code.compare(IntPredicate::UGE, most, number(leaf));
+        let zero = int.const_zero();
+        let [most, ..] = cpuid(code, 0, 0)?;
+        let [_, _, one, _] = cpuid(code, 1, 0)?;
+        // A leaf that there is none of gives numbers of another one.
+        let has_seven = reaches(most, 7)?;
+        let [leaves, seven_b, seven_c, _] = cpuid(code, 7, 0)?;
+        let has_more = code.both(has_seven, reaches(leaves, 1)?)?;
+        let [more, ..] = cpuid(code, 7, 1)?;
+        let [most, ..] = cpuid(code, 0x8000_0000, 0)?;
+        let [_, _, extended, _] = cpuid(code, 0x8000_0001, 0)?;
+        let words = [
+            one,
+            code.pick(has_seven, seven_b, zero)?,
+            code.pick(has_seven, seven_c, zero)?,
+            code.pick(has_more, more, zero)?,
+            code.pick(reaches(most, 0x8000_0001)?, extended, zero)?,
+        ];
+        // The instruction exists if the system says that it uses it.
+        let kept = code.builder.build_alloca(int, "")?;
+        code.write(zero, kept, 4)?;
+        code.when(function, bit(code, one, 27)?, || {
+            let [low, _] = ask(code, "xgetbv", "={ax},={dx},{cx}", &[zero])?;
+            code.write(low, kept, 4)
+        })?;
+        let kept = code.load(int, kept, 4)?.into_int_value();
+        Ok(Self { words, kept })
+    }
+
+    fn has(&self, code: &Code<'c>, name: &str) -> Emitted<Int<'c>> {
+        let row = X86_BITS.iter().find(|(known, ..)| *known == name);
+        let (_, word, at) = row.ok_or_else(|| unknown(name))?;
+        let has = bit(code, self.words[*word], *at)?;
+        let registers = match name {
+            _ if name.starts_with("avx512") => KEPT[1],
+            "avx" | "f16c" | "fma" | "avx2" | "avxvnni" => KEPT[0],
+            _ => return Ok(has),
+        };
+        let mask = self.kept.get_type().const_int(registers, false);
+        let kept = code.compare(IntPredicate::EQ, code.both(self.kept, mask)?, mask)?;
+        code.both(has, kept)
+    }
+}
+
+/// `eax`, `ebx`, `ecx`, `edx` of a leaf.
+fn cpuid<'c>(code: &Code<'c>, leaf: u64, subleaf: u64) -> Emitted<[Int<'c>; 4]> {
+    let number = |value| code.context.i32_type().const_int(value, false);
+    let operands = [number(leaf), number(subleaf)];
+    ask(code, "cpuid", "={ax},={bx},={cx},={dx},{ax},{cx}", &operands)
+}
+
+/// The results of an instruction that LLVM has no name for.
+fn ask<'c, const N: usize>(
+    code: &Code<'c>,
+    instruction: &str,
+    registers: &str,
+    operands: &[Int<'c>],
+) -> Emitted<[Int<'c>; N]> {
+    let int = code.context.i32_type();
+    let all = code.context.struct_type(&[int.into(); N], false);
+    let ty = all.fn_type(&vec![int.into(); operands.len()], false);
+    let clobbers = format!("{registers},~{{dirflag}},~{{fpsr}},~{{flags}}");
+    let (instruction, lost) = (instruction.to_owned(), || unknown(instruction));
+    let ask = code.context.create_inline_asm(ty, instruction, clobbers, true, false, None, false);
+    let operands: Vec<_> = operands.iter().map(|it| (*it).into()).collect();
+    let call = code.builder.build_indirect_call(ty, ask, &operands, "")?;
+    let results = call.try_as_basic_value().basic().ok_or_else(lost)?.into_struct_value();
+    let mut out = [int.const_zero(); N];
+    for (i, out) in (0..).zip(&mut out) {
+        *out = code.builder.build_extract_value(results, i, "")?.into_int_value();
+    }
+    Ok(out)
+}
+
+/// What the system says of an Arm CPU.
+fn arm<'c>(code: &Code<'c>, name: &str) -> Emitted<Int<'c>> {
+    let row = ARM_BITS.iter().find(|(known, ..)| *known == name);
+    let (_, word, at) = row.ok_or_else(|| unknown(name))?;
+    let int = code.context.i64_type();
+    let ask = code.module.get_function("getauxval").unwrap_or_else(|| {
+        code.module.add_function("getauxval", int.fn_type(&[int.into()], false), None)
+    });
+    let call = code.builder.build_call(ask, &[code.index(*word).into()], "")?;
+    match call.try_as_basic_value().basic() {
+        Some(BasicValueEnum::IntValue(value)) => bit(code, value, *at),
+        _ => Err(unknown(name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_feature_of_a_target_is_looked_for() {
+        let x86 = Target::parse("x86-64-v4+avx512vnni+avxvnni").expect("a target");
+        for name in x86.needs() {
+            assert!(X86_BITS.iter().any(|it| it.0 == name), "{name}");
+        }
+        let arm = Target::parse("aarch64+dotprod+i8mm").expect("a target");
+        for name in arm.needs() {
+            assert!(ARM_BITS.iter().any(|it| it.0 == name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The descriptor of a product: constants that the driver reads.
+
+use super::scalars::{Int, Pointer};
+use crate::code::{Code, Emitted};
+use crate::library::{FIELD, Shape};
+
+/// A number of the descriptor, by its place in [`Shape::numbers`].
+#[derive(Clone, Copy)]
+pub(super) enum Field {
+    K,
+    N,
+    Group,
+    Groups,
+    Middle,
+    Plane,
+    Row,
+    ScalesAt,
+    MostRows,
+    Panels,
+    PanelStride,
+    GroupBlocks,
+    BlockPanels,
+    WholePanels,
+    /// Of the file of weights, where the panels begin; 0 if they are in the object.
+    WeightsAt,
+}
+
+/// A pointer of the descriptor; they follow the numbers.
+#[derive(Clone, Copy)]
+pub(super) enum Link {
+    /// The panels; null if they are in a file.
+    Weights,
+    Bias,
+    /// The function that quantizes rows for it.
+    Quantize,
+    /// Of panels of one tile, for 1 row; those for more rows and for two tiles follow.
+    Kernels,
+}
+
+/// Numbers of a descriptor.
+pub(super) const NUMBERS: u64 = Field::WeightsAt as u64 + 1;
+
+/// Pointers of a descriptor.
+pub(super) const LINKS: usize = Link::Kernels as usize + Shape::KERNELS;
+
+/// A descriptor at hand.
+pub(super) struct Descriptor<'a, 'c> {
+    pub code: &'a Code<'c>,
+    pub at: Pointer<'c>,
+}
+
+impl<'c> Descriptor<'_, 'c> {
+    pub(super) fn get(&self, field: Field) -> Emitted<Int<'c>> {
+        self.code.read(self.at, FIELD * field as u64)
+    }
+
+    pub(super) fn link(&self, link: Link) -> Emitted<Pointer<'c>> {
+        self.code.read_pointer(self.at, FIELD * (NUMBERS + link as u64))
+    }
+
+    /// The kernel of `tiles` for so many rows; `rows` is 1 at least.
+    pub(super) fn kernel(&self, tiles: u64, rows: Int<'c>) -> Emitted<Pointer<'c>> {
+        let code = self.code;
+        let first = NUMBERS + Link::Kernels as u64 + (tiles - 1) * Shape::KERNELS as u64 / 2;
+        let from = code.scaled(code.minus(rows, code.index(1))?, FIELD)?;
+        code.read_pointer(code.offset(self.at, from)?, FIELD * first)
+    }
+}

@@ -1,0 +1,61 @@
+//! Numbers of the C interface: what the header says and the driver does.
+
+/// Version of the interface. It changes when a program built against an older header would not
+/// work any more.
+pub(crate) const VERSION: u32 = 1;
+
+/// Most parts that a product is shared in: larger numbers could overflow.
+pub(crate) const MOST_PARTS: u64 = 1 << 16;
+
+/// Bytes of `struct qcc_product`: nine fields of 8 bytes, six of 4.
+pub(crate) const PRODUCT_BYTES: u32 = 9 * 8 + 6 * 4;
+
+/// Declares what functions return.
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $number:literal $c:literal $text:literal,)*) => {
+        /// What functions return.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Code { $($(#[$doc])* $name = $number,)* }
+
+        /// Name in C, number and meaning of each.
+        pub(crate) const CODES: &[(&str, u32, &str)] = &[$(($c, $number, $text),)*];
+    };
+}
+
+codes! {
+    /// Done.
+    Ok = 0 "QCC_OK" "done",
+    /// A null pointer.
+    Null = 1 "QCC_ERR_NULL" "a pointer is null",
+    /// A pointer that is not aligned.
+    Align = 2 "QCC_ERR_ALIGN" "a pointer is not aligned: floats to 4 bytes, workspace and weights to 64",
+    /// More rows than memory can hold.
+    Rows = 3 "QCC_ERR_ROWS" "more rows than there can be memory for",
+    /// A part that does not exist.
+    Part = 4 "QCC_ERR_PART" "part is not below parts, or parts is 0 or above 65536",
+    /// The CPU lacks a feature.
+    Cpu = 5 "QCC_ERR_CPU" "the CPU lacks a feature that the library was compiled for",
+    /// Not opened.
+    Closed = 6 "QCC_ERR_CLOSED" "the library was not opened, or opening it failed",
+    /// Weights that are none.
+    Magic = 7 "QCC_ERR_MAGIC" "the weights do not begin with QPK1",
+    /// Weights of another version.
+    Version = 8 "QCC_ERR_VERSION" "the weights are of another version",
+    /// Weights of another shape.
+    Shape = 9 "QCC_ERR_SHAPE" "the weights are those of another model",
+    /// Weights that are cut off.
+    Short = 10 "QCC_ERR_SHORT" "the weights are cut off",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_in_order() {
+        for (i, (_, number, _)) in CODES.iter().enumerate() {
+            assert_eq!(*number as usize, i);
+        }
+        assert_eq!(Code::Short as usize, CODES.len() - 1);
+    }
+}

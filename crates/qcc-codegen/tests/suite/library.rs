@@ -1,0 +1,276 @@
+//! Libraries: a C program that runs the products of one, against products in plain Rust.
+
+use crate::product::{inputs, matrix};
+use qcc_codegen::{CodegenError, Library, LibraryProduct, Output, Storage, Target, emit_library};
+use qcc_kernels::{Activations, Epilogue, Matrix, Operands, Planes, Pool, Product, Scalar};
+use qcc_quant::panel::{PanelBits, PanelLayout, PanelScale};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+const CROSS: &str = "aarch64-linux-gnu-gcc";
+const EMULATOR: &str = "qemu-aarch64-static";
+const STRICT: [&str; 6] = ["-O1", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wshadow"];
+
+/// Products of every width, group, kind of scale and number of planes, with and without what is
+/// optional; shapes where nothing is a multiple of anything.
+fn products() -> Vec<LibraryProduct> {
+    let mut products = Vec::new();
+    let rows = [
+        (PanelBits::B4, 32, 100, 40, PanelScale::F16, false, Planes::A8, false),
+        (PanelBits::B4, 32, 100, 80, PanelScale::F16, false, Planes::A8, true),
+        (PanelBits::B2, 16, 50, 33, PanelScale::F32, true, Planes::A15, false),
+        (PanelBits::B3, 64, 200, 300, PanelScale::Bf16, false, Planes::A22, true),
+        (PanelBits::B8, usize::MAX, 90, 5, PanelScale::F32, false, Planes::A8, false),
+        (PanelBits::B4, 96, 1000, 64, PanelScale::F16, true, Planes::A8, true),
+        (PanelBits::B4, 256, 3, 1, PanelScale::F32, false, Planes::A15, false),
+    ];
+    for (i, (bits, group, k, n, scale, zeros, planes, bias)) in rows.into_iter().enumerate() {
+        let layout = PanelLayout::new(bits, group, k, n, scale, zeros).expect("a layout");
+        let bias = bias.then(|| (0..n).map(|i| i as f32 / 8.0 - 1.0).collect());
+        let name = format!("/layers.{}/\"q\" *\\/ü", i / 2);
+        products.push(LibraryProduct { name, matrix: matrix(layout, i + 3), planes, bias });
+    }
+    products
+}
+
+fn expected(product: &LibraryProduct, x: &[f32]) -> Vec<u32> {
+    let epilogue = if product.bias.is_some() { Epilogue::Bias } else { Epilogue::None };
+    let matrix: &Arc<Matrix> = &product.matrix;
+    let (k, n) = (matrix.layout().k(), matrix.layout().n());
+    let it = Product::new(Arc::clone(matrix), Arc::new(Scalar), product.planes, epilogue);
+    let mut y = vec![0.0; x.len() / k * n];
+    let operands = Operands { bias: product.bias.as_deref(), extra: None };
+    it.run(&Pool::new(1), &mut Activations::new(), x, operands, &mut y).expect("a product");
+    y.into_iter().map(f32::to_bits).collect()
+}
+
+/// Activations: ordinary ones, and groups of zeros, tiny, infinite and undefined numbers.
+fn activations(rows: usize, k: usize) -> Vec<f32> {
+    let mut x = inputs(rows, k);
+    for (i, row) in x.chunks_mut(k).enumerate() {
+        match i % 5 {
+            1 => row[k / 2] = f32::INFINITY,
+            2 => row[k - 1] = f32::NAN,
+            3 => row.fill(if i == 3 { 0.0 } else { 1e-31 }),
+            _ => {}
+        }
+    }
+    x
+}
+
+/// How a library is built and run.
+struct Setting<'a> {
+    target: &'a str,
+    storage: Storage,
+    compiler: &'a str,
+    link: &'a [&'a str],
+    /// What runs programs: an emulator and its arguments.
+    run: &'a [&'a str],
+}
+
+impl Setting<'_> {
+    /// Builds the program in `folder`, runs it, and gives its status.
+    fn check(&self, folder: &Path) -> Option<i32> {
+        let products = products();
+        let target = Target::parse(self.target).expect("a target");
+        let library = Library::new("model", &target, self.storage, products.clone());
+        let at = |name: &str| folder.join(name);
+        fs::write(at("model.h"), library.header("model.qpk")).expect("written");
+        let object = emit_library(&library, Output::Object).expect("an object");
+        fs::write(at("model.o"), object).expect("written");
+        let mut weights = "-".into();
+        if self.storage == Storage::File {
+            weights = at("model.qpk").into_os_string();
+            library.write_weights(&mut fs::File::create(&weights).expect("made")).expect("written");
+        }
+        let (mut cases, mut want) = (Vec::new(), Vec::new());
+        for (i, product) in products.iter().enumerate() {
+            for (rows, parts, split) in
+                [(1_u32, 1_u32, 0_u32), (7, 1, 0), (2, 3, 1), (20, 2, 1), (23, 40, 0)]
+            {
+                let x = activations(rows as usize, product.matrix.layout().k());
+                cases.extend([i as u32, rows, parts, split].iter().flat_map(|it| it.to_le_bytes()));
+                cases.extend(x.iter().flat_map(|it| it.to_le_bytes()));
+                want.push((i, rows, expected(product, &x)));
+            }
+        }
+        fs::write(at("cases"), cases).expect("written");
+
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/c/products.c");
+        let mut link = Command::new(self.compiler);
+        link.arg("-std=c99").args(STRICT).arg("-I").arg(folder).arg("-o").arg(at("program"));
+        let output =
+            link.arg(source).arg(at("model.o")).args(self.link).output().expect("a compiler");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut run = match self.run {
+            [] => Command::new(at("program")),
+            [emulator, more @ ..] => {
+                let mut run = Command::new(emulator);
+                run.args(more).arg(at("program"));
+                run
+            }
+        };
+        let output = run.arg(weights).args([at("cases"), at("results")]).output().expect("started");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.code() == Some(3) {
+            println!("{}: {text}", self.target);
+            return Some(3);
+        }
+        assert!(output.status.success(), "{}: {} {text}", self.target, output.status);
+        let bytes = fs::read(at("results")).expect("results");
+        let mut results = bytes.as_chunks::<4>().0.iter().map(|it| u32::from_le_bytes(*it));
+        for (product, rows, want) in want {
+            let n = products[product].matrix.layout().n();
+            for (i, want) in want.into_iter().enumerate() {
+                let got = results.next().expect("a result");
+                let same =
+                    got == want || f32::from_bits(got).is_nan() && f32::from_bits(want).is_nan();
+                assert!(
+                    same,
+                    "{} product {product} of {rows} rows: row {}, column {}: {} for {}",
+                    self.target,
+                    i / n,
+                    i % n,
+                    f32::from_bits(got),
+                    f32::from_bits(want)
+                );
+            }
+        }
+        assert_eq!(results.next(), None);
+        output.status.code()
+    }
+}
+
+fn has(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok()
+}
+
+#[test]
+fn programs_in_c_give_the_defined_bits() {
+    if !has("cc") {
+        println!("SKIP: no cc");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    for (target, storage) in [
+        ("native", Storage::Inline),
+        ("native", Storage::File),
+        #[cfg(target_arch = "x86_64")]
+        ("x86-64-v3", Storage::File),
+        #[cfg(target_arch = "x86_64")]
+        ("x86-64", Storage::Inline),
+    ] {
+        let setting = Setting { target, storage, compiler: "cc", link: &["-lm"], run: &[] };
+        let status = setting.check(folder.path());
+        assert!(status == Some(0) || target == "x86-64-v3", "{target}");
+    }
+}
+
+/// A library for other CPUs says so and runs nothing.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_missing_feature_is_a_code() {
+    let missing = [
+        ("x86-64-v3+avxvnni", std::is_x86_feature_detected!("avxvnni")),
+        ("x86-64-v4+avx512vnni", std::is_x86_feature_detected!("avx512vnni")),
+    ];
+    let Some((target, _)) = missing.into_iter().find(|(_, has)| !has) else {
+        println!("SKIP: this CPU has every feature");
+        return;
+    };
+    if !has("cc") {
+        println!("SKIP: no cc");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let setting =
+        Setting { target, storage: Storage::File, compiler: "cc", link: &["-lm"], run: &[] };
+    assert_eq!(setting.check(folder.path()), Some(3));
+}
+
+#[test]
+fn programs_for_aarch64_run_under_an_emulator() {
+    for program in [CROSS, EMULATOR] {
+        if !has(program) {
+            println!("SKIP AArch64: no {program} (tools/setup --cross installs it)");
+            return;
+        }
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    for (target, storage, cpu, status) in [
+        ("aarch64", Storage::Inline, "cortex-a53", 0),
+        ("aarch64+dotprod", Storage::File, "max", 0),
+        ("aarch64+dotprod+i8mm", Storage::Inline, "max", 0),
+        // A CPU without either.
+        ("aarch64+dotprod", Storage::Inline, "cortex-a53", 3),
+        ("aarch64+i8mm", Storage::Inline, "neoverse-n1", 3),
+    ] {
+        let run = [EMULATOR, "-cpu", cpu];
+        let setting = Setting { target, storage, compiler: CROSS, link: &["-static"], run: &run };
+        assert_eq!(setting.check(folder.path()), Some(status), "{target} on {cpu}");
+    }
+}
+
+/// Nothing of elsewhere is needed, but for rounding products and sums at once on old CPUs.
+#[test]
+fn text_names_what_is_needed() {
+    let text = |target: &str, storage, output| {
+        let target = Target::parse(target).expect("a target");
+        let library = Library::new("model", &target, storage, products());
+        String::from_utf8(emit_library(&library, output).expect("text")).expect("UTF-8")
+    };
+    let needs = |target: &str, storage| {
+        let ir = text(target, storage, Output::LlvmIr);
+        let declared = ir.lines().filter_map(|it| it.strip_prefix("declare "));
+        let names = declared.filter_map(|it| it.split(['@', '(']).nth(1).map(str::to_owned));
+        let outside = names.filter(|it| !it.starts_with("llvm.")).collect::<Vec<_>>();
+        (outside, ir.contains("@model_weights_0 = external hidden constant"))
+    };
+    assert_eq!(needs("x86-64-v4", Storage::File), (vec![], false));
+    assert_eq!(needs("x86-64-v4", Storage::Inline), (vec![], true));
+    assert_eq!(needs("aarch64+dotprod", Storage::File), (vec!["getauxval".into()], false));
+    assert_eq!(needs("aarch64", Storage::File), (vec![], false));
+    let asm = text("x86-64-v4", Storage::File, Output::Asm);
+    for call in ["memset", "memcpy", "fmaf", "bcmp"] {
+        assert!(!asm.contains(call), "{call}");
+    }
+    // Only entries are seen from outside, and none of them has a register of the target.
+    let visible = asm.lines().filter_map(|it| it.trim().strip_prefix(".globl\t"));
+    assert!(visible.clone().all(|it| it.starts_with("model_")));
+    assert_eq!(visible.count(), 3 * products().len() + 5);
+}
+
+#[test]
+fn entries_are_for_every_cpu() {
+    let target = Target::parse("x86-64-v4+avx512vnni").expect("a target");
+    let library = Library::new("model", &target, Storage::File, products());
+    let asm = emit_library(&library, Output::Asm).expect("text");
+    let asm = String::from_utf8(asm).expect("UTF-8");
+    let mut inside = None;
+    let mut seen = 0;
+    for line in asm.lines() {
+        if let Some(label) = line.strip_suffix(':').filter(|it| !it.starts_with('.')) {
+            inside = Some(label).filter(|it| it.starts_with("model_") || it.starts_with("entry_"));
+            seen += usize::from(inside.is_some());
+        }
+        if let Some(name) = inside {
+            let vector = ["%ymm", "%zmm", "\tv", "{vex}", "%k1"];
+            assert!(!vector.iter().any(|it| line.contains(it)), "{name}: {line}");
+        }
+    }
+    assert!(seen >= 3 * products().len() + 5, "{seen}");
+}
+
+#[test]
+fn the_same_input_gives_the_same_bytes() {
+    let make = || {
+        let target = Target::parse("aarch64+dotprod").expect("a target");
+        let library = Library::new("model", &target, Storage::Inline, products());
+        emit_library(&library, Output::Object)
+    };
+    assert!(make().expect("an object") == make().expect("an object"));
+    let error = CodegenError::TooLarge { bytes: 2 << 30 }.to_string();
+    assert!(error.starts_with("2147483648 bytes of weights"), "{error}");
+}

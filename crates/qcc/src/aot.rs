@@ -1,0 +1,156 @@
+//! Machine code of a graph's products, for programs that link it: what `--emit` makes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use qcc_codegen::{Architecture, Library, Output, Storage, Target};
+use qcc_codegen::{CodegenError, LibraryProduct};
+use qcc_diag::{Diagnostic, codes};
+use qcc_engine::weights::{LowBit, low_bit};
+use qcc_ir::{Graph, Node};
+use qcc_kernels::{Matrix, MatrixError};
+use qcc_quant::panel::PanelError;
+
+use crate::Error;
+
+/// A target by its name, as `--target` takes it.
+///
+/// # Errors
+/// No target of this name; `native` in a build without LLVM.
+pub fn target(name: &str) -> Result<Target, Error> {
+    let wrong = |error| match error {
+        CodegenError::UnknownTarget { name, known } => {
+            let error = Diagnostic::error(codes::QCC0304, format!("no target is called '{name}'"))
+                .at("option --target")
+                .with_note(format!("there are {known}"));
+            match nearest(&name) {
+                Some(near) => error.with_help(format!("write '{near}'")).into(),
+                None => error.into(),
+            }
+        }
+        other => refused(&other),
+    };
+    Target::parse(name).map_err(wrong)
+}
+
+/// The target that was meant.
+fn nearest(name: &str) -> Option<String> {
+    let (bases, extensions): (Vec<&str>, Vec<&str>) = Target::names()
+        .partition(|it| it.starts_with("x86") || *it == "native" || *it == "aarch64");
+    let mut parts = name.split('+').map(str::trim);
+    let base = qcc_pass::nearest(parts.next().unwrap_or_default(), bases)?;
+    let more = parts.map(|part| qcc_pass::nearest(part, extensions.iter().copied()));
+    let all: Option<Vec<&str>> = std::iter::once(Some(base)).chain(more).collect();
+    all.map(|it| it.join("+")).filter(|it| Target::parse(it).is_ok())
+}
+
+/// Products of a graph that have low-bit weights, as a library whose symbols begin with `prefix`;
+/// and what is left out of it.
+///
+/// # Errors
+/// Nothing to make code for.
+pub fn library(
+    graph: &Graph,
+    prefix: &str,
+    target: &Target,
+    storage: Storage,
+) -> Result<(Library, Vec<Diagnostic>), Error> {
+    let (mut products, mut left) = (Vec::new(), Vec::new());
+    let mut packed = BTreeMap::new();
+    for scope in graph.scopes() {
+        let Some(inner) = graph.at(&scope) else { continue };
+        for id in inner.topo() {
+            let (Some(node), Some(found)) = (inner.node(id), low_bit(graph, &scope, id)) else {
+                continue;
+            };
+            let name = name(node, products.len() + left.len());
+            let product = found.map_err(|it| it.to_string()).and_then(|it| {
+                let known = packed.get(&it.source).cloned();
+                let matrix = match known {
+                    Some(matrix) => matrix,
+                    None => packed_matrix(&it)?,
+                };
+                packed.insert(it.source, Arc::clone(&matrix));
+                let LowBit { planes, bias, .. } = it;
+                Ok(LibraryProduct { name: name.clone(), matrix, planes, bias })
+            });
+            match product {
+                Ok(product) => products.push(product),
+                Err(why) => left.push(
+                    Diagnostic::warning(codes::QCC0703, format!("'{name}' is left out: {why}"))
+                        .at(format!("node '{name}'")),
+                ),
+            }
+        }
+    }
+    if products.is_empty() {
+        let text = "the model has no product with a low-bit weight that a kernel takes";
+        let mut error = Diagnostic::error(codes::QCC0702, text);
+        for it in &left {
+            error = error.with_note(it.message.clone());
+        }
+        let help = "quantize it in the same run: leave out '-O none', or '--format fake'";
+        return Err(error.with_help(help).into());
+    }
+    Ok((Library::new(prefix, target, storage, products), left))
+}
+
+/// What a product is called: as its node, or by its operator and number.
+fn name(node: &Node, number: usize) -> String {
+    let op = node.op().map_or("node", |it| it.name());
+    if node.name.is_empty() { format!("{op}_{number}") } else { node.name.clone() }
+}
+
+fn packed_matrix(it: &LowBit) -> Result<Arc<Matrix>, String> {
+    let text = |error: PanelError| error.to_string();
+    let layout = it.weight.layout().map_err(text)?;
+    let matrix = Matrix::pack(layout, &it.weight.weight.view());
+    matrix.map(Arc::new).map_err(|error: MatrixError| error.to_string())
+}
+
+/// Code of a library in one form.
+///
+/// # Errors
+/// A build without LLVM; too many weights for an object.
+pub fn emit(library: &Library, output: Output) -> Result<Vec<u8>, Error> {
+    qcc_codegen::emit_library(library, output).map_err(|it| refused(&it))
+}
+
+fn refused(error: &CodegenError) -> Error {
+    let (code, help) = match error {
+        CodegenError::NoLlvm => {
+            (codes::QCC0701, "build qcc with its default features: tools/setup installs LLVM 22")
+        }
+        CodegenError::TooLarge { .. } => (codes::QCC0701, "add --weights file"),
+        CodegenError::Internal(_) => {
+            let help = "report it with the command and, if you may, the model";
+            (codes::QCC0901, help)
+        }
+        _ => (codes::QCC0701, "name another target with --target"),
+    };
+    Diagnostic::error(code, error.to_string()).with_help(help).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_target_that_was_meant_is_named() {
+        for (name, want) in [
+            ("x86-64-v5", "x86-64-v4"),
+            ("x86_64-v3", "x86-64-v3"),
+            ("arch64+dotprd", "aarch64+dotprod"),
+            ("nativ", "native"),
+        ] {
+            let error = target(name).unwrap_err();
+            assert_eq!(error.code(), codes::QCC0304);
+            let help = format!("write '{want}'");
+            let text = format!("{:?}", error.diagnostic());
+            // Without LLVM there is no native target to be named.
+            assert!(text.contains(&help) || want == "native", "{text}");
+        }
+        assert!(target("aarch64+avx512vnni").is_err());
+        assert_eq!(target("aarch64+i8mm").unwrap().name(), "aarch64+i8mm");
+    }
+}

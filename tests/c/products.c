@@ -1,0 +1,187 @@
+/*
+ * Runs products of a library whose symbols begin with `model`:
+ *
+ *     products WEIGHTS CASES RESULTS
+ *
+ * CASES is of each case four numbers of 32 bits, product, rows, parts and whether rows are
+ * quantized in a step of their own, then x. RESULTS is y of each case. WEIGHTS is the file of
+ * weights, or - if they are in the library. Before that it calls everything with what is wrong
+ * and looks at the codes. Status 3: the CPU lacks a feature.
+ */
+#include "model.h"
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHECK(condition)                                                        \
+    do {                                                                        \
+        if (!(condition)) {                                                     \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);     \
+            exit(1);                                                            \
+        }                                                                       \
+    } while (0)
+
+/* Memory that begins at a multiple of 64, which is not given back. */
+static void *aligned(size_t bytes)
+{
+    char *raw = (char *)malloc(bytes + 64);
+    CHECK(raw != NULL);
+    return raw + (64 - (uintptr_t)raw % 64);
+}
+
+static void *whole_file(const char *path, size_t *bytes)
+{
+    FILE *file = fopen(path, "rb");
+    long size;
+    void *data;
+    CHECK(file != NULL);
+    CHECK(fseek(file, 0, SEEK_END) == 0);
+    size = ftell(file);
+    CHECK(size >= 0 && fseek(file, 0, SEEK_SET) == 0);
+    data = aligned((size_t)size);
+    CHECK(fread(data, 1, (size_t)size, file) == (size_t)size);
+    fclose(file);
+    *bytes = (size_t)size;
+    return data;
+}
+
+static void check_weights(char *weights, size_t bytes)
+{
+    const struct qcc_product *last = &model_products[model_library.count - 1];
+    size_t need = (size_t)(last->weights_at + 4096 + last->weights_bytes);
+    CHECK(bytes >= need && bytes == model_library.weights_bytes);
+    CHECK(model_open(NULL, bytes) == QCC_ERR_NULL);
+    CHECK(model_open(weights + 1, bytes - 1) == QCC_ERR_ALIGN);
+    CHECK(model_open(weights, 0) == QCC_ERR_SHORT);
+    CHECK(model_open(weights, 63) == QCC_ERR_SHORT);
+    CHECK(model_open(weights, need - 1) == QCC_ERR_SHORT);
+    weights[last->weights_at] ^= 1;
+    CHECK(model_open(weights, bytes) == QCC_ERR_MAGIC);
+    weights[last->weights_at] ^= 1;
+    weights[last->weights_at + 4] ^= 2;
+    CHECK(model_open(weights, bytes) == QCC_ERR_VERSION);
+    weights[last->weights_at + 4] ^= 2;
+    weights[16] ^= 1;
+    CHECK(model_open(weights, bytes) == QCC_ERR_SHAPE);
+    weights[16] ^= 1;
+}
+
+/* Everything is refused before the library is open. */
+static void check_closed(const struct qcc_product *p)
+{
+    float *x = (float *)aligned((size_t)(4 * (p->k + p->n)));
+    void *workspace = aligned((size_t)p->workspace_row);
+    CHECK(p->run(x, 1, x + p->k, workspace, 0, 1) == QCC_ERR_CLOSED);
+    CHECK(p->quantize(x, 1, workspace, 0, 1) == QCC_ERR_CLOSED);
+    CHECK(p->multiply(workspace, 1, x + p->k, 0, 1) == QCC_ERR_CLOSED);
+}
+
+static void check_operands(const struct qcc_product *p)
+{
+    float *x = (float *)aligned((size_t)(4 * (p->k + p->n)));
+    float *y = x + p->k;
+    char *workspace = (char *)aligned((size_t)p->workspace_row + 64);
+    const float *off = (const float *)(const void *)((const char *)x + 2);
+    memset(x, 0, (size_t)(4 * (p->k + p->n)));
+    CHECK(p->run(NULL, 1, y, workspace, 0, 1) == QCC_ERR_NULL);
+    CHECK(p->run(x, 1, NULL, workspace, 0, 1) == QCC_ERR_NULL);
+    CHECK(p->run(x, 1, y, NULL, 0, 1) == QCC_ERR_NULL);
+    CHECK(p->run(x, 1, y, workspace + 32, 0, 1) == QCC_ERR_ALIGN);
+    CHECK(p->run(off, 1, y, workspace, 0, 1) == QCC_ERR_ALIGN);
+    CHECK(p->run(x, 1, y, workspace, 1, 1) == QCC_ERR_PART);
+    CHECK(p->run(x, 1, y, workspace, 0, 0) == QCC_ERR_PART);
+    CHECK(p->run(x, 1, y, workspace, 0, 65537) == QCC_ERR_PART);
+    CHECK(p->run(x, SIZE_MAX, y, workspace, 0, 1) == QCC_ERR_ROWS);
+    CHECK(p->run(x, SIZE_MAX / 8, y, workspace, 0, 1) == QCC_ERR_ROWS);
+    CHECK(p->run(NULL, 0, NULL, NULL, 0, 1) == QCC_OK);
+    CHECK(p->quantize(NULL, 1, workspace, 0, 1) == QCC_ERR_NULL);
+    CHECK(p->quantize(x, 1, workspace, 2, 2) == QCC_ERR_PART);
+    CHECK(p->multiply(workspace, 1, y, 65536, 65536) == QCC_ERR_PART);
+    CHECK(p->multiply(workspace, 1, NULL, 0, 1) == QCC_ERR_NULL);
+    /* A part without a column of its own is no error. */
+    CHECK(p->run(x, 1, y, workspace, 65535, 65536) == QCC_OK);
+}
+
+static void run_cases(FILE *cases, FILE *results)
+{
+    uint32_t head[4];
+    while (fread(head, sizeof head, 1, cases) == 1) {
+        const struct qcc_product *p;
+        size_t rows = head[1], parts = head[2], part, i;
+        float *x, *y;
+        char *workspace;
+        CHECK(head[0] < model_library.count);
+        p = &model_library.products[head[0]];
+        x = (float *)aligned(4 * rows * (size_t)p->k);
+        y = (float *)aligned(4 * (rows * (size_t)p->n + 1));
+        workspace = (char *)aligned(rows * (size_t)p->workspace_row + 1);
+        CHECK(fread(x, 4 * (size_t)p->k, rows, cases) == rows);
+        for (i = 0; i <= rows * p->n; i++) {
+            y[i] = 12345.0f;
+        }
+        memset(workspace, 0x5a, rows * (size_t)p->workspace_row + 1);
+        if (head[3]) {
+            for (part = 0; part < parts; part++) {
+                CHECK(p->quantize(x, rows, workspace, part, parts) == QCC_OK);
+            }
+            for (part = parts; part-- > 0;) {
+                CHECK(p->multiply(workspace, rows, y, part, parts) == QCC_OK);
+            }
+        } else {
+            for (part = 0; part < parts; part++) {
+                CHECK(p->run(x, rows, y, workspace, part, parts) == QCC_OK);
+            }
+        }
+        /* Nothing beyond the end. */
+        CHECK(y[rows * p->n] == 12345.0f);
+        CHECK(workspace[rows * (size_t)p->workspace_row] == 0x5a);
+        CHECK(fwrite(y, 4 * (size_t)p->n, rows, results) == rows);
+    }
+    CHECK(feof(cases));
+}
+
+int main(int count, char **arguments)
+{
+    char *weights = NULL;
+    size_t bytes = 0;
+    uint64_t i;
+    FILE *cases, *results;
+    int code;
+    CHECK(count == 4);
+    CHECK(model_abi == QCC_AOT_ABI && model_library.abi == QCC_AOT_ABI);
+    CHECK(model_library.product_bytes == sizeof(struct qcc_product));
+    CHECK(model_library.count == model_PRODUCTS && model_library.products == model_products);
+    CHECK(strcmp(qcc_code_text(QCC_OK), "done") == 0);
+    CHECK(strcmp(qcc_code_text(-1), "no code of qcc") == 0);
+    check_closed(&model_products[0]);
+    if (model_missing() != NULL) {
+        CHECK(model_open(NULL, 0) == QCC_ERR_CPU);
+        check_closed(&model_products[0]);
+        fprintf(stderr, "%s is missing\n", model_missing());
+        return 3;
+    }
+    if (strcmp(arguments[1], "-") != 0) {
+        weights = (char *)whole_file(arguments[1], &bytes);
+        check_weights(weights, bytes);
+        check_closed(&model_products[0]);
+    } else {
+        CHECK(model_library.weights_bytes == 0);
+    }
+    code = model_open(weights, bytes);
+    if (code != QCC_OK) {
+        fprintf(stderr, "%s\n", qcc_code_text(code));
+        return 1;
+    }
+    CHECK(model_library.open(weights, bytes) == QCC_OK);
+    for (i = 0; i < model_library.count; i++) {
+        check_operands(&model_products[i]);
+    }
+    cases = fopen(arguments[2], "rb");
+    results = fopen(arguments[3], "wb");
+    CHECK(cases != NULL && results != NULL);
+    run_cases(cases, results);
+    CHECK(fclose(results) == 0);
+    return 0;
+}
