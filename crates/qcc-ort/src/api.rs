@@ -78,7 +78,7 @@ impl Api {
         // SAFETY: as above. The members that are used below are in every version.
         let oldest = unsafe { (base.GetApi)(OLDEST).as_ref() };
         let failure = Failure::other(format!(
-            "qcc needs ONNX Runtime 1.{NEEDED} or newer; this is {}",
+            "the plug-in needs ONNX Runtime 1.{NEEDED} or newer; this is {}",
             version.unwrap_or("older"),
         ));
         Err(oldest.map_or(null, |raw| Self { raw }.status(Err(failure))))

@@ -93,6 +93,10 @@ pub(crate) unsafe fn create(
     most: usize,
     count: *mut usize,
 ) -> OrtStatusPtr {
+    if !count.is_null() {
+        // SAFETY: what the caller promises.
+        unsafe { count.write(0) };
+    }
     // SAFETY: what the caller promises.
     let api = match unsafe { Api::negotiate(base) } {
         Ok(api) => api,
