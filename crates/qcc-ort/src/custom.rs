@@ -17,6 +17,8 @@ use ort_sys::{
     OrtMemType, OrtSessionOptions, OrtStatusPtr,
 };
 use qcc_kernels::Planes;
+use qcc_quant::panel::{GroupedWeight, PanelError};
+use std::borrow::Cow;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
@@ -197,15 +199,22 @@ impl Kernel {
         scales: &Tensor<'_>,
         zeros: Option<&Tensor<'_>>,
     ) -> Result<(Multiply, Option<String>), Failure> {
-        let wrong = |error: &dyn std::fmt::Display| Failure::wrong(error.to_string());
         let (scales, zeros) = (scales.floats()?, zeros.map(Tensor::bytes).transpose()?);
-        let operands = Operands { codes: codes.bytes()?, scales: &scales, zeros };
-        let weight = self.shape.unpack(&operands).map_err(|error| wrong(&error))?;
-        if let Err(error) = self.shape.has_panels() {
-            let floats = Multiply::Floats(floats(&weight));
-            return Ok((floats, Some(error.to_string())));
+        let bytes = codes.bytes()?;
+        let (got, want) = (bytes.len(), self.shape.bytes()?);
+        if got != want {
+            return Err(PanelError::Length { what: "codes", got, want }.into());
         }
-        let matrix = pack(weight).map_err(|error| wrong(&error))?;
+        let codes = |range| {
+            let part = bytes.get(range).map(Cow::Borrowed);
+            part.ok_or_else(|| Failure::wrong("the codes are too short"))
+        };
+        let operands = Operands { codes: &codes, scales: &scales, zeros };
+        if let Err(error) = self.shape.has_panels() {
+            let weight = self.shape.unpack(&operands, 0..self.shape.n)?;
+            return Ok((Multiply::Floats(floats(&weight)), Some(error.to_string())));
+        }
+        let matrix = pack(self.shape, &operands)?;
         let (linear, error) = Linear::new(matrix, &self.kernels, self.planes, None);
         Ok((Multiply::Panels(Group::new(vec![linear])?), error.map(|it| it.to_string())))
     }
@@ -246,7 +255,7 @@ impl Kernel {
 }
 
 /// A weight as floats.
-fn floats(weight: &qcc_quant::panel::GroupedWeight) -> Vec<f32> {
+fn floats(weight: &GroupedWeight) -> Vec<f32> {
     let (k, group) = (weight.k, weight.group);
     let groups = k.div_ceil(group);
     let middle = f32::from(weight.bits.middle());

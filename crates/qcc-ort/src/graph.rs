@@ -1,10 +1,12 @@
 //! Nodes and values of a graph of ONNX Runtime, as long as a callback runs.
 
 use crate::api::{Api, Failure, c_string, ort, text};
+use crate::constants::Part;
 use crate::tensor::{Kind, Tensor};
 use ort_sys::{OrtGraph, OrtNode, OrtOpAttrType, OrtValueInfo};
 use std::ffi::c_char;
 use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
 use std::ptr;
 
 /// A graph.
@@ -44,6 +46,15 @@ impl<'a> Graph<'a> {
     /// `raw` is a graph that the runtime lent to the running callback, for `'a`.
     pub(crate) unsafe fn new(api: &'a Api, raw: *const OrtGraph) -> Self {
         Self { api, raw }
+    }
+
+    /// The folder of the model, if it is a file.
+    pub(crate) fn folder(&self) -> Option<PathBuf> {
+        let mut path = ptr::null();
+        ort!(self.api, Graph_GetModelPath(self.raw, &raw mut path)).ok()?;
+        // SAFETY: it lives as long as the graph.
+        let path = unsafe { text(path.cast()) }.filter(|it| !it.is_empty())?;
+        Path::new(path).parent().map(Path::to_owned)
     }
 
     /// All nodes, in an order in which they can run.
@@ -143,6 +154,28 @@ impl<'a> ValueInfo<'a> {
         // The runtime may be newer than the names that this library has for types.
         ort!(self.api, GetTensorElementType(tensor, (&raw mut kind).cast()))?;
         Ok(Kind::of(kind))
+    }
+
+    /// Where a constant lies, if that is a file named from `folder`, and whole bytes.
+    pub(crate) fn file(&self, folder: &Path) -> Result<Option<Part>, Failure> {
+        let mut info = ptr::null_mut();
+        ort!(self.api, ValueInfo_GetExternalInitializerInfo(self.raw, &raw mut info))?;
+        if info.is_null() {
+            return Ok(None);
+        }
+        let raw = self.api.raw();
+        // SAFETY: functions of what was given; the path is copied before it is freed.
+        let (path, offset, len) = unsafe {
+            let path = text((raw.ExternalInitializerInfo_GetFilePath)(info).cast());
+            let path = path.map(|path| folder.join(path));
+            let offset = (raw.ExternalInitializerInfo_GetFileOffset)(info);
+            let len = (raw.ExternalInitializerInfo_GetByteSize)(info);
+            (raw.ReleaseExternalInitializerInfo)(info);
+            (path, u64::try_from(offset).ok(), len)
+        };
+        let kind = self.kind()?;
+        let part = path.zip(offset).filter(|_| kind != Kind::Other);
+        Ok(part.map(|(path, offset)| Part { path, offset, len, kind }))
     }
 
     /// The value of a constant.

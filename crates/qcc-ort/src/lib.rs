@@ -14,6 +14,7 @@ mod abi;
 #[allow(unsafe_code, reason = "the interface of ONNX Runtime is one of C")]
 mod api;
 mod claim;
+mod constants;
 #[allow(unsafe_code, reason = "the interface of ONNX Runtime is one of C")]
 mod custom;
 #[allow(unsafe_code, reason = "the interface of ONNX Runtime is one of C")]

@@ -3,18 +3,17 @@
 use crate::abi::{ComputeInfo, Ep, FusionOptions, SupportInfo, VERSION};
 use crate::api::{Api, Failure};
 use crate::claim::{Claim, claim};
+use crate::constants::Constants;
 use crate::factory::{NAME, array};
 use crate::fused::Fused;
 use crate::graph::{Graph, Node};
 use crate::kernels::Kernels;
 use crate::linear::{Group, Linear, Room, Workers};
 use crate::options::Options;
-use crate::tensor::Tensor;
-use crate::weight::{Operands, Shape, pack};
 use ort_sys::{OrtGraph, OrtLogger, OrtLoggingLevel, OrtNode, OrtStatusPtr};
-use qcc_kernels::{KernelError, Planes};
+use qcc_kernels::KernelError;
 use rayon::prelude::*;
-use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ffi::c_char;
 use std::ptr;
@@ -30,14 +29,6 @@ pub(crate) struct Provider {
     options: Options,
     kernels: Kernels,
     room: Arc<Room>,
-}
-
-/// The constants of a claimed node.
-struct Constants<'a> {
-    codes: Tensor<'a>,
-    scales: Cow<'a, [f32]>,
-    zeros: Option<Tensor<'a>>,
-    bias: Option<Vec<f32>>,
 }
 
 impl Provider {
@@ -129,10 +120,11 @@ impl Provider {
     fn compile(&self, graphs: &[Graph<'_>], fused: &[Node<'_>]) -> Result<Vec<Fused>, Failure> {
         let mut claims = Vec::new();
         for (at, graph) in graphs.iter().enumerate() {
+            let folder = graph.folder();
             for node in graph.nodes()? {
                 match claim(&node, &self.options)? {
                     Some(Ok(claim)) => {
-                        let constants = Constants::of(&claim)?;
+                        let constants = Constants::of(&claim, folder.as_deref())?;
                         claims.push((at, node.name()?, claim, constants));
                     }
                     Some(Err(why)) => return Err(Failure::other(why)),
@@ -140,22 +132,24 @@ impl Provider {
                 }
             }
         }
-        // Calls into the runtime are over: the rest is done by all threads.
-        let inputs: Vec<_> = claims
-            .iter()
-            .map(|(_, name, claim, constants)| (name, claim.shape, claim.planes, constants))
-            .collect();
+        // Calls into the runtime are over: the rest is done by all threads. Large weights come
+        // first, while there is still little in memory beside what packing them takes.
         let kernels = &self.kernels;
-        let linears: Vec<_> = inputs
+        let mut inputs: Vec<_> = claims.iter().map(|it| (it.1, &it.3)).enumerate().collect();
+        inputs.sort_by_key(|(_, (_, constants))| Reverse(constants.len()));
+        let mut linears: Vec<_> = inputs
             .into_par_iter()
-            .map(|(name, shape, planes, constants)| {
-                let linear = constants.linear(shape, planes, kernels);
-                linear.map_err(|error| Failure::wrong(format!("node '{name}': {error}")))
+            .map(|(at, (name, constants))| {
+                let linear = constants.linear(kernels);
+                let named = |error| Failure::wrong(format!("node '{name}': {error}"));
+                (at, linear.map_err(named))
             })
             .collect();
+        linears.sort_by_key(|(at, _)| *at);
+        give_back();
         let mut groups: Vec<(Vec<Linear>, Vec<&Claim<'_>>)> = Vec::new();
         groups.resize_with(graphs.len(), Default::default);
-        for ((at, name, claim, _), linear) in claims.iter().zip(linears) {
+        for ((at, name, claim, _), (_, linear)) in claims.iter().zip(linears) {
             let (linear, error) = linear?;
             if let Some(error) = error {
                 self.slow(name, &error);
@@ -176,35 +170,14 @@ impl Provider {
     }
 }
 
-impl<'a> Constants<'a> {
-    fn of(claim: &Claim<'a>) -> Result<Self, Failure> {
-        Ok(Self {
-            codes: claim.codes.tensor()?,
-            scales: claim.scales.tensor()?.floats()?,
-            zeros: claim.zeros.map(|it| it.tensor()).transpose()?,
-            bias: match claim.bias {
-                Some(bias) => Some(bias.tensor()?.floats()?.into_owned()),
-                None => None,
-            },
-        })
-    }
-
-    /// The product of the node, and why it has slow kernels if it does.
-    fn linear(
-        &self,
-        shape: Shape,
-        planes: Planes,
-        kernels: &Kernels,
-    ) -> Result<(Linear, Option<KernelError>), Failure> {
-        let wrong = |error: &dyn std::fmt::Display| Failure::wrong(error.to_string());
-        let zeros = self.zeros.map(|it| it.bytes()).transpose()?;
-        let operands = Operands { codes: self.codes.bytes()?, scales: &self.scales, zeros };
-        let weight = shape.unpack(&operands).map_err(|error| wrong(&error))?;
-        let matrix = pack(weight).map_err(|error| wrong(&error))?;
-        if self.bias.as_ref().is_some_and(|it| it.len() != shape.n) {
-            return Err(wrong(&"the bias has not N elements"));
+/// Gives memory that is free again to the system, where the allocator keeps it otherwise.
+fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            safe fn malloc_trim(pad: usize) -> std::ffi::c_int;
         }
-        Ok(Linear::new(matrix, kernels, planes, self.bias.clone()))
+        malloc_trim(0);
     }
 }
 

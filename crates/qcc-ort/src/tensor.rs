@@ -89,16 +89,24 @@ impl<'a> Tensor<'a> {
 
     /// Elements as f32, exact.
     pub(crate) fn floats(&self) -> Result<Cow<'a, [f32]>, Failure> {
-        let halves = || self.bytes.chunks_exact(2).map(|it| u16::from_le_bytes([it[0], it[1]]));
-        match self.kind {
-            Kind::F32 => Ok(match bytemuck::try_cast_slice(self.bytes) {
-                Ok(floats) => Cow::Borrowed(floats),
-                Err(_) => Cow::Owned(bytemuck::pod_collect_to_vec(self.bytes)),
-            }),
-            Kind::F16 => Ok(halves().map(|it| f16::from_bits(it).to_f32()).collect()),
-            Kind::Bf16 => Ok(halves().map(|it| bf16::from_bits(it).to_f32()).collect()),
-            Kind::U8 | Kind::Other => Err(other("float")),
-        }
+        floats(self.kind, self.bytes)
+    }
+}
+
+/// Elements of a kind of float as f32, exact.
+pub(crate) fn floats(kind: Kind, bytes: &[u8]) -> Result<Cow<'_, [f32]>, Failure> {
+    let halves = || bytes.chunks_exact(2).map(|it| u16::from_le_bytes([it[0], it[1]]));
+    match kind {
+        Kind::F32 => Ok(match bytemuck::try_cast_slice(bytes) {
+            Ok(floats) => Cow::Borrowed(floats),
+            Err(_) => {
+                let floats = bytes.chunks_exact(4);
+                floats.map(|it| f32::from_le_bytes([it[0], it[1], it[2], it[3]])).collect()
+            }
+        }),
+        Kind::F16 => Ok(halves().map(|it| f16::from_bits(it).to_f32()).collect()),
+        Kind::Bf16 => Ok(halves().map(|it| bf16::from_bits(it).to_f32()).collect()),
+        Kind::U8 | Kind::Other => Err(other("float")),
     }
 }
 
