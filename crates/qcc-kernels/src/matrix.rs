@@ -2,10 +2,14 @@
 
 use crate::pages::Region;
 use memmap2::{Mmap, MmapOptions};
-use qcc_quant::panel::{PanelError, PanelLayout, PanelWeight};
+use qcc_quant::panel::{PanelError, PanelLayout, PanelWeight, UnpackedWeight};
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
+
+/// Columns of a panel.
+const COLUMNS: usize = 32;
 
 /// A packed weight, in huge pages where the system has them, or in a file.
 pub struct Matrix {
@@ -42,6 +46,34 @@ impl Matrix {
     pub fn pack(layout: PanelLayout, weight: &PanelWeight<'_>) -> Result<Self, MatrixError> {
         let mut region = Region::new(layout.bytes())?;
         layout.pack(weight, region.bytes_mut())?;
+        Ok(Self { layout, held: Held::Memory(region) })
+    }
+
+    /// Packs a weight of which some columns at a time are given, so that there never are codes of
+    /// all in memory. `columns` is asked for consecutive columns, at most `most` of them or 32.
+    ///
+    /// # Errors
+    /// Those of [`Self::pack`] and of `columns`.
+    pub fn pack_by_parts<E: From<MatrixError>>(
+        layout: PanelLayout,
+        most: usize,
+        columns: impl Fn(Range<usize>) -> Result<UnpackedWeight, E>,
+    ) -> Result<Self, E> {
+        let failed = |error: PanelError| E::from(error.into());
+        let region = Region::new(layout.bytes());
+        let mut region = region.map_err(|error| E::from(MatrixError::Memory(error)))?;
+        let panels = (most / COLUMNS).max(1);
+        for first in (0..layout.panels()).step_by(panels) {
+            let (from, to) = (first * COLUMNS, ((first + panels) * COLUMNS).min(layout.n()));
+            let (bits, group, zeros) = (layout.bits(), layout.group(), layout.zeros());
+            let part = PanelLayout::new(bits, group, layout.k(), to - from, layout.scale(), zeros);
+            let part = part.map_err(failed)?;
+            let start = first * layout.panel_stride();
+            let weight = columns(from..to)?;
+            let bytes = region.bytes_mut().get_mut(start..start + part.bytes());
+            let bytes = bytes.ok_or(PanelError::TooLarge { k: layout.k(), n: layout.n() });
+            part.pack(&weight.view(), bytes.map_err(failed)?).map_err(failed)?;
+        }
         Ok(Self { layout, held: Held::Memory(region) })
     }
 

@@ -4,9 +4,10 @@ use crate::oracle::{Case, Random, cases, row};
 use proptest::prelude::*;
 use qcc_kernels::{
     Activations, Epilogue, Isa, Kernel, KernelBits, KernelError, KernelSource, KernelSpec, Matrix,
-    Operands, Planes, Pool, Product, ProductError, Scalar, ScaleKind, Share,
+    MatrixError, Operands, Planes, Pool, Product, ProductError, Scalar, ScaleKind, Share,
 };
-use qcc_quant::panel::PanelLayout;
+use qcc_quant::panel::{PanelLayout, UnpackedWeight};
+use std::ops::Range;
 use std::sync::Arc;
 
 fn product(case: &Case, planes: Planes, epilogue: Epilogue) -> Product {
@@ -125,6 +126,29 @@ fn products_of_the_same_rows_are_one_job() {
         }
     }
     Product::run_all(&Pool::new(2), &Activations::new(), &mut []).unwrap();
+}
+
+#[test]
+fn weights_are_packed_by_parts() {
+    let weight = |group| {
+        let layout = PanelLayout::new(KernelBits::B3, group, 200, 150, ScaleKind::F16, true);
+        Case::new(layout.unwrap(), 8)
+    };
+    for (group, most) in [(16, 1), (64, 32), (64, 100), (200, 64), (32, 1000)] {
+        let case = weight(group);
+        let (layout, groups) = (case.layout, 200usize.div_ceil(group));
+        let part = |columns: Range<usize>| {
+            assert!(columns.len() <= most.max(32));
+            let of = |per: usize| columns.start * per..columns.end * per;
+            Ok::<_, MatrixError>(UnpackedWeight {
+                codes: case.weight.codes[of(200)].to_vec(),
+                scales: case.weight.scales[of(groups)].to_vec(),
+                zeros: case.weight.zeros.as_ref().map(|it| it[of(groups)].to_vec()),
+            })
+        };
+        let parts = Matrix::pack_by_parts(layout, most, part).unwrap();
+        assert_eq!(parts.bytes(), Matrix::pack(layout, &case.weight.view()).unwrap().bytes());
+    }
 }
 
 #[test]

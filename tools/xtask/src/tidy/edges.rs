@@ -17,6 +17,7 @@ const ALLOWED: &Table = &[
     ("qcc-kernels", &["qcc-quant"]),
     ("qcc-codegen", &["qcc-quant", "qcc-kernels"]),
     ("qcc-kb", &["qcc-quant", "qcc-kernels", "qcc-codegen"]),
+    ("qcc-ort", &["qcc-quant", "qcc-kernels", "qcc-codegen"]),
     ("qcc-ir", &["qcc-diag", "qcc-tensor"]),
     ("onnx-protobuf", &[]),
     // Its tests read ONNX's own operator tests; nothing else of it may know the messages.

@@ -1,0 +1,172 @@
+//! The constants of a claimed node, and the product that they make.
+//!
+//! What lies in a file beside the model is read from there, one node after another. The runtime
+//! would map it, and keep it mapped until the session is ready.
+
+use crate::api::Failure;
+use crate::claim::Claim;
+use crate::graph::ValueInfo;
+use crate::kernels::Kernels;
+use crate::linear::Linear;
+use crate::tensor::{Kind, Tensor, floats};
+use crate::weight::{Operands, Shape, pack};
+use qcc_kernels::{KernelError, Planes};
+use qcc_quant::panel::PanelError;
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// Elements of a constant.
+enum Data<'a> {
+    /// In memory of the runtime.
+    Tensor(Tensor<'a>),
+    /// In a file.
+    File(Part),
+}
+
+/// Part of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) path: PathBuf,
+    pub(crate) offset: u64,
+    pub(crate) len: usize,
+    pub(crate) kind: Kind,
+}
+
+/// The constants of a node. What they lead to may be read on any thread.
+pub(crate) struct Constants<'a> {
+    shape: Shape,
+    planes: Planes,
+    codes: Data<'a>,
+    scales: Data<'a>,
+    zeros: Option<Data<'a>>,
+    bias: Option<Data<'a>>,
+}
+
+impl Part {
+    /// Whether the file has the part.
+    fn exists(&self) -> bool {
+        let end = u64::try_from(self.len).ok().and_then(|len| self.offset.checked_add(len));
+        let file = self.path.metadata().ok().filter(std::fs::Metadata::is_file);
+        file.zip(end).is_some_and(|(file, end)| end <= file.len())
+    }
+
+    /// Some of its bytes.
+    fn read(&self, range: Range<usize>) -> Result<Vec<u8>, Failure> {
+        let read = || {
+            if range.end > self.len {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            let mut file = File::open(&self.path)?;
+            file.seek(SeekFrom::Start(self.offset + range.start as u64))?;
+            let mut bytes = vec![0; range.len()];
+            file.read_exact(&mut bytes)?;
+            Ok(bytes)
+        };
+        read().map_err(|error: std::io::Error| {
+            Failure::other(format!("cannot read {}: {error}", self.path.display()))
+        })
+    }
+}
+
+impl<'a> Data<'a> {
+    fn of(value: &ValueInfo<'a>, folder: Option<&Path>) -> Result<Self, Failure> {
+        if let Some(part) = folder.and_then(|folder| value.file(folder).transpose()).transpose()?
+            && part.exists()
+        {
+            return Ok(Self::File(part));
+        }
+        Ok(Self::Tensor(value.tensor()?))
+    }
+
+    /// Bytes of all elements.
+    fn len(&self) -> Result<usize, Failure> {
+        match self {
+            Self::Tensor(tensor) => Ok(tensor.bytes()?.len()),
+            Self::File(part) => Ok(part.len),
+        }
+    }
+
+    fn bytes(&self, range: Range<usize>) -> Result<Cow<'a, [u8]>, Failure> {
+        match self {
+            Self::Tensor(tensor) => {
+                let bytes = tensor.bytes()?.get(range);
+                bytes.map(Cow::Borrowed).ok_or_else(|| Failure::wrong("a tensor is too short"))
+            }
+            Self::File(part) => part.read(range).map(Cow::Owned),
+        }
+    }
+
+    fn floats(&self) -> Result<Cow<'a, [f32]>, Failure> {
+        match self {
+            Self::Tensor(tensor) => tensor.floats(),
+            Self::File(part) => {
+                Ok(Cow::Owned(floats(part.kind, &part.read(0..part.len)?)?.into_owned()))
+            }
+        }
+    }
+}
+
+impl<'a> Constants<'a> {
+    /// Those of a claimed node of a model in `folder`, if it is known where it lies.
+    pub(crate) fn of(claim: &Claim<'a>, folder: Option<&Path>) -> Result<Self, Failure> {
+        let data = |value: &ValueInfo<'a>| Data::of(value, folder);
+        Ok(Self {
+            shape: claim.shape,
+            planes: claim.planes,
+            codes: data(&claim.codes)?,
+            scales: data(&claim.scales)?,
+            zeros: claim.zeros.as_ref().map(data).transpose()?,
+            bias: claim.bias.as_ref().map(data).transpose()?,
+        })
+    }
+
+    /// About how much memory packing takes.
+    pub(crate) fn len(&self) -> usize {
+        self.shape.n.saturating_mul(self.shape.k)
+    }
+
+    /// The product, and why it has slow kernels if it does.
+    pub(crate) fn linear(
+        &self,
+        kernels: &Kernels,
+    ) -> Result<(Linear, Option<KernelError>), Failure> {
+        let wrong = |error: &dyn Display| Failure::wrong(error.to_string());
+        let want = self.shape.bytes()?;
+        let got = self.codes.len()?;
+        if got != want {
+            return Err(wrong(&PanelError::Length { what: "codes", got, want }));
+        }
+        let codes = |range| self.codes.bytes(range);
+        let scales = self.scales.floats()?;
+        let zeros = self.zeros.as_ref().map(|it| it.bytes(0..it.len()?)).transpose()?;
+        let operands = Operands { codes: &codes, scales: &scales, zeros: zeros.as_deref() };
+        let matrix = pack(self.shape, &operands)?;
+        let bias = self.bias.as_ref().map(Data::floats).transpose()?.map(Cow::into_owned);
+        if bias.as_ref().is_some_and(|it| it.len() != self.shape.n) {
+            return Err(wrong(&"the bias has not N elements"));
+        }
+        Ok(Linear::new(matrix, kernels, self.planes, bias))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_files() {
+        let path = std::env::current_exe().unwrap();
+        let len = path.metadata().unwrap().len();
+        let part = |offset, len| Part { path: path.clone(), offset, len, kind: Kind::U8 };
+        assert_eq!(part(0, 4).read(1..4).unwrap(), *b"ELF");
+        assert!(part(len - 5, 5).exists() && part(len - 5, 5).read(0..5).is_ok());
+        assert!(!part(len - 5, 6).exists() && part(len - 5, 6).read(0..6).is_err());
+        assert!(!part(u64::MAX, 6).exists() && part(0, 3).read(1..4).is_err());
+        let none = Part { path: path.join("none"), ..part(0, 0) };
+        assert!(!none.exists() && none.read(0..0).unwrap_err().to_string().contains("none"));
+    }
+}

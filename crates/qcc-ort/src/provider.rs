@@ -1,0 +1,239 @@
+//! The execution provider of a session: which nodes it takes, and their compilation.
+
+use crate::abi::{ComputeInfo, Ep, FusionOptions, SupportInfo, VERSION};
+use crate::api::{Api, Failure};
+use crate::claim::{Claim, claim};
+use crate::constants::Constants;
+use crate::factory::{NAME, array};
+use crate::fused::Fused;
+use crate::graph::{Graph, Node};
+use crate::kernels::Kernels;
+use crate::linear::{Group, Linear, Room, Workers};
+use crate::options::Options;
+use ort_sys::{OrtGraph, OrtLogger, OrtLoggingLevel, OrtNode, OrtStatusPtr};
+use qcc_kernels::KernelError;
+use rayon::prelude::*;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::ffi::c_char;
+use std::ptr;
+use std::sync::Arc;
+
+/// `Ep` with what belongs to it. The runtime has a pointer to the first member.
+#[repr(C)]
+pub(crate) struct Provider {
+    head: Ep,
+    api: Api,
+    /// That of the session, which outlives the provider.
+    logger: *const OrtLogger,
+    options: Options,
+    kernels: Kernels,
+    room: Arc<Room>,
+}
+
+impl Provider {
+    /// The provider of a session.
+    pub(crate) fn boxed(
+        api: Api,
+        logger: *const OrtLogger,
+        options: Options,
+    ) -> Result<*mut Ep, Failure> {
+        let head = Ep {
+            version: VERSION,
+            name,
+            capability,
+            compile,
+            release_infos,
+            absent: [ptr::null(); 8],
+        };
+        let kernels = Kernels::of(&options);
+        let room = Arc::new(Room::new(Workers::new(options.threads)));
+        let provider = Self { head, api, logger, options, kernels, room };
+        if let Some(why) = &provider.kernels.slow {
+            if provider.options.isa.is_some() {
+                return Err(Failure::wrong(why.clone()));
+            }
+            provider.warn(&format!("qcc: slow kernels in plain Rust: {why}"));
+        }
+        Ok(Box::into_raw(Box::new(provider)).cast())
+    }
+
+    /// # Safety
+    /// `ep` is null or of [`Self::boxed`], and not released.
+    pub(crate) unsafe fn release(ep: *mut Ep) {
+        if !ep.is_null() {
+            // SAFETY: what the caller promises.
+            drop(unsafe { Box::from_raw(ep.cast::<Self>()) });
+        }
+    }
+
+    fn info(&self, line: &str) {
+        self.api.log(self.logger, OrtLoggingLevel::ORT_LOGGING_LEVEL_INFO, line);
+    }
+
+    fn warn(&self, line: &str) {
+        self.api.log(self.logger, OrtLoggingLevel::ORT_LOGGING_LEVEL_WARNING, line);
+    }
+
+    /// Tells the runtime which nodes are taken: those that read the same activations together.
+    fn capability(&self, graph: Graph<'_>, support: *mut SupportInfo) -> Result<(), Failure> {
+        let ep = self.api.ep()?;
+        let (mut taken, mut left) = (0, 0);
+        let mut groups: Vec<Vec<*const OrtNode>> = Vec::new();
+        let mut by_input: BTreeMap<&str, usize> = BTreeMap::new();
+        for node in graph.nodes()? {
+            match claim(&node, &self.options)? {
+                None => {}
+                Some(Ok(claim)) => {
+                    let at = *by_input.entry(claim.x.name()?).or_insert(groups.len());
+                    if at == groups.len() {
+                        groups.push(Vec::new());
+                    }
+                    groups[at].push(node.raw());
+                    taken += 1;
+                }
+                Some(Err(why)) => {
+                    left += 1;
+                    self.info(&format!("qcc: {} '{}' is left: {why}", node.op()?, node.name()?));
+                }
+            }
+        }
+        for nodes in &groups {
+            let options = FusionOptions { version: VERSION, drop_constant_initializers: true };
+            // SAFETY: nodes of the graph that is asked about; the options are read.
+            let status = unsafe {
+                (ep.add_nodes_to_fuse)(support, nodes.as_ptr(), nodes.len(), &raw const options)
+            };
+            self.api.check(status)?;
+        }
+        if taken + left > 0 {
+            let isa = self.kernels.source.isa();
+            let groups = groups.len();
+            self.info(&format!(
+                "qcc: {taken} products taken in {groups} groups, {left} left; kernels: {isa}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Packs the weights of claimed nodes and finds their kernels.
+    fn compile(&self, graphs: &[Graph<'_>], fused: &[Node<'_>]) -> Result<Vec<Fused>, Failure> {
+        let mut claims = Vec::new();
+        for (at, graph) in graphs.iter().enumerate() {
+            let folder = graph.folder();
+            for node in graph.nodes()? {
+                match claim(&node, &self.options)? {
+                    Some(Ok(claim)) => {
+                        let constants = Constants::of(&claim, folder.as_deref())?;
+                        claims.push((at, node.name()?, claim, constants));
+                    }
+                    Some(Err(why)) => return Err(Failure::other(why)),
+                    None => return Err(Failure::other("a node that was not claimed")),
+                }
+            }
+        }
+        // Calls into the runtime are over: the rest is done by all threads. Large weights come
+        // first, while there is still little in memory beside what packing them takes.
+        let kernels = &self.kernels;
+        let mut inputs: Vec<_> = claims.iter().map(|it| (it.1, &it.3)).enumerate().collect();
+        inputs.sort_by_key(|(_, (_, constants))| Reverse(constants.len()));
+        let mut linears: Vec<_> = inputs
+            .into_par_iter()
+            .map(|(at, (name, constants))| {
+                let linear = constants.linear(kernels);
+                let named = |error| Failure::wrong(format!("node '{name}': {error}"));
+                (at, linear.map_err(named))
+            })
+            .collect();
+        linears.sort_by_key(|(at, _)| *at);
+        give_back();
+        let mut groups: Vec<(Vec<Linear>, Vec<&Claim<'_>>)> = Vec::new();
+        groups.resize_with(graphs.len(), Default::default);
+        for ((at, name, claim, _), (_, linear)) in claims.iter().zip(linears) {
+            let (linear, error) = linear?;
+            if let Some(error) = error {
+                self.slow(name, &error);
+            }
+            groups[*at].0.push(linear);
+            groups[*at].1.push(claim);
+        }
+        let mut compiled = Vec::with_capacity(fused.len());
+        for ((linears, claims), node) in groups.into_iter().zip(fused) {
+            let group = Group::new(linears)?;
+            compiled.push(Fused::new(self.api, Arc::clone(&self.room), group, node, &claims)?);
+        }
+        Ok(compiled)
+    }
+
+    fn slow(&self, name: &str, error: &KernelError) {
+        self.warn(&format!("qcc: node '{name}' has slow kernels in plain Rust: {error}"));
+    }
+}
+
+/// Gives memory that is free again to the system, where the allocator keeps it otherwise.
+fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            safe fn malloc_trim(pad: usize) -> std::ffi::c_int;
+        }
+        malloc_trim(0);
+    }
+}
+
+unsafe extern "system" fn name(_: *const Ep) -> *const c_char {
+    NAME.as_ptr()
+}
+
+unsafe extern "system" fn capability(
+    this: *mut Ep,
+    graph: *const OrtGraph,
+    support: *mut SupportInfo,
+) -> OrtStatusPtr {
+    // SAFETY: the runtime gives back a provider of `Provider::boxed`.
+    let provider = unsafe { &*this.cast::<Provider>() };
+    let api = provider.api;
+    // SAFETY: a graph for this call.
+    api.guard(|| provider.capability(unsafe { Graph::new(&api, graph) }, support))
+}
+
+unsafe extern "system" fn compile(
+    this: *mut Ep,
+    graphs: *const *const OrtGraph,
+    fused: *const *const OrtNode,
+    count: usize,
+    infos: *mut *mut ComputeInfo,
+    _: *mut *mut OrtNode,
+) -> OrtStatusPtr {
+    // SAFETY: the runtime gives back a provider of `Provider::boxed`.
+    let provider = unsafe { &*this.cast::<Provider>() };
+    let api = provider.api;
+    api.guard(|| {
+        // SAFETY: `count` graphs and nodes for this call.
+        let (graphs, nodes): (Vec<_>, Vec<_>) = unsafe {
+            let graphs = array(graphs, count).iter().map(|&it| Graph::new(&api, it));
+            (graphs.collect(), array(fused, count).iter().map(|&it| Node::new(&api, it)).collect())
+        };
+        for (at, fused) in provider.compile(&graphs, &nodes)?.into_iter().enumerate() {
+            // SAFETY: room for `count` pointers. The head is the first member.
+            unsafe { infos.add(at).write(Box::into_raw(Box::new(fused)).cast()) };
+        }
+        Ok(())
+    })
+}
+
+unsafe extern "system" fn release_infos(this: *mut Ep, infos: *mut *mut ComputeInfo, count: usize) {
+    // SAFETY: the runtime gives back a provider of `Provider::boxed`.
+    let api = unsafe { (*this.cast::<Provider>()).api };
+    // Nobody can be told if this fails.
+    let _ = api.check(api.guard(|| {
+        // SAFETY: `count` pointers of `compile`, not released.
+        for &info in unsafe { array(infos, count) } {
+            if !info.is_null() {
+                // SAFETY: as above.
+                drop(unsafe { Box::from_raw(info.cast::<Fused>()) });
+            }
+        }
+        Ok(())
+    }));
+}

@@ -1,0 +1,394 @@
+#!/usr/bin/env python3
+"""The plug-in of ONNX Runtime: what it takes and leaves, and what it computes.
+
+    plugin.py --lib libqcc_ort.so [--qcc PATH] [--model MODEL]     checks; --qcc: also files that qcc makes, --model: a large one
+    plugin.py --lib libqcc_ort.so --bench MODEL [...]              times, see plugin_bench.py
+
+Products are compared with float64 and with ONNX Runtime's own CPU provider.
+"""
+
+import argparse
+import concurrent.futures
+import gc
+import itertools
+import os
+import tempfile
+
+import checks
+import numpy as np
+import onnx
+import onnxruntime as ort
+import plugin_bench
+from checks import expect
+from onnx import helper
+from plugin_models import Weight, branches, model, rounded
+from zoo import ROOT
+
+NAME, PROVIDER = "qcc", "QccExecutionProvider"
+# Largest relative error: of the planes that a level stands for, with rows as short as these.
+ERROR = {4: 2.5e-2, 2: 2e-4, 0: 2e-6, None: 2e-6}
+
+
+class Runtime:
+    """Sessions with and without the plug-in."""
+
+    def __init__(self, lib, registered=True):
+        """registered: without it there are sessions of the CPU provider only, and the library is not loaded."""
+        self.lib = os.path.abspath(lib)
+        self.devices = []
+        if registered:
+            self.register()
+
+    def register(self):
+        ort.register_execution_provider_library(NAME, self.lib)
+        self.devices = [d for d in ort.get_ep_devices() if d.ep_name == PROVIDER]
+
+    def session(self, source, plug=True, options=None, alone=False, custom=False, **entries):
+        """alone: nodes that the plug-in leaves are an error."""
+        wish = ort.SessionOptions()
+        wish.log_severity_level = 1 if plug and entries.pop("log", False) else 3
+        wish.intra_op_num_threads = entries.pop("threads", 0)
+        for key, value in entries.items():
+            wish.add_session_config_entry(key.replace("__", "."), value)
+        if alone:
+            wish.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        if custom:
+            wish.register_custom_ops_library(self.lib)
+        source = source if isinstance(source, (str, bytes)) else source.SerializeToString()
+        if plug and not custom:
+            wish.add_provider_for_devices(self.devices, options or {})
+            return ort.InferenceSession(source, wish, enable_fallback=0)
+        return ort.InferenceSession(source, wish, providers=["CPUExecutionProvider"])
+
+    def logged(self, *args, **named):
+        """What creating a session writes to the log of the runtime."""
+        with tempfile.TemporaryFile() as file:
+            kept = os.dup(2)
+            os.dup2(file.fileno(), 2)
+            try:
+                self.session(*args, log=True, **named)
+            finally:
+                os.dup2(kept, 2)
+                os.close(kept)
+            file.seek(0)
+            return file.read().decode(errors="replace")
+
+
+def activations(k, rows, kind="f32", seed=7):
+    x = np.random.default_rng(seed).standard_normal((1, rows, k)).astype(np.float32)
+    return x.astype(np.float16) if kind == "f16" else x
+
+
+def compare(got, want, most, what):
+    error = np.abs(got.astype(np.float64) - want).max() / np.abs(want).max()
+    expect(np.isfinite(got).all() and error <= most, f"{what}: error {error:.2e} of at most {most:.0e}")
+    return error
+
+
+def products(runtime):
+    """Every width, group, level, with and without zero points and bias, counts of rows and columns with tails."""
+    worst = {}
+    shapes = itertools.cycle(((False, False, 33, 256), (True, True, 65, 250), (True, False, 7, 96), (False, True, 16, 128)))
+    for bits, block, level in itertools.product((2, 4, 8), (16, 32, 64, 128), (None, 0, 2, 4)):
+        for zeros, bias, n, k in itertools.islice(shapes, 3 if block == 32 else 1):
+            weight = Weight(n, k, bits, block, zeros, bias, level, seed=bits + block)
+            source = model([weight])
+            session = runtime.session(source, alone=True)
+            own = runtime.session(source, plug=False)
+            for rows in (1, 5, 13):
+                x = activations(k, rows)
+                got = session.run(None, {"x": x})[0]
+                what = f"{weight} {rows} rows"
+                error = compare(got, weight.apply(x), ERROR[level], what)
+                worst[level] = max(worst.get(level, 0), error)
+                compare(got, own.run(None, {"x": x})[0], 2.5e-2, f"{what}, CPU provider")
+        next(shapes)
+    return ", ".join(f"level {level}: {error:.1e}" for level, error in worst.items())
+
+
+def functions(runtime, custom):
+    """The operators of ai.qcc: as nodes that the provider takes, or as custom operators."""
+    for bits in (2, 3, 4, 5, 6, 8):
+        for block, zeros, n, k in ((32, False, 40, 100), (64, True, 33, 256), (264, True, 3, 260)):
+            weight = Weight(n, k, bits, block, zeros, domain="ai.qcc", seed=bits)
+            for kind, scales in (("f32", "f32"), ("f32", "f16"), ("f32", "bf16"), ("f16", "f16")):
+                if not custom and kind != "f32":
+                    continue
+                source = model([weight], kind, scales)
+                session = runtime.session(source if custom else with_functions(source), custom=custom, alone=not custom)
+                x = activations(k, 6, kind)
+                reference = Weight(n, k, bits, block, zeros, domain="ai.qcc", seed=bits)
+                reference.scales = rounded(reference.scales, scales)
+                most = 2e-6 if kind == "f32" else 2e-3
+                compare(session.run(None, {"x": x})[0], reference.apply(x), most, f"{weight} {kind} {scales}")
+
+
+def with_functions(source):
+    """The same model with bodies that compute something else, so that it loads without the library."""
+    ops = {(n.op_type, len(n.input)) for n in source.graph.node if n.domain == "ai.qcc"}
+    for op, count in sorted(ops):
+        inputs = ["A", "B", "S", "Z"][:count]
+        nodes = [helper.make_node("Identity", ["A"], ["Y"])]
+        opset = [helper.make_opsetid("", 21)]
+        function = helper.make_function("ai.qcc", op, inputs, ["Y"], nodes, opset, ["K", "N", "block_size"])
+        source.functions.append(function)
+    return source
+
+
+def slow_functions(runtime):
+    """Custom operators cannot fall back: blocks without a kernel, and weights that are inputs."""
+    odd = Weight(9, 70, 3, 24, True, domain="ai.qcc")
+    x = activations(70, 4)
+    session = runtime.session(model([odd]), custom=True)
+    compare(session.run(None, {"x": x})[0], odd.apply(x), 1e-6, "block 24")
+    weight = Weight(40, 70, 4, 32, True, domain="ai.qcc")
+    session = runtime.session(model([weight], constant=False), custom=True)
+    feeds = {t.name: onnx.numpy_helper.to_array(t) for t in weight.tensors("y0").values()}
+    compare(session.run(None, {"x": x} | feeds)[0], weight.apply(x), 2e-6, "weights as inputs")
+
+
+def together(runtime):
+    """Products of the same activations are one node, of whatever widths and groups they are."""
+    shapes = ((64, 4, 32, 4), (16, 4, 32, 4), (300, 8, 32, 4), (33, 2, 64, 4), (20, 4, 32, 0))
+    weights = [Weight(n, 192, bits, block, seed=n, level=level) for n, bits, block, level in shapes]
+    source = model(weights)
+    log = runtime.logged(source)
+    expect("5 products taken in 1 groups" in log, f"not one group: {log[-500:]}")
+    session = runtime.session(source, alone=True)
+    for rows in (1, 9):
+        x = activations(192, rows)
+        for weight, got in zip(weights, session.run(None, {"x": x})):
+            compare(got, weight.apply(x), ERROR[weight.level], f"{weight}")
+        one = [runtime.session(model([w]), alone=True).run(None, {"x": x})[0] for w in weights]
+        expect(all((a == b).all() for a, b in zip(one, session.run(None, {"x": x}))), "not the bits of single products")
+    empty = session.run(None, {"x": activations(192, 0)})
+    expect([y.shape for y in empty] == [(1, 0, w.n) for w in weights], "no rows")
+
+
+def halves(runtime):
+    """Activations, scales and results of f16."""
+    weight = Weight(40, 128, 4, 32, True, level=4)
+    source = model([weight], "f16")
+    session = runtime.session(source, alone=True)
+    x = activations(128, 3, "f16")
+    weight.scales = rounded(weight.scales, "f16")
+    got = session.run(None, {"x": x})[0]
+    expect(got.dtype == np.float16, "not f16")
+    compare(got, weight.apply(x), 2.5e-2, "f16")
+
+
+def inner_graphs(runtime):
+    weight = Weight(40, 128, 4, 32, level=0)
+    session = runtime.session(branches(weight))
+    x = activations(128, 2)
+    for condition in (True, False):
+        compare(session.run(None, {"x": x, "c": np.array(condition)})[0], weight.apply(x), 2e-6, "a branch")
+
+
+def left(runtime):
+    """Nodes that cannot be taken run on the CPU provider, and the log says why."""
+    weight = Weight(16, 64, 4, 32, True, level=0)
+    indexed = model([weight])
+    index = onnx.numpy_helper.from_array((np.arange(64) // 32).astype(np.int32), "g")
+    indexed.graph.initializer.append(index)
+    indexed.graph.node[0].input.append("g")
+    floats = model([weight])
+    zeros = next(t for t in floats.graph.initializer if t.name == "y0_3")
+    zeros.CopyFrom(onnx.numpy_helper.from_array(weight.points.astype(np.float32), "y0_3"))
+    inputs = {t.name: onnx.numpy_helper.to_array(t) for t in weight.tensors("y0").values()}
+    for source, why, more in (
+        (indexed, "it has g_idx", {}),
+        (floats, "the zero points are floats", {}),
+        (model([weight], constant=False), "the weight is not constant", inputs),
+    ):
+        log = runtime.logged(source)
+        expect(f"MatMulNBits 'y0' is left: {why}" in log, f"the log does not say '{why}': {log[-500:]}")
+        x = activations(64, 3)
+        got = runtime.session(source).run(None, {"x": x} | more)[0]
+        compare(got, runtime.session(source, plug=False).run(None, {"x": x} | more)[0], 1e-6, why)
+    plain = helper.make_node("Relu", ["x"], ["y0"])
+    value = helper.make_tensor_value_info
+    floats = [value(name, onnx.TensorProto.FLOAT, ["batch", "rows", 64]) for name in ("x", "y0")]
+    graph = helper.make_graph([plain], "relu", floats[:1], floats[1:])
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    log = runtime.logged(source)
+    expect("products taken" not in log, "something was taken of a model without products")
+
+
+def wrong(runtime):
+    """Options and models that are wrong are errors with a text."""
+    weight = Weight(16, 64, 4, 32)
+    source = model([weight])
+    short = model([weight])
+    tensor = next(t for t in short.graph.initializer if t.name == "y0_2")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(weight.scales.reshape(-1)[1:], "y0_2"))
+
+    def fails(text, make):
+        try:
+            make()
+        except Exception as error:
+            expect(text in str(error), f"'{text}' is not in '{error}'")
+            return
+        raise checks.Failure(f"no error '{text}'")
+
+    fails("option 'ep.qccexecutionprovider.planes' is 'a9'", lambda: runtime.session(source, options={"planes": "a9"}))
+    fails("there is no option", lambda: runtime.session(source, options={"plane": "a8"}))
+    fails("neon", lambda: runtime.session(source, options={"isa": "neon"}))
+    fails("scales", lambda: runtime.session(short))
+    session = runtime.session(source)
+    fails("", lambda: session.run(None, {"x": activations(63, 2)}))
+    compare(session.run(None, {"x": activations(64, 2)})[0], weight.apply(activations(64, 2)), 2e-6, "after errors")
+
+
+def options(runtime):
+    """Planes, own threads, other instruction sets and no folder of kernels change nothing but what they say."""
+    weight = Weight(200, 512, 4, 32, level=4)
+    source, x = model([weight]), activations(512, 20)
+    want = runtime.session(source).run(None, {"x": x})[0]
+    for wish in ({"threads": "3"}, {"threads": "1"}, {"isa": "scalar"}, {"cache": "off"}):
+        got = runtime.session(source, options=wish, alone=True).run(None, {"x": x})[0]
+        expect((got == want).all(), f"{wish}: other bits")
+    for threads in (1, 4):
+        got = runtime.session(source, threads=threads).run(None, {"x": x})[0]
+        expect((got == want).all(), f"{threads} threads of the session: other bits")
+    exact = runtime.session(source, options={"planes": "a22"}).run(None, {"x": x})[0]
+    compare(exact, weight.apply(x), 2e-6, "planes")
+    entry = runtime.session(source, qcc__planes="a22").run(None, {"x": x})[0]
+    expect((entry == exact).all(), "an entry of the session: other bits")
+
+
+def at_once(runtime):
+    """Two sessions, each run by four threads at a time."""
+    weights = [[Weight(300, 512, 4, 32, level=4, seed=i), Weight(100, 512, 8, 32, level=4, seed=i)] for i in (1, 2)]
+    sessions = [runtime.session(model(pair)) for pair in weights]
+    inputs = [activations(512, rows, seed=rows) for rows in (1, 3, 8, 40)]
+    want = [[session.run(None, {"x": x}) for x in inputs] for session in sessions]
+
+    def rounds(job):
+        which, at = job
+        for _ in range(60):
+            got = sessions[which].run(None, {"x": inputs[at]})
+            expect(all((a == b).all() for a, b in zip(got, want[which][at])), "other bits when run at once")
+
+    jobs = [(which, at) for which in (0, 1) for at in range(len(inputs))]
+    with concurrent.futures.ThreadPoolExecutor(len(jobs)) as pool:
+        list(pool.map(rounds, jobs))
+
+
+def resident():
+    """Bytes of this process in memory."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def freed(runtime, custom):
+    """50 sessions one after another, each with 8 MiB of weights, leave nothing behind."""
+    domain = "ai.qcc" if custom else "com.microsoft"
+    source = model([Weight(2048, 1024, 8, 32, domain=domain), Weight(6144, 1024, 8, 32, domain=domain)])
+    if not custom:
+        source = source.SerializeToString()
+    x = activations(1024, 3)
+
+    def rounds(count):
+        for _ in range(count):
+            runtime.session(source, custom=custom, options={"threads": "2"}).run(None, {"x": x})
+        gc.collect()
+        return resident()
+
+    before = rounds(15)
+    after = rounds(50)
+    grown = (after - before) / 2**20
+    expect(grown < 16, f"50 sessions left {grown:.1f} MiB")
+    return f"{grown:+.1f} MiB"
+
+
+def again(runtime):
+    """The library is given back and taken again."""
+    for _ in range(3):
+        gc.collect()
+        ort.unregister_execution_provider_library(NAME)
+        expect(not any(d.ep_name == PROVIDER for d in ort.get_ep_devices()), "the provider is still there")
+        runtime.register()
+        weight = Weight(16, 64, 4, 32)
+        x = activations(64, 2)
+        compare(runtime.session(model([weight])).run(None, {"x": x})[0], weight.apply(x), 2e-6, "registered again")
+
+
+def made_by_qcc(runtime, qcc):
+    """The bundled model in each format of qcc, against the CPU provider."""
+    folder = os.path.join(ROOT, "tests/models/books1M")
+    x = np.load(os.path.join(folder, "eval.npy"))[:2, :24].astype(np.int64)
+    found = []
+    with tempfile.TemporaryDirectory() as place:
+        for bits, options in (
+            *((bits, ("--format", "nbits", "--accuracy-level", level)) for bits in (2, 4, 8) for level in (0, 4)),
+            *((bits, ("--format", "function")) for bits in (2, 3, 4, 5, 6, 8)),
+        ):
+            path = os.path.join(place, "model.onnx")
+            checks.qcc(qcc, os.path.join(folder, "model.onnx"), "-O", "rtn", f"-b{bits}", "-g32", *options, "-f", "-o", path)
+            own = runtime.session(checks.in_float(path), plug=False)
+            want = own.run(None, {own.get_inputs()[0].name: x})[0]
+            # qcc never writes level 0 for 2 and 8 bits, which ONNX Runtime is slow with.
+            level = 4 if "nbits" in options and (options[-1] == 4 or bits != 4) else 0
+            sessions = [runtime.session(path)]
+            if "function" in options:
+                sessions.append(runtime.session(path, custom=True))
+            expect("products taken" in runtime.logged(path) and " 0 left" in runtime.logged(path), "not all were taken")
+            for session in sessions:
+                got = session.run(None, {own.get_inputs()[0].name: x})[0]
+                error = np.linalg.norm(got - want) / np.linalg.norm(want)
+                expect(error < (3e-2 if level else 1e-5), f"{bits} bits {options}: error {error:.1e}")
+                found.append(error)
+    return f"largest error {max(found):.1e}"
+
+
+def large(runtime, path):
+    """A model that qcc did not make: next tokens as in the CPU provider, at its own level and in float."""
+    found = []
+    for level in (None, 0):
+        source, own = path, runtime.session(path, plug=False)
+        with tempfile.TemporaryDirectory(dir=os.path.dirname(os.path.abspath(path))) as place:
+            if level is not None:
+                source = plugin_bench.at_level(path, level, place)
+                own = runtime.session(source, plug=False)
+            session = runtime.session(source)
+        for rows, past in ((32, 0), (1, 32)):
+            feeds = plugin_bench.feeds(own, rows, past)
+            got, want = session.run(None, feeds)[0], own.run(None, feeds)[0]
+            error = np.linalg.norm(got - want) / np.linalg.norm(want)
+            expect(error < (1e-4 if level == 0 else 0.1), f"level {level}, {rows} rows: error {error:.1e}")
+            found.append(f"{error:.1e}")
+    return "errors " + ", ".join(found)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lib", required=True)
+    parser.add_argument("--qcc")
+    parser.add_argument("--model")
+    plugin_bench.arguments(parser)
+    args = parser.parse_args()
+    runtime = Runtime(args.lib, args.load_only != "cpu")
+    expect(runtime.devices or args.load_only == "cpu", "no device")
+    if args.bench:
+        plugin_bench.run(runtime, args)
+        return
+    tally = checks.Tally()
+    tally.run("products", products, runtime)
+    tally.run("functions as nodes", functions, runtime, False)
+    tally.run("functions as custom operators", functions, runtime, True)
+    tally.run("slow custom operators", slow_functions, runtime)
+    for check in (together, halves, inner_graphs, left, wrong, options, at_once):
+        tally.run(check.__name__, check, runtime)
+    tally.run("freed", freed, runtime, False)
+    tally.run("freed custom operators", freed, runtime, True)
+    tally.run("registered again", again, runtime)
+    if args.qcc:
+        tally.run("files made by qcc", made_by_qcc, runtime, args.qcc)
+    if args.model:
+        tally.run(f"model {args.model}", large, runtime, args.model)
+    tally.finish()
+
+
+if __name__ == "__main__":
+    main()
