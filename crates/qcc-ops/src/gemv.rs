@@ -48,6 +48,27 @@ pub(crate) fn gemv_turned(x: &[f32], w: &[f32], out: &mut [f32]) {
     }
 }
 
+/// As [`gemv`], on this thread, for matrices of few columns.
+///
+/// # Panics
+/// If `w` has fewer than `x.len() * out.len()` elements.
+pub(crate) fn gemv_here(x: &[f32], w: &[f32], out: &mut [f32]) {
+    let n = out.len();
+    assert!(w.len() >= x.len() * n, "shapes of a product");
+    for (idx, out) in out.chunks_mut(WIDTH).enumerate() {
+        dispatch(Columns { x, w, n, first: idx * WIDTH, out });
+    }
+}
+
+/// As [`gemv_turned`], on this thread.
+///
+/// # Panics
+/// If `w` has fewer than `out.len() * x.len()` elements.
+pub(crate) fn gemv_turned_here(x: &[f32], w: &[f32], out: &mut [f32]) {
+    assert!(w.len() >= out.len() * x.len(), "shapes of a product");
+    dispatch(Dots { x, w, out });
+}
+
 /// Partial sums of a dot product.
 const LANES: usize = 32;
 

@@ -10,6 +10,7 @@
 //! A pass of another crate is added with [`Compiler::with_pass`] and named in a pipeline like any
 //! other; see [`qcc_pass::PassInfo`].
 
+pub mod bench;
 mod compare;
 mod compiler;
 mod dry;

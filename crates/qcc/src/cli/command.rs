@@ -35,6 +35,8 @@ pub(super) enum Command {
     Eval(super::eval::EvalArgs),
     /// Two models on the same inputs: outputs, inner values, and where they part
     Compare(super::compare::CompareArgs),
+    /// How fast a model runs on qcc's kernels: each product, and the whole
+    Bench(super::bench::BenchArgs),
     /// What is in a model, and what could be quantized
     Inspect(super::inspect::InspectArgs),
     /// Make a page for a browser from records of runs
