@@ -22,4 +22,6 @@ mod resume;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
+mod timing;
+#[cfg(test)]
 mod tuning;
