@@ -3,8 +3,11 @@
 //! A product needs the larger of `bytes / read rate` and `products / dot product rate`; that over
 //! the time that it takes is its share of the limit. Each figure is the best of many short rounds.
 
+use crate::pages::Region;
 use crate::spec::Isa;
 use crate::threads::Threads;
+use pulp::bytemuck::{bytes_of, try_cast_slice};
+use pulp::{Arch, Simd, WithSimd};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -18,32 +21,52 @@ const PARTS: usize = 64;
 /// cache that holds it, or from memory.
 #[must_use]
 pub fn read_rate(threads: &dyn Threads, bytes: usize) -> f64 {
-    let words = (bytes / 8).max(PARTS * 64).next_multiple_of(PARTS * 64);
-    let buffer: Vec<u64> = (0..words as u64).collect();
+    let bytes = bytes.max(PARTS * LINE).next_multiple_of(PARTS * LINE);
+    // In huge pages, as packed weights are; without memory there is nothing to measure.
+    let Ok(mut region) = Region::new(bytes) else { return 0.0 };
+    region.bytes_mut().fill(1);
+    let buffer = region.bytes();
     // Small buffers are read more than once in a round, by the same threads.
-    let repeats = (1usize << 22).div_ceil(8 * words).max(1);
-    let part = words / PARTS;
+    let repeats = (1usize << 22).div_ceil(bytes).max(1);
+    let part = bytes / PARTS;
     let took = best(|| {
         threads.run(PARTS, &|range| {
-            let slice = &buffer[range.start * part..range.end * part];
+            let bytes = &buffer[range.start * part..range.end * part];
             for _ in 0..repeats {
-                black_box(pulp::Arch::new().dispatch(|| read(black_box(slice))));
+                black_box(Arch::new().dispatch(Read { bytes: black_box(bytes) }));
             }
         });
     });
-    (8 * words * repeats) as f64 / took.as_secs_f64()
+    (bytes * repeats) as f64 / took.as_secs_f64()
 }
 
-/// Reads all, in eight sums.
-#[inline(always)]
-fn read(words: &[u64]) -> u64 {
-    let mut sums = [0u64; 64];
-    for chunk in words.as_chunks::<64>().0 {
-        for (sum, word) in sums.iter_mut().zip(chunk) {
-            *sum |= word;
+/// Bytes of eight of the longest registers.
+const LINE: usize = 512;
+
+/// All bytes or each other, in eight registers.
+struct Read<'a> {
+    bytes: &'a [u8],
+}
+
+impl WithSimd for Read<'_> {
+    type Output = u8;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> u8 {
+        let words = try_cast_slice::<u8, S::u64s>(self.bytes).unwrap_or(&[]);
+        let zero = simd.splat_u64s(0);
+        let (mut a, mut b, mut c, mut d) = (zero, zero, zero, zero);
+        let (mut e, mut f, mut g, mut h) = (zero, zero, zero, zero);
+        for line in words.as_chunks::<8>().0 {
+            (a, b) = (simd.or_u64s(a, line[0]), simd.or_u64s(b, line[1]));
+            (c, d) = (simd.or_u64s(c, line[2]), simd.or_u64s(d, line[3]));
+            (e, f) = (simd.or_u64s(e, line[4]), simd.or_u64s(f, line[5]));
+            (g, h) = (simd.or_u64s(g, line[6]), simd.or_u64s(h, line[7]));
         }
+        let all = [a, b, c, d, e, f, g, h];
+        let all = all.into_iter().fold(zero, |all, it| simd.or_u64s(all, it));
+        bytes_of(&all).iter().fold(0, |all, it| all | it)
     }
-    sums.iter().fold(0, |all, it| all | it)
 }
 
 /// Products of 8 bits that threads add up in a second, from registers. `None` where the instruction
@@ -151,8 +174,12 @@ mod tests {
         // From a modem to a supercomputer; and all of the buffer is read.
         let rate = read_rate(&Alone, 1 << 16);
         assert!((1e7..1e13).contains(&rate), "{rate}");
-        let words: Vec<u64> = (0..192).map(|it| 1 << (it % 64)).collect();
-        assert_eq!(read(&words), u64::MAX);
+        for at in [0, 7, LINE, 2 * LINE - 1] {
+            let mut region = Region::new(2 * LINE).unwrap();
+            region.bytes_mut().fill(0);
+            region.bytes_mut()[at] = 5;
+            assert_eq!(Arch::new().dispatch(Read { bytes: region.bytes() }), 5);
+        }
         assert_eq!(dot_rate(&Alone, Isa::Scalar), None);
         for isa in [Isa::Avx512Vnni, Isa::AvxVnni] {
             if let Some(rate) = dot_rate(&Alone, isa) {

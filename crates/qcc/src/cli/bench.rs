@@ -69,6 +69,10 @@ pub(super) struct BenchArgs {
     #[arg(long)]
     pub(super) each: bool,
 
+    /// Only the whole model, not each product
+    #[arg(long, conflicts_with = "each")]
+    pub(super) whole: bool,
+
     /// Time of each operator too
     #[arg(long)]
     pub(super) profile: bool,
@@ -111,12 +115,15 @@ pub(super) fn run(args: &BenchArgs) -> Result<Ended, Error> {
             Activations::A22 => Planes::A22,
         }),
         each: args.each,
+        whole: args.whole,
         profile: args.profile,
     };
     model.warnings().iter().chain(&kernels.notes).for_each(say);
     let progress = watch::progress(args.progress, false);
     let cancel = Cancel::default();
-    let found = bench(&model, reference.as_ref(), &kernels, &options, &progress, &cancel)?;
+    // On a thread of that pool: from outside each operator would wait for one to wake up.
+    let work = || bench(&model, reference.as_ref(), &kernels, &options, &progress, &cancel);
+    let found = rayon::scope(|_| work())?;
     if args.json {
         return show(&format!("{:#}\n", to_json(args, &model, &found)));
     }

@@ -26,4 +26,6 @@ mod run;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
+mod timing;
+#[cfg(test)]
 mod tuning;
