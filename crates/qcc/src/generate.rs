@@ -321,7 +321,7 @@ mod tests {
                %shape = Shape(%attention_mask)
                %count = Gather(%shape, %axis)
                %total = Cast(%count) {{to = 6}}
-               %y, %present_0, %present_1 = com.microsoft::GroupQueryAttention(%x, _, _, %past_0, %past_1, %lens, %total) {{num_heads = 2, kv_num_heads = 1}}
+               %y: f32[b, t, 8], %present_0, %present_1 = com.microsoft::GroupQueryAttention(%x, _, _, %past_0, %past_1, %lens, %total) {{num_heads = 2, kv_num_heads = 1}}
                %logits = MatMul(%y, %head)
              }}",
             list(7 * 16, 5),
