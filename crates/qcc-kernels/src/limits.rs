@@ -3,8 +3,10 @@
 //! A product needs the larger of `bytes / read rate` and `products / dot product rate`; that over
 //! the time that it takes is its share of the limit. Each figure is the best of many short rounds.
 
+use crate::pages::Region;
 use crate::spec::Isa;
 use crate::threads::Threads;
+use pulp::{Arch, NullaryFnOnce};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -18,32 +20,46 @@ const PARTS: usize = 64;
 /// cache that holds it, or from memory.
 #[must_use]
 pub fn read_rate(threads: &dyn Threads, bytes: usize) -> f64 {
-    let words = (bytes / 8).max(PARTS * 64).next_multiple_of(PARTS * 64);
-    let buffer: Vec<u64> = (0..words as u64).collect();
+    let bytes = bytes.max(PARTS * LINE).next_multiple_of(PARTS * LINE);
+    // In huge pages, as packed weights are; without memory there is nothing to measure.
+    let Ok(mut region) = Region::new(bytes) else { return 0.0 };
+    region.bytes_mut().fill(1);
+    let buffer = region.bytes();
     // Small buffers are read more than once in a round, by the same threads.
-    let repeats = (1usize << 22).div_ceil(8 * words).max(1);
-    let part = words / PARTS;
+    let repeats = (1usize << 22).div_ceil(bytes).max(1);
+    let part = bytes / PARTS;
     let took = best(|| {
         threads.run(PARTS, &|range| {
-            let slice = &buffer[range.start * part..range.end * part];
+            let bytes = &buffer[range.start * part..range.end * part];
             for _ in 0..repeats {
-                black_box(pulp::Arch::new().dispatch(|| read(black_box(slice))));
+                black_box(Arch::new().dispatch(Read { bytes: black_box(bytes) }));
             }
         });
     });
-    (8 * words * repeats) as f64 / took.as_secs_f64()
+    (bytes * repeats) as f64 / took.as_secs_f64()
 }
 
-/// Reads all, in eight sums.
-#[inline(always)]
-fn read(words: &[u64]) -> u64 {
-    let mut sums = [0u64; 64];
-    for chunk in words.as_chunks::<64>().0 {
-        for (sum, word) in sums.iter_mut().zip(chunk) {
-            *sum |= word;
+/// Bytes that are read together: eight registers of 64.
+const LINE: usize = 512;
+
+/// All bytes or each other, in registers.
+struct Read<'a> {
+    bytes: &'a [u8],
+}
+
+impl NullaryFnOnce for Read<'_> {
+    type Output = u8;
+
+    #[inline(always)]
+    fn call(self) -> u8 {
+        let mut all = [0u8; LINE];
+        for line in self.bytes.as_chunks::<LINE>().0 {
+            for (all, byte) in all.iter_mut().zip(line) {
+                *all |= byte;
+            }
         }
+        all.iter().fold(0, |all, it| all | it)
     }
-    sums.iter().fold(0, |all, it| all | it)
 }
 
 /// Products of 8 bits that threads add up in a second, from registers. `None` where the instruction
@@ -151,8 +167,8 @@ mod tests {
         // From a modem to a supercomputer; and all of the buffer is read.
         let rate = read_rate(&Alone, 1 << 16);
         assert!((1e7..1e13).contains(&rate), "{rate}");
-        let words: Vec<u64> = (0..192).map(|it| 1 << (it % 64)).collect();
-        assert_eq!(read(&words), u64::MAX);
+        let bytes: Vec<u8> = (0..2 * LINE).map(|it| u8::from(it == LINE + 7)).collect();
+        assert_eq!(Read { bytes: &bytes }.call(), 1);
         assert_eq!(dot_rate(&Alone, Isa::Scalar), None);
         for isa in [Isa::Avx512Vnni, Isa::AvxVnni] {
             if let Some(rate) = dot_rate(&Alone, isa) {

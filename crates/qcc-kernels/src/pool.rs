@@ -22,6 +22,13 @@ const JOB: u64 = 1 << 16;
 /// Looks at the state before a worker sleeps: about half a millisecond.
 const SPINS: u32 = 40_000;
 
+/// Of these so many without a look at who else wants the CPU. Between jobs other threads compute,
+/// such as those of operators that are no products; from here on they go first.
+const HARD: u32 = SPINS / 16;
+
+/// Spins between two looks.
+const YIELD: u32 = 32;
+
 /// What is to be done with a range of a job.
 type Work<'a> = dyn Fn(Range<usize>) + Sync + 'a;
 
@@ -203,7 +210,11 @@ impl Shared {
                 }
                 if spins < SPINS {
                     spins += 1;
-                    std::hint::spin_loop();
+                    if spins > HARD && spins % YIELD == 0 {
+                        thread::yield_now();
+                    } else {
+                        std::hint::spin_loop();
+                    }
                 } else {
                     asleep.store(true, Ordering::SeqCst);
                     // Whoever opens a job from here on sees that this worker sleeps.

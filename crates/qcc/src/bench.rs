@@ -8,16 +8,19 @@
 mod feed;
 mod layers;
 mod time;
+mod whole;
 
 use qcc_diag::Diagnostic;
-use qcc_exec::{PlanOptions, Profile};
+use qcc_exec::Profile;
+use qcc_ir::Graph;
 use qcc_kernels::{Planes, limits};
 use qcc_pass::{Cancel, Progress};
 use std::sync::Arc;
 
 use crate::kernels::{Kernels, lowered};
-use crate::runner::Runner;
 use crate::{Error, Model};
+
+use whole::Whole;
 
 pub use layers::{Layer, LayerTime};
 
@@ -34,6 +37,8 @@ pub struct BenchOptions {
     pub planes: Option<Planes>,
     /// Each product on its own, instead of those of one kind together.
     pub each: bool,
+    /// Only the whole model.
+    pub whole: bool,
     /// Time of each operator as well.
     pub profile: bool,
 }
@@ -41,7 +46,7 @@ pub struct BenchOptions {
 impl Default for BenchOptions {
     fn default() -> Self {
         let rows = vec![1, 4, 16, 128];
-        Self { rows, past: 0, runs: None, planes: None, each: false, profile: false }
+        Self { rows, past: 0, runs: None, planes: None, each: false, whole: false, profile: false }
     }
 }
 
@@ -60,7 +65,7 @@ impl Limits {
     /// Measures them: half a second.
     pub fn measure(kernels: &Kernels) -> Self {
         let threads = &*kernels.threads;
-        let sizes = [1 << 17, 1 << 19, 1 << 23, 1 << 28];
+        let sizes = [1 << 17, 1 << 19, 1 << 23, 1 << 27];
         Self {
             read: sizes.map(|bytes| (bytes, limits::read_rate(threads, bytes))).into(),
             dot: limits::dot_rate(threads, kernels.source.isa()),
@@ -124,20 +129,22 @@ pub fn bench(
     progress: &Arc<dyn Progress>,
     cancel: &Cancel,
 ) -> Result<Bench, Error> {
-    let (mut runner, report) = lowered(model, kernels, options.planes, cancel)?;
-    let mut other = match reference {
-        Some(it) => Some(lowered(it, kernels, options.planes, cancel)?.0),
+    let (runner, report) = lowered(model, kernels, options.planes, cancel)?;
+    let other = match reference {
+        Some(it) => Some((it, lowered(it, kernels, options.planes, cancel)?.0)),
         None => None,
     };
+    let graph = runner.graph();
+    let other = other.as_ref().map(|it| (it.0, it.1.graph()));
     let limits = Limits::measure(kernels);
     let bytes = |it: &qcc_engine::Lowered| it.product.matrix().bytes().len();
     let products = (report.products.len(), report.products.iter().map(bytes).sum());
-    let kinds = layers::kinds(runner.graph(), options.each);
+    let kinds = if options.whole { Vec::new() } else { layers::kinds(graph, options.each) };
     progress.start("bench", ((kinds.len() + 1) * options.rows.len()) as u64);
     let mut whole = Vec::new();
     for &rows in &options.rows {
         stopped(cancel)?;
-        whole.push(run(&mut runner, other.as_mut(), rows, options)?);
+        whole.push(run((model, graph), other, rows, options)?);
         progress.step(1, "");
     }
     let mut layers = Vec::new();
@@ -145,8 +152,8 @@ pub fn bench(
         let mut layer = Layer::new(&kind);
         for &rows in &options.rows {
             stopped(cancel)?;
-            let reference = other.as_ref().map(Runner::graph);
-            let time = layers::time(&kind, runner.graph(), reference, rows, options, &limits)?;
+            let reference = other.map(|it| it.1);
+            let time = layers::time(&kind, graph, reference, rows, options, &limits)?;
             layer.times.push(time);
             progress.step(1, "");
         }
@@ -176,30 +183,22 @@ fn stopped(cancel: &Cancel) -> Result<(), Error> {
 
 /// Times runs of the whole model, those of the reference in turn with its own.
 fn run(
-    runner: &mut Runner,
-    mut other: Option<&mut Runner>,
+    own: (&Model, &Graph),
+    other: Option<(&Model, &Graph)>,
     rows: usize,
     options: &BenchOptions,
 ) -> Result<WholeTime, Error> {
-    let feed = feed::inputs(runner.graph(), rows, options.past)?;
-    runner.set_options(PlanOptions { profile: options.profile, ..PlanOptions::default() });
-    // A cache and the like is made up for each model by itself.
-    let other_feed = match &other {
-        Some(it) => Some(feed::inputs(it.graph(), rows, options.past)?),
-        None => None,
-    };
-    let mut work = || runner.run(&feed, &[], &mut |_, _| {}).map(drop);
-    let mut beside = || match (&mut other, &other_feed) {
-        (Some(runner), Some(feed)) => runner.run(feed, &[], &mut |_, _| {}).map(drop),
-        _ => Ok(()),
-    };
-    let (own, reference) = time::both(&mut work, &mut beside, other_feed.is_some(), options.runs)?;
-    let profile = if options.profile { Some(runner.plan(&feed)?.profile()) } else { None };
+    let at = (rows, options.past);
+    let mut whole = Whole::new(own.0, own.1, at, options.profile)?;
+    let mut beside = other.map(|it| Whole::new(it.0, it.1, at, false)).transpose()?;
+    let mut second = beside.as_mut().map(|it| move || it.run());
+    let second = second.as_mut().map(|it| it as time::Timed<'_>);
+    let (own, reference) = time::both(&mut || whole.run(), second, options.runs)?;
     Ok(WholeTime {
         rows,
         seconds: own.median,
         least: own.least,
         reference: reference.map(|it| it.median),
-        profile,
+        profile: options.profile.then(|| whole.profile()),
     })
 }

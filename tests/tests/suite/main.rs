@@ -7,6 +7,8 @@ mod budget;
 #[cfg(test)]
 mod determinism;
 #[cfg(test)]
+mod engine;
+#[cfg(test)]
 mod foreign_pass;
 #[cfg(test)]
 mod fuzz;

@@ -1,6 +1,7 @@
 //! Times of products, each between values of its own.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use half::{bf16, f16};
 use qcc_diag::Diagnostic;
@@ -156,12 +157,9 @@ pub(super) fn time(
         parts.push(part.map_err(|it| Error::from(Diagnostic::from(it)))?);
     }
     let is_there = !others.is_empty() && others.len() == parts.len();
-    let (own, other) = time::both(
-        &mut || parts.iter().try_for_each(Part::run),
-        &mut || others.iter().try_for_each(Part::run),
-        is_there,
-        options.runs,
-    )?;
+    let mut beside = || timed(&others);
+    let second = is_there.then_some(&mut beside as time::Timed<'_>);
+    let (own, other) = time::both(&mut || timed(&parts), second, options.runs)?;
     let count = kind.nodes.len().max(1);
     let (layer, seconds) = (&kind.layer, own.median / count as f64);
     let products = layer.n.iter().map(|&n| n as f64).sum::<f64>() * (layer.k * rows) as f64;
@@ -174,6 +172,12 @@ pub(super) fn time(
         share: limits.least(layer.bytes, layer.bytes * count, products * planes) / seconds,
         reference: other.map(|it| it.median / count as f64),
     })
+}
+
+fn timed(parts: &[Part]) -> Result<Duration, Error> {
+    let start = Instant::now();
+    parts.iter().try_for_each(Part::run)?;
+    Ok(start.elapsed())
 }
 
 fn names(graph: &Graph) -> BTreeMap<&str, Value> {

@@ -25,17 +25,20 @@ impl Seconds {
     }
 }
 
-/// Runs both in turn, once before the clock starts; the second one only if it `is_there`.
+/// A run, which tells the time of what counts of it.
+pub(super) type Timed<'a> = &'a mut dyn FnMut() -> Result<Duration, Error>;
+
+/// Runs both in turn, once without looking at the clock; there may be no second one.
 pub(super) fn both(
-    first: &mut dyn FnMut() -> Result<(), Error>,
-    second: &mut dyn FnMut() -> Result<(), Error>,
-    is_there: bool,
+    first: Timed<'_>,
+    mut second: Option<Timed<'_>>,
     runs: Option<usize>,
 ) -> Result<(Seconds, Option<Seconds>), Error> {
     first()?;
-    if is_there {
+    if let Some(second) = &mut second {
         second()?;
     }
+    let is_there = second.is_some();
     let (start, mut times) = (Instant::now(), [Vec::new(), Vec::new()]);
     let most = if is_there { 2 * TIME } else { TIME };
     let is_done = |count: usize| match runs {
@@ -43,13 +46,9 @@ pub(super) fn both(
         None => count >= FEWEST && start.elapsed() >= most,
     };
     while !is_done(times[0].len()) {
-        let at = Instant::now();
-        first()?;
-        times[0].push(at.elapsed().as_secs_f64());
-        if is_there {
-            let at = Instant::now();
-            second()?;
-            times[1].push(at.elapsed().as_secs_f64());
+        times[0].push(first()?.as_secs_f64());
+        if let Some(second) = &mut second {
+            times[1].push(second()?.as_secs_f64());
         }
     }
     let [own, other] = times;
@@ -65,14 +64,16 @@ mod tests {
         let (mut a, mut b) = (0, 0);
         let mut first = || {
             a += 1;
-            Ok(())
+            Ok(Duration::from_millis(a))
         };
         let mut second = || {
             b += 1;
-            Ok(())
+            Ok(Duration::ZERO)
         };
-        let (own, other) = both(&mut first, &mut second, true, Some(5)).unwrap();
-        assert!(own.least <= own.median && other.is_some());
+        let (own, other) = both(&mut first, Some(&mut second), Some(5)).unwrap();
+        // The first run does not count.
+        assert_eq!((own.least, own.median), (0.002, 0.004));
+        assert_eq!(other.map(|it| it.median), Some(0.0));
         assert_eq!((a, b), (6, 6));
         let it = Seconds::of(vec![3.0, 1.0, 2.0]);
         assert_eq!((it.median, it.least), (2.0, 1.0));

@@ -69,6 +69,10 @@ pub(super) struct BenchArgs {
     #[arg(long)]
     pub(super) each: bool,
 
+    /// Only the whole model, not each product
+    #[arg(long, conflicts_with = "each")]
+    pub(super) whole: bool,
+
     /// Time of each operator too
     #[arg(long)]
     pub(super) profile: bool,
@@ -111,6 +115,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<Ended, Error> {
             Activations::A22 => Planes::A22,
         }),
         each: args.each,
+        whole: args.whole,
         profile: args.profile,
     };
     model.warnings().iter().chain(&kernels.notes).for_each(say);

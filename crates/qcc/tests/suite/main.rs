@@ -24,4 +24,6 @@ mod run;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
+mod timing;
+#[cfg(test)]
 mod tuning;

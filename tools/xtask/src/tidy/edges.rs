@@ -72,6 +72,8 @@ const ALLOWED: &Table = &[
             "qcc-quant",
             "qcc-ir",
             "qcc-ops",
+            "qcc-kernels",
+            "qcc-engine",
             "qcc-exec",
             "qcc-onnx",
             "qcc-pass",

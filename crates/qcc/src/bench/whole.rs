@@ -1,0 +1,112 @@
+//! Runs of a whole model: on tokens behind others, with its cache, or on values that are made up.
+
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+use qcc_data::token_input;
+use qcc_diag::{Diagnostic, codes};
+use qcc_exec::{Bound, Plan, PlanOptions, Profile};
+use qcc_ir::Graph;
+use qcc_tensor::Tensor;
+
+use super::feed;
+use crate::generate::{Cache, DecodeError, Decoder};
+use crate::runner::Feed;
+use crate::{Error, Model};
+
+/// Tokens by which a cache grows before it is made anew.
+const GROWTH: usize = 64;
+
+/// A model and what each of its runs brings.
+pub(super) struct Whole<'a> {
+    rows: usize,
+    past: usize,
+    kind: Kind<'a>,
+}
+
+enum Kind<'a> {
+    /// Token ids. The cache holds so many tokens now.
+    Text { decoder: Decoder<'a>, cache: Cache, held: usize },
+    /// Any values.
+    Feed { plan: Plan, feed: Feed },
+}
+
+impl<'a> Whole<'a> {
+    /// For so many tokens behind as many that were seen before.
+    pub(super) fn new(
+        model: &Model,
+        graph: &'a Graph,
+        (rows, past): (usize, usize),
+        profile: bool,
+    ) -> Result<Self, Error> {
+        let options = PlanOptions { profile, ..PlanOptions::default() };
+        let inputs = model.inputs();
+        let text = || {
+            let decoder =
+                Decoder::new(Cow::Borrowed(graph), &inputs, model.cache_shape(), options.clone());
+            let kind = Kind::Text { decoder, cache: Cache::default(), held: 0 };
+            let mut whole = Self { rows, past, kind };
+            whole.run().ok().map(|_| whole)
+        };
+        // Other models of tokens are run as any model.
+        if token_input(&inputs).is_some()
+            && let Some(whole) = text()
+        {
+            return Ok(whole);
+        }
+        let feed = feed::inputs(graph, rows, past)?;
+        let bound: Vec<_> = feed.iter().map(|(name, it)| (name.clone(), Bound::like(it))).collect();
+        let plan = Plan::new(graph, &bound, &options).map_err(Diagnostic::from)?;
+        Ok(Self { rows, past, kind: Kind::Feed { plan, feed } })
+    }
+
+    /// Runs it: the time, without that of making the cache ready.
+    pub(super) fn run(&mut self) -> Result<Duration, Error> {
+        let (rows, past) = (self.rows, self.past);
+        match &mut self.kind {
+            Kind::Feed { plan, feed } => {
+                let start = Instant::now();
+                plan.run(feed, &[], &mut |_, _| {}).map_err(Diagnostic::from)?;
+                Ok(start.elapsed())
+            }
+            Kind::Text { decoder, cache, held } => {
+                let has_cache = decoder.pairs().is_some();
+                if past == 0 || !has_cache || *held >= past + GROWTH {
+                    *cache = Cache::expecting(past + rows + GROWTH);
+                    *held = 0;
+                }
+                if has_cache && *held < past {
+                    decoder.run(&ids(0, past)?, cache).map_err(wrong)?;
+                    *held = past;
+                }
+                let ids = ids(*held, rows)?;
+                let start = Instant::now();
+                decoder.run(&ids, cache).map_err(wrong)?;
+                *held += rows;
+                Ok(start.elapsed())
+            }
+        }
+    }
+
+    /// Time of each operator so far.
+    pub(super) fn profile(&self) -> Profile {
+        match &self.kind {
+            Kind::Text { decoder, .. } => decoder.profile(),
+            Kind::Feed { plan, .. } => plan.profile(),
+        }
+    }
+}
+
+/// Ids that count up.
+fn ids(first: usize, count: usize) -> Result<Tensor, Error> {
+    let ids: Vec<i64> = (first..first + count).map(|it| it as i64 % 1000).collect();
+    let made = Tensor::from_vec(vec![1, count], ids);
+    made.map_err(|it| Diagnostic::error(codes::QCC0901, it.to_string()).into())
+}
+
+fn wrong(error: DecodeError) -> Error {
+    match error {
+        DecodeError::Exec(error) => Diagnostic::from(error).into(),
+        other => Diagnostic::error(codes::QCC0404, other.to_string()).into(),
+    }
+}
