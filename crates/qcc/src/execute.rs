@@ -102,7 +102,7 @@ fn complete(model: &Model, given: &mut Feed) -> Result<(), Error> {
         && let Some(tokens) = token_input(&inputs).and_then(|at| inputs.get(at))
         && let Some(ids) = given.get(&tokens.name).filter(|it| it.rank() == 2)
     {
-        let cast = ids.to_i64().ok().map(|it| it.into_owned());
+        let cast = ids.to_i64().ok().map(std::borrow::Cow::into_owned);
         let ids = cast.and_then(|it| Tensor::from_vec(ids.dims().to_vec(), it).ok());
         let made = ids.and_then(|it| inputs_after(&inputs, &it, 0, model.cache_shape()).ok());
         for (name, tensor) in made.into_iter().flatten() {

@@ -269,7 +269,7 @@ impl Generator {
         let [_, places, width] = *logits.dims() else { return Err(none().into()) };
         let place = if places == length { ids.len().saturating_sub(1) } else { 0 };
         // Only one row of them is converted.
-        let size = logits.dtype().bits() as usize / 8;
+        let size = logits.dtype().bits() / 8;
         let from = place.saturating_mul(width).saturating_mul(size);
         let bytes = logits.bytes().get(from..).and_then(|it| it.get(..width * size));
         let bytes = bytes.map(|it| logits.bytes().slice_ref(it)).ok_or_else(none)?;
