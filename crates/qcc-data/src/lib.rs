@@ -23,6 +23,7 @@ mod sets;
 #[cfg(test)]
 mod tests;
 mod text;
+mod tokenizer;
 
 pub use error::DataError;
 pub use input::ModelInput;
@@ -34,3 +35,4 @@ pub use perplexity::{Agreement, Perplexity};
 pub use pseudo::{pseudo_normal, pseudo_shape, pseudo_tokens};
 pub use samples::Samples;
 pub use sets::ReadPb;
+pub use tokenizer::Tokenizer;

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::DataError;
 use crate::samples::source_name;
+use crate::tokenizer::Tokenizer;
 
 /// A plain text is tokenized in parts of about this many bytes, which end at the end of a line.
 const PART: usize = 64 << 10;
@@ -125,7 +126,7 @@ impl Encoder<'_> {
             None => self.load()?,
         };
         let tokenizer = self.loaded.insert(tokenizer);
-        let encoded = tokenizer.encode(text);
+        let encoded = tokenizer.encode(text, false);
         ids.extend(encoded.map_err(|it| DataError::unreadable(self.source, it))?);
         Ok(())
     }
@@ -136,39 +137,5 @@ impl Encoder<'_> {
             return Err(error.help("give --tokenizer tokenizer.json"));
         };
         Tokenizer::open(path).map_err(|it| DataError::unreadable(&source_name(path), it))
-    }
-}
-
-#[cfg(feature = "text")]
-struct Tokenizer(tokenizers::Tokenizer);
-
-#[cfg(feature = "text")]
-impl Tokenizer {
-    fn open(path: &Path) -> Result<Self, String> {
-        let bytes = std::fs::read(path).map_err(|it| it.to_string())?;
-        let mut it = tokenizers::Tokenizer::from_bytes(bytes).map_err(|it| it.to_string())?;
-        // What a tokenizer does to fit one document into a batch is not wanted here.
-        it.with_truncation(None).map_err(|it| it.to_string())?;
-        it.with_padding(None);
-        Ok(Self(it))
-    }
-
-    fn encode(&self, text: &str) -> Result<Vec<i64>, String> {
-        let encoding = self.0.encode_fast(text, false).map_err(|it| it.to_string())?;
-        Ok(encoding.get_ids().iter().map(|&it| i64::from(it)).collect())
-    }
-}
-
-#[cfg(not(feature = "text"))]
-struct Tokenizer;
-
-#[cfg(not(feature = "text"))]
-impl Tokenizer {
-    fn open(_: &Path) -> Result<Self, String> {
-        Err("this program was built without tokenizers; give token ids as .npy".into())
-    }
-
-    fn encode(&self, _: &str) -> Result<Vec<i64>, String> {
-        Self::open(Path::new("")).map(|_| Vec::new())
     }
 }

@@ -109,6 +109,7 @@ codes! {
     QCC0403 "fewer samples than asked for"
     QCC0404 "the model cannot be evaluated"
     QCC0405 "the models cannot be compared"
+    QCC0406 "the model cannot write text"
     // 05 resources
     QCC0501 "the memory limit is too small"
     QCC0502 "there is no room for the codes"

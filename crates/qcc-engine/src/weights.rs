@@ -15,7 +15,7 @@ mod nbits;
 use std::borrow::Cow;
 use std::fmt;
 
-use qcc_ir::{Graph, Node, NodeId, Op, Scope, Value};
+use qcc_ir::{Graph, Node, NodeId, Scope, Value};
 use qcc_kernels::Planes;
 use qcc_ops::fused_matmul::FusedMatMul;
 use qcc_ops::matmul::{Gemm, MatMul};

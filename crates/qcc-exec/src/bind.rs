@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use qcc_ir::{Graph, Kind, Type, Value};
-use qcc_tensor::{DType, Tensor};
+use qcc_tensor::{DType, Dim, Tensor};
 
 use crate::ExecError;
 
@@ -12,6 +12,9 @@ use crate::ExecError;
 pub enum Bound {
     /// Each run brings a tensor of this element type and of these dimensions.
     Shape(DType, Vec<usize>),
+    /// Each run brings a tensor of this element type and rank. A symbol is the same size wherever it
+    /// stands in one run, and any size in another one.
+    Open(DType, Vec<Dim>),
     /// It is this tensor in every run, so what follows from it is computed once.
     Value(Tensor),
 }
@@ -25,6 +28,7 @@ impl Bound {
     fn ty(&self) -> Type {
         match self {
             Self::Shape(dtype, dims) => Type::tensor(*dtype, dims.iter().copied()),
+            Self::Open(dtype, dims) => Type::tensor(*dtype, dims.iter().cloned()),
             Self::Value(tensor) => Type::of(tensor),
         }
     }
@@ -62,9 +66,41 @@ pub(crate) fn bind(graph: &Graph, inputs: &[(String, Bound)]) -> Result<Given, E
             return Err(ExecError::input(name, format!("is {ty}, but the model takes {declared}")));
         }
         match bound {
-            Bound::Shape(..) => given.fed.push((value, ty)),
+            Bound::Shape(..) | Bound::Open(..) => given.fed.push((value, ty)),
             Bound::Value(tensor) => given.fixed.push((value, tensor.clone())),
         }
     }
     Ok(given)
+}
+
+/// Checks what one run brings: each tensor against its type, and each symbol against the size that
+/// it has elsewhere in this run.
+pub(crate) fn check<'a>(
+    fed: impl Iterator<Item = (&'a str, &'a Type, &'a Tensor)>,
+) -> Result<(), ExecError> {
+    let mut sizes: Vec<(&str, usize, &str)> = Vec::new();
+    for (name, want, tensor) in fed {
+        let dims = want.shape().unwrap_or_default();
+        let fits = |(dim, &size): (&Dim, &usize)| dim.known().is_none_or(|it| it == size);
+        if want.dtype() != Some(tensor.dtype())
+            || dims.len() != tensor.rank()
+            || !dims.iter().zip(tensor.dims()).all(fits)
+        {
+            let what = format!("is {}, but the plan is for {want}", Type::of(tensor));
+            return Err(ExecError::input(name, what));
+        }
+        for (dim, &size) in dims.iter().zip(tensor.dims()) {
+            let Dim::Symbol(symbol) = dim else { continue };
+            match sizes.iter().find(|it| it.0 == &**symbol) {
+                Some(&(_, known, other)) if known != size => {
+                    let ty = Type::of(tensor);
+                    let what = format!("is {ty}, but '{symbol}' is {known} in input '{other}'");
+                    return Err(ExecError::input(name, what));
+                }
+                Some(_) => {}
+                None => sizes.push((symbol, size, name)),
+            }
+        }
+    }
+    Ok(())
 }

@@ -11,6 +11,7 @@ use qcc_tensor::{DType, Tensor, checked_len};
 
 use crate::control;
 use crate::error::{ExecError, Label};
+use crate::partly::{self, Parts};
 
 /// Most elements, of operands together and of a result, of what is computed while planning. What
 /// is larger is computed when a run first needs it.
@@ -32,18 +33,20 @@ pub(crate) enum Hold {
 pub(crate) struct Fact {
     pub(crate) ty: Type,
     pub(crate) hold: Hold,
+    /// Elements, where only some of them are known.
+    pub(crate) parts: Option<Parts>,
 }
 
 impl Fact {
     pub(crate) fn fixed(tensor: Tensor) -> Self {
-        Self { ty: Type::of(&tensor), hold: Hold::Fixed(tensor) }
+        Self { ty: Type::of(&tensor), hold: Hold::Fixed(tensor), parts: None }
     }
 
     pub(crate) fn live(ty: Type) -> Self {
-        Self { ty, hold: Hold::Live }
+        Self { ty, hold: Hold::Live, parts: None }
     }
 
-    fn tensor(&self) -> Option<&Tensor> {
+    pub(crate) fn tensor(&self) -> Option<&Tensor> {
         match &self.hold {
             Hold::Fixed(it) => Some(it),
             Hold::Live | Hold::Lazy => None,
@@ -116,7 +119,17 @@ impl Facts {
         }
         let is_live = |it: &Option<&Fact>| it.is_some_and(|it| matches!(it.hold, Hold::Live));
         if !op.is_pure() || !node.regions.is_empty() || facts.iter().any(is_live) {
-            return Ok(types.into_iter().map(Fact::live).collect());
+            let parts = if op.is_pure() { partly::parts(op, &facts) } else { None };
+            let dims = partly::shaped(op, &facts);
+            let mut types = types.into_iter();
+            let first = types.next().map(|it| partly::met(it, dims));
+            let dtype = first.as_ref().and_then(Type::dtype);
+            if let Some(value) = parts.as_ref().zip(dtype).and_then(|(it, dtype)| it.tensor(dtype))
+            {
+                return Ok(vec![Fact::fixed(value)]);
+            }
+            let first = first.map(|ty| Fact { ty, hold: Hold::Live, parts });
+            return Ok(first.into_iter().chain(types.map(Fact::live)).collect());
         }
         let tensors: Vec<Option<&Tensor>> =
             facts.iter().map(|it| it.and_then(Fact::tensor)).collect();
@@ -128,7 +141,7 @@ impl Facts {
             let values = op.eval(&EvalCx::default(), &tensors, node.outputs.len());
             return Ok(values.map_err(fail)?.into_iter().map(Fact::fixed).collect());
         }
-        Ok(types.into_iter().map(|ty| Fact { ty, hold: Hold::Lazy }).collect())
+        Ok(types.into_iter().map(|ty| Fact { ty, hold: Hold::Lazy, parts: None }).collect())
     }
 }
 

@@ -5,6 +5,9 @@
 //! reader of each value, so that a run gives the memory of a result to a later one. A plan runs as
 //! often as there are samples of its shape; results are the same bytes for any number of threads.
 //!
+//! A shape may have open dimensions ([`Bound::Open`]): then one plan serves every size of them, and
+//! what depends on them is computed by each run.
+//!
 //! [`differentiate`] adds to a graph the nodes that compute its derivative.
 //!
 //! `If`, `Loop` and `Scan` are run here; every other operator runs itself.
@@ -20,6 +23,7 @@ mod error;
 mod facts;
 mod lazy;
 mod memory;
+mod partly;
 mod plan;
 mod profile;
 mod run;

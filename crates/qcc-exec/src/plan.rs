@@ -86,7 +86,7 @@ pub struct PlanOptions {
     pub profile: bool,
 }
 
-/// A graph made ready to run at one binding of its input shapes.
+/// A graph made ready to run at one binding of its input shapes, open dimensions among them.
 ///
 /// It holds operators and shares the bytes of constants; the graph is not needed any more.
 #[derive(Debug)]

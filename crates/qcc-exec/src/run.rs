@@ -6,8 +6,9 @@ use std::time::Instant;
 use qcc_ir::{Scope, Type, Value};
 use qcc_tensor::Tensor;
 
+use crate::bind::check;
 use crate::error::ExecError;
-use crate::plan::{Held, Plan, Reg, Step, Work};
+use crate::plan::{Fed, Held, Plan, Reg, Step, Work};
 
 /// Values to show to a caller while a plan runs, by graph.
 pub(crate) struct Taps<'a> {
@@ -48,17 +49,7 @@ impl Plan {
         taps: &[(Scope, Value)],
         sink: &mut dyn FnMut(&Scope, Value, &Tensor),
     ) -> Result<Vec<(String, Tensor)>, ExecError> {
-        let mut fed = Vec::with_capacity(self.fed.len());
-        for it in &self.fed {
-            let tensor = inputs.get(&it.name);
-            let tensor = tensor.ok_or_else(|| ExecError::input(&it.name, "is missing"))?;
-            let ty = Type::of(tensor);
-            if ty != it.ty {
-                let what = format!("is {ty}, but the plan is for {}", it.ty);
-                return Err(ExecError::input(&it.name, what));
-            }
-            fed.push(tensor.clone());
-        }
+        let fed = self.fed(|name| inputs.get(name).cloned())?;
         let mut wanted: BTreeMap<Scope, BTreeSet<Value>> = BTreeMap::new();
         for (scope, value) in taps {
             if *scope == self.scope && !self.index.contains_key(value) {
@@ -68,6 +59,34 @@ impl Plan {
         }
         let outputs = self.execute(fed, &mut Taps { wanted, sink })?;
         Ok(self.output_names.iter().cloned().zip(outputs).collect())
+    }
+
+    /// As [`Plan::run`] without taps. The inputs are given away: where an operator can, it writes
+    /// its result over one that nobody else holds, as a cache that grows by a token.
+    ///
+    /// # Errors
+    /// As [`Plan::run`].
+    pub fn run_giving(
+        &self,
+        mut inputs: BTreeMap<String, Tensor>,
+    ) -> Result<Vec<(String, Tensor)>, ExecError> {
+        let fed = self.fed(|name| inputs.remove(name))?;
+        drop(inputs);
+        let mut taps = Taps { wanted: BTreeMap::new(), sink: &mut |_, _, _| {} };
+        let outputs = self.execute(fed, &mut taps)?;
+        Ok(self.output_names.iter().cloned().zip(outputs).collect())
+    }
+
+    /// The values that each run brings, in the order of `self.fed`.
+    fn fed(&self, mut get: impl FnMut(&str) -> Option<Tensor>) -> Result<Vec<Tensor>, ExecError> {
+        let find = |it: &Fed| {
+            let tensor = get(&it.name);
+            tensor.ok_or_else(|| ExecError::input(&it.name, "is missing"))
+        };
+        let fed: Vec<Tensor> = self.fed.iter().map(find).collect::<Result<_, _>>()?;
+        let all = self.fed.iter().zip(&fed).map(|(it, tensor)| (it.name.as_str(), &it.ty, tensor));
+        check(all)?;
+        Ok(fed)
     }
 
     /// Runs with the values that each run brings, in the order of `self.fed`.
@@ -98,7 +117,7 @@ impl Plan {
                     self.force(node)?;
                 }
             }
-            let results = self.step(step, &state, taps)?;
+            let results = self.step(step, &mut state, taps)?;
             if let (Some(clock), Some(start)) = (&self.env.clock, start) {
                 clock.add(&step.label.op, start.elapsed());
             }
@@ -137,23 +156,50 @@ impl Plan {
     fn step(
         &self,
         step: &Step,
-        state: &State,
+        state: &mut State,
         taps: &mut Taps<'_>,
     ) -> Result<Vec<Tensor>, ExecError> {
+        let taken = self.taken(step, state);
+        let state = &*state;
         let inputs: Vec<Option<&Tensor>> =
             step.inputs.iter().map(|it| it.and_then(|reg| self.peek(state, reg))).collect();
         if let Some(at) =
             inputs.iter().zip(&step.inputs).position(|(a, b)| a.is_none() && b.is_some())
+            && taken.iter().all(|it| it.0 != at)
         {
             return Err(ExecError::bug(&step.label, format!("its input {at} was not kept")));
         }
         match &step.work {
             Work::Control(it) => it.run(self, step, &inputs, state, taps),
-            Work::Op(op) => op.eval(&self.env.cx, &inputs, step.outputs.len()).map_err(|error| {
-                let types: Vec<_> = inputs.iter().map(|it| it.map(Type::of)).collect();
-                ExecError::node(&step.label, &types, error)
-            }),
+            Work::Op(op) => {
+                let fail = |error| {
+                    let types: Vec<_> = inputs.iter().map(|it| it.map(Type::of)).collect();
+                    ExecError::node(&step.label, &types, error)
+                };
+                let (cx, count) = (&self.env.cx, step.outputs.len());
+                if taken.is_empty() {
+                    op.eval(cx, &inputs, count).map_err(fail)
+                } else {
+                    op.eval_taking(cx, &inputs, taken, count).map_err(fail)
+                }
+            }
         }
+    }
+
+    /// Takes the operands out of the state that the operator may write over: those that it is the
+    /// last to read.
+    fn taken(&self, step: &Step, state: &mut State) -> Vec<(usize, Tensor)> {
+        let Work::Op(op) = &step.work else { return Vec::new() };
+        let mut taken = Vec::new();
+        for &at in op.takes() {
+            let Some(&Some(reg)) = step.inputs.get(at) else { continue };
+            let reads = step.inputs.iter().filter(|it| **it == Some(reg)).count();
+            if reads == 1 && step.frees.contains(&reg) {
+                let tensor = state.0.get_mut(reg).and_then(Option::take);
+                taken.extend(tensor.map(|it| (at, it)));
+            }
+        }
+        taken
     }
 
     /// A value that is there: lazy ones only after [`Plan::force`].

@@ -12,8 +12,8 @@ use qcc_tensor::DType;
 use crate::facts::{Facts, Hold};
 
 /// The operator and operands to run instead of a `MatMul` whose second operand is a constant of two
-/// axes that change places. `None` for other nodes, and where the turned copy pays: one row, which
-/// reads the weight in order, and products of many matrices.
+/// axes that change places. `None` for other nodes. It does not depend on the number of rows, which
+/// may be open.
 pub(crate) fn turned(
     graph: &Graph,
     facts: &Facts,
@@ -32,10 +32,7 @@ pub(crate) fn turned(
         return None;
     }
     let is_turned = w_fact.ty.rank() == Some(2) && transpose.order(2).ok()? == [1, 0];
-    let dims = x_fact.ty.known_dims()?;
-    let (_, rows) = dims.split_last()?;
-    let (&rows, batch) = rows.split_last()?;
-    if !is_turned || rows < 2 || batch.iter().any(|&it| it != 1) {
+    if !is_turned || x_fact.ty.rank()? < 2 {
         return None;
     }
     let turn = Turn { matrix: true, batch: false };

@@ -60,6 +60,32 @@ pub trait Op: fmt::Debug + Any + Send + Sync {
         n_outputs: usize,
     ) -> Result<Vec<Tensor>, EvalError>;
 
+    /// Operands whose memory results may take over, as a cache that grows.
+    fn takes(&self) -> &'static [usize] {
+        &[]
+    }
+
+    /// As [`Op::eval`], with some of the operands of [`Op::takes`] given away, by position: nothing
+    /// reads them any more, and they are absent from `inputs`.
+    ///
+    /// # Errors
+    /// As [`Op::eval`].
+    fn eval_taking(
+        &self,
+        cx: &EvalCx,
+        inputs: &[Option<&Tensor>],
+        taken: Vec<(usize, Tensor)>,
+        n_outputs: usize,
+    ) -> Result<Vec<Tensor>, EvalError> {
+        let mut all = inputs.to_vec();
+        for (at, tensor) in &taken {
+            if let Some(slot) = all.get_mut(*at) {
+                *slot = Some(tensor);
+            }
+        }
+        self.eval(cx, &all, n_outputs)
+    }
+
     /// The vector-Jacobian product, as nodes that `b` adds: from the adjoints `dy` of the outputs
     /// the adjoint of each operand. An output that nothing reads on the way to the loss has no
     /// adjoint; an operand that is not wanted, or on which no output depends, gets none.

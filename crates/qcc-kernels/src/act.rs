@@ -19,6 +19,7 @@ mod wide;
 
 use crate::Planes;
 use crate::abi::KernelArgs;
+use crate::threads::Threads;
 use pulp::Arch;
 use qcc_quant::panel::{PanelBits, PanelLayout};
 
@@ -34,6 +35,9 @@ const ROUNDER: f32 = 12_582_912.0;
 /// Bytes between rows and planes beyond their length: rows of 4096 would all lie in the same sets
 /// of the first cache.
 const APART: usize = 64;
+
+/// Fewer rows are quantized on the calling thread.
+const SHARED_ROWS: usize = 8;
 
 /// What activations are quantized for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +141,28 @@ impl Activations {
         #[allow(unsafe_code)]
         unsafe {
             out.quantize(0..rows, x);
+        }
+    }
+
+    /// The same, on several threads if there are enough rows.
+    ///
+    /// # Panics
+    /// If `x` is not whole rows of `k`.
+    pub fn quantize_on(&mut self, threads: &dyn Threads, layout: ActLayout, x: &[f32]) {
+        assert!(x.len().is_multiple_of(layout.k), "whole rows");
+        let rows = x.len() / layout.k;
+        let out = self.room(layout, rows);
+        let quantize = |range: std::ops::Range<usize>| {
+            // SAFETY: the room is alive and borrowed, and each row is given to one thread.
+            #[allow(unsafe_code)]
+            unsafe {
+                out.quantize(range, x);
+            }
+        };
+        if rows < SHARED_ROWS {
+            quantize(0..rows);
+        } else {
+            threads.run(rows, &quantize);
         }
     }
 

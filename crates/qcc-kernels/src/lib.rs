@@ -7,6 +7,7 @@
 mod abi;
 mod act;
 pub mod epilogue;
+pub mod limits;
 mod matrix;
 mod pages;
 mod pool;

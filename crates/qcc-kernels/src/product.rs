@@ -11,6 +11,7 @@ use crate::matrix::Matrix;
 use crate::spec::{Epilogue, KernelSpec, Planes};
 use crate::threads::Threads;
 use qcc_quant::panel::PanelLayout;
+use std::fmt;
 use std::ops::Range;
 use std::ptr;
 use std::sync::{Arc, OnceLock};
@@ -23,9 +24,6 @@ const CACHED: usize = 384 << 10;
 
 /// Most panels of a block: more gain nothing.
 const MOST_PANELS: usize = 8;
-
-/// Fewer rows are quantized before the threads start.
-const SHARED_ROWS: usize = 8;
 
 /// Most rows of a kernel.
 const MOST_ROWS: usize = KernelSpec::MOST_ROWS as usize;
@@ -147,6 +145,18 @@ impl Product {
         &self.layout
     }
 
+    /// How exactly activations are kept.
+    #[must_use]
+    pub fn planes(&self) -> Planes {
+        self.planes
+    }
+
+    /// What is done to results before they are stored.
+    #[must_use]
+    pub fn epilogue(&self) -> Epilogue {
+        self.epilogue
+    }
+
     /// How activations are quantized for it.
     #[must_use]
     pub fn act_layout(&self) -> ActLayout {
@@ -205,19 +215,7 @@ impl Product {
         let k = self.layout.k();
         let rows = x.len() / k;
         check("activations", x.len(), rows * k)?;
-        let room = acts.room(self.act_layout(), rows);
-        let quantize = |range: Range<usize>| {
-            // SAFETY: the room is alive, and the pool gives each row to one thread.
-            #[allow(unsafe_code)]
-            unsafe {
-                room.quantize(range, x);
-            }
-        };
-        if rows < SHARED_ROWS {
-            quantize(0..rows);
-        } else {
-            pool.run(rows, &quantize);
-        }
+        acts.quantize_on(pool, self.act_layout(), x);
         self.run_quantized(pool, acts, operands, y)
     }
 
@@ -308,6 +306,16 @@ fn fan(pool: &dyn Threads, calls: &[Call<'_>]) -> Result<(), ProductError> {
         }
     });
     Ok(())
+}
+
+impl fmt::Debug for Product {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Product")
+            .field("layout", &self.layout)
+            .field("planes", &self.planes)
+            .field("epilogue", &self.epilogue)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One call of [`Product::run_quantized`].

@@ -10,11 +10,16 @@ use pulp::NullaryFnOnce;
 use qcc_ir::TypeError;
 use rayon::prelude::*;
 
+use crate::gemv::{gemv_here, gemv_turned_here};
 use crate::product::{Mat, MatMut, product};
 use crate::vector::{self, dispatch};
 
 /// Queries of a task.
 const ROWS: usize = 64;
+
+/// Fewer products of numbers than this are computed by the calling thread: other threads take
+/// longer to wake up.
+const SMALL: usize = 1 << 19;
 
 /// Vectors of heads in a slice: the features of one vector lie side by side.
 #[derive(Clone, Copy, Debug)]
@@ -216,9 +221,15 @@ impl<'a, F: Fn(usize, usize) -> Range<usize> + Sync> Attention<'a, F> {
             }
             _ => None,
         };
-        tasks.into_par_iter().for_each_init(Vec::new, |scratch, task| {
-            self.task(task, stage, scratch);
-        });
+        let products = tasks.len() * len.min(ROWS) * keys * (self.q.size + size);
+        if products < SMALL {
+            let mut scratch = Vec::new();
+            tasks.into_iter().for_each(|task| self.task(task, stage, &mut scratch));
+        } else {
+            tasks.into_par_iter().for_each_init(Vec::new, |scratch, task| {
+                self.task(task, stage, scratch);
+            });
+        }
         Ok(())
     }
 
@@ -240,9 +251,21 @@ impl<'a, F: Fn(usize, usize) -> Range<usize> + Sync> Attention<'a, F> {
         };
         let width = hull.len();
         scratch.resize(rows * width, 0.0);
-        let (q, k) =
-            (self.q.mat(batch, head, first..first + rows), |it| self.k.mat(batch, kv_head, it));
-        product(&mut MatMut::new(scratch, rows, width), q, k(hull.clone()).t(), self.scale);
+        // The vectors of one head one after another: a decoded token reads them in order.
+        let is_single = rows == 1 && stage.is_none();
+        let near = |of: &Heads<'a>| {
+            let [b, h, s] = of.strides;
+            let data = of.data.get(batch * b + kv_head * h + hull.start * s..)?;
+            (is_single && s == of.size).then_some(data)
+        };
+        if let Some(keys) = near(&self.k) {
+            gemv_turned_here(self.q.vector(batch, head, first), keys, scratch);
+            scratch.iter_mut().for_each(|it| *it *= self.scale);
+        } else {
+            let q = self.q.mat(batch, head, first..first + rows);
+            let k = self.k.mat(batch, kv_head, hull.clone());
+            product(&mut MatMut::new(scratch, rows, width), q, k.t(), self.scale);
+        }
         let mut scores = scores;
         let mut save = |now: Stage, row: usize, line: &[f32]| {
             if let (Some(stage), Some(scores)) = (stage, &mut scores)
@@ -275,8 +298,12 @@ impl<'a, F: Fn(usize, usize) -> Range<usize> + Sync> Attention<'a, F> {
             dispatch(Softmax { row: &mut line[from..to.max(from)], sink });
             save(Stage::Softmax, row, line);
         }
-        let weights = Mat::new(scratch, rows, width);
-        product(&mut out, weights, self.v.mat(batch, kv_head, hull), 1.0);
+        if let Some(values) = near(&self.v) {
+            gemv_here(scratch, values, out.row(0));
+        } else {
+            let weights = Mat::new(scratch, rows, width);
+            product(&mut out, weights, self.v.mat(batch, kv_head, hull), 1.0);
+        }
     }
 }
 
@@ -366,7 +393,8 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
         fn equals_the_definition(
-            batch in 1usize..3, kv in 1usize..3, group in 1usize..3, len in 1usize..140,
+            batch in 1usize..3, kv in 1usize..3, group in 1usize..3,
+            len in prop_oneof![Just(1usize), 1usize..140],
             keys in 0usize..150, size in 1usize..9, window in 1usize..200, bsnh: bool,
         ) {
             let heads = kv * group;

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use crate::broadcast::{self, Walk};
 use crate::dims::len_of;
 use crate::floats::float_tensor;
+use crate::gemv::gemv_turned;
 use crate::operands::two;
 use crate::product::{Mat, MatMut, par_product, product};
 use crate::{AttrError, AttrReader, OpDef};
@@ -197,8 +198,13 @@ impl Op for FusedMatMul {
         if one_b && !a_turn.matrix && !a_turn.batch && !out.is_empty() {
             // The rows of all products follow each other, so that they are one.
             let rows = out.len() / n;
-            let (a, b) = (Mat::new(&x, rows, k), b_turn.mat(&y, &right, 0));
-            par_product(MatMut::new(&mut out, rows, n), a, b, self.alpha);
+            if rows == 1 && k > 0 && b_turn.matrix && !b_turn.batch {
+                gemv_turned(&x[..k], &y, &mut out);
+                out.iter_mut().for_each(|it| *it *= self.alpha);
+            } else {
+                let (a, b) = (Mat::new(&x, rows, k), b_turn.mat(&y, &right, 0));
+                par_product(MatMut::new(&mut out, rows, n), a, b, self.alpha);
+            }
         } else if out.len() == m * n && !out.is_empty() {
             let (a, b) = operands(0);
             par_product(MatMut::new(&mut out, m, n), a, b, self.alpha);

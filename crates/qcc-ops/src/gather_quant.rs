@@ -6,17 +6,19 @@
 //! floats are carried, but not evaluated.
 //! Source: ONNX Runtime docs/ContribOperators.md.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use half::{bf16, f16};
 use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
-use qcc_tensor::{DType, Dim, Tensor};
+use qcc_tensor::{DType, Dim, Tensor, TensorError};
 use rayon::prelude::*;
 
 use crate::dims::{len_of, times};
 use crate::floats::float_tensor;
-use crate::nbits::unpack_fields;
 use crate::operands::{self, count, need, optional};
 use crate::quant_params::integers;
+use crate::vector::PARALLEL_LEN;
 use crate::{AttrError, AttrReader, OpDef};
 
 const NAME: &str = "GatherBlockQuantized";
@@ -76,27 +78,103 @@ struct Table<'a> {
     axis: usize,
     blocks: usize,
     block_size: usize,
-    scales: std::borrow::Cow<'a, [f32]>,
-    zeros: Option<Vec<f32>>,
-    default_zero: f32,
+    scales: Scales<'a>,
+    zeros: Points<'a>,
 }
 
 impl Table<'_> {
-    /// The element at a position of the flattened table.
-    fn at(&self, i: usize) -> f32 {
+    /// The code at a position of the flattened table.
+    #[inline(always)]
+    fn code(&self, i: usize) -> f32 {
         let per_byte = 8 / self.bits;
         let byte = self.bytes[i / per_byte] >> (i % per_byte * self.bits);
         let unused = 8 - self.bits;
-        let code = if self.is_signed {
+        if self.is_signed {
             f32::from((byte << unused) as i8 >> unused)
         } else {
             f32::from(byte << unused >> unused)
-        };
+        }
+    }
+
+    /// The element at a position of the flattened table.
+    fn at(&self, i: usize) -> f32 {
         let (rest, last) = (i / self.inner, i % self.inner);
         let (outer, on_axis) = (rest / self.axis, rest % self.axis);
         let block = (outer * self.blocks + on_axis / self.block_size) * self.inner + last;
-        let zero = self.zeros.as_ref().map_or(self.default_zero, |it| it[block]);
-        (code - zero) * self.scales[block]
+        (self.code(i) - self.zeros.at(block)) * self.scales.at(block)
+    }
+
+    /// The elements from a position on.
+    fn read(&self, first: usize, out: &mut [f32]) {
+        if self.inner != 1 {
+            out.iter_mut().zip(first..).for_each(|(y, at)| *y = self.at(at));
+            return;
+        }
+        // Elements of a block have a scale and a zero point in common.
+        let mut done = 0;
+        while done < out.len() {
+            let i = first + done;
+            let (outer, on_axis) = (i / self.axis, i % self.axis);
+            let block = outer * self.blocks + on_axis / self.block_size;
+            let to_end = self.axis - on_axis;
+            let count = (self.block_size - on_axis % self.block_size).min(to_end);
+            let (zero, scale) = (self.zeros.at(block), self.scales.at(block));
+            let end = (done + count).min(out.len());
+            for (y, at) in out[done..end].iter_mut().zip(i..) {
+                *y = (self.code(at) - zero) * scale;
+            }
+            done = end;
+        }
+    }
+}
+
+/// Scales, of which a run reads those of a few rows.
+enum Scales<'a> {
+    F32(Cow<'a, [f32]>),
+    F16(Cow<'a, [f16]>),
+    Bf16(Cow<'a, [bf16]>),
+}
+
+impl<'a> Scales<'a> {
+    fn of(tensor: &'a Tensor) -> Result<Self, TensorError> {
+        Ok(match tensor.dtype() {
+            DType::F16 => Self::F16(tensor.as_slice()?),
+            DType::BF16 => Self::Bf16(tensor.as_slice()?),
+            _ => Self::F32(tensor.to_f32()?),
+        })
+    }
+
+    fn at(&self, block: usize) -> f32 {
+        match self {
+            Self::F32(it) => it[block],
+            Self::F16(it) => it[block].to_f32(),
+            Self::Bf16(it) => it[block].to_f32(),
+        }
+    }
+}
+
+/// Zero points, one for each scale.
+enum Points<'a> {
+    /// The same for all.
+    All(f32),
+    /// Fields of `bits`, each row of so many blocks from a new byte.
+    Packed { bytes: &'a [u8], bits: usize, blocks: usize },
+    /// As numbers.
+    Each(Vec<f32>),
+}
+
+impl Points<'_> {
+    fn at(&self, block: usize) -> f32 {
+        match self {
+            Self::All(it) => *it,
+            Self::Each(it) => it[block],
+            Self::Packed { bytes, bits, blocks } => {
+                let (per_byte, unused) = (8 / bits, 8 - bits);
+                let (row, i) = (block / blocks, block % blocks);
+                let byte = bytes[row * blocks.div_ceil(per_byte) + i / per_byte];
+                f32::from(byte >> (i % per_byte * bits) << unused >> unused)
+            }
+        }
     }
 }
 
@@ -171,18 +249,20 @@ impl Op for GatherBlockQuantized {
         let inner: usize = dims[axis + 1..].iter().product();
         let outer: usize = dims[..axis].iter().product();
         let blocks = dims[axis].div_ceil(self.block_size);
-        let scales_f32 = scales.to_f32()?;
-        if scales_f32.len() != outer * blocks * inner {
+        if scales.len() != outer * blocks * inner {
             return Err(wrong("scales do not fit the table"));
         }
         let zeros = match optional(inputs, 3) {
-            None => None,
-            Some(it) if is_packed => Some(
-                unpack_fields(it.bytes(), bits, outer, blocks)
-                    .ok_or_else(|| wrong("zero points do not fit the table"))?,
-            ),
-            Some(it) if it.dtype() == data.dtype() && it.len() == scales_f32.len() => {
-                Some(integers(NAME, it)?.into_iter().map(|it| it as f32).collect())
+            None => Points::All(if is_packed { f32::from(1u8 << (bits - 1)) } else { 0.0 }),
+            Some(it) if is_packed => {
+                let row = blocks.div_ceil(usize::from(8 / bits));
+                if outer.checked_mul(row) != Some(it.bytes().len()) {
+                    return Err(wrong("zero points do not fit the table"));
+                }
+                Points::Packed { bytes: it.bytes(), bits: usize::from(bits), blocks: blocks.max(1) }
+            }
+            Some(it) if it.dtype() == data.dtype() && it.len() == scales.len() => {
+                Points::Each(integers(NAME, it)?.into_iter().map(|it| it as f32).collect())
             }
             Some(_) => return Err(wrong("zero points do not fit the table")),
         };
@@ -194,25 +274,32 @@ impl Op for GatherBlockQuantized {
             axis: dims[axis].max(1),
             blocks,
             block_size: self.block_size,
-            scales: scales_f32,
+            scales: Scales::of(scales)?,
             zeros,
-            default_zero: if is_packed { f32::from(1u8 << (bits - 1)) } else { 0.0 },
         };
         let out_dims = [&dims[..gather], indices.dims(), &dims[gather + 1..]].concat();
         let picked = indices.to_i64()?;
         let (len, row) = (dims[gather], dims[gather + 1..].iter().product::<usize>());
         let mut out = cx.pool.take(len_of(NAME, &out_dims)?);
-        out.par_chunks_mut(row.max(1)).enumerate().with_min_len(16).for_each(|(i, out)| {
+        let task = |(i, out): (usize, &mut [f32])| {
             let index = picked[i % picked.len()];
             let index = if index < 0 { index.saturating_add(len as i64) } else { index };
             match usize::try_from(index).ok().filter(|&it| it < len) {
                 None => out.fill(0.0),
                 Some(index) => {
                     let first = (i / picked.len() * len + index) * row;
-                    out.iter_mut().zip(first..).for_each(|(y, at)| *y = table.at(at));
+                    table.read(first, out);
                 }
             }
-        });
+        };
+        if out.len() < PARALLEL_LEN {
+            out.chunks_mut(row.max(1)).enumerate().for_each(task);
+        } else {
+            out.par_chunks_mut(row.max(1)).enumerate().with_min_len(16).for_each(task);
+        }
+        if scales.dtype() == DType::F32 {
+            return Ok(vec![cx.pool.tensor(out_dims, out)?]);
+        }
         Ok(vec![float_tensor(NAME, scales.dtype(), out_dims, out)?])
     }
 }
@@ -220,6 +307,31 @@ impl Op for GatherBlockQuantized {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn zero_points_and_half_scales_by_hand() {
+        let attrs = vec![("block_size".to_owned(), Attr::Int(16))];
+        let op = crate::parse("com.microsoft", NAME, 1, attrs).unwrap();
+        // Two rows of 3 blocks: 16, 16 and 8 codes, each code its block.
+        let row: Vec<u8> = [vec![0x11u8; 8], vec![0x22; 8], vec![0x33; 4]].concat();
+        let data = Tensor::from_vec(vec![2, 20], [row.clone(), row].concat()).unwrap();
+        let halves: Vec<f16> = (1..7).map(|it| f16::from_f32(it as f32)).collect();
+        let scales = Tensor::from_vec(vec![2, 3], halves).unwrap();
+        let zeros = Tensor::from_vec(vec![2, 2], vec![0x21u8, 0x03, 0x54, 0x06]).unwrap();
+        let indices = Tensor::vector(vec![1i64, 0]);
+        let inputs = [Some(&data), Some(&indices), Some(&scales), Some(&zeros)];
+        let y = op.eval(&EvalCx::default(), &inputs, 1).unwrap();
+        assert_eq!((y[0].dtype(), y[0].dims()), (DType::F16, &[2, 40][..]));
+        let y = y[0].to_f32().unwrap();
+        // (code - zero) * scale of the blocks of row 1, then of row 0.
+        let want = |at: usize| match at {
+            0..16 => (1.0 - 4.0) * 4.0,
+            16..32 => (2.0 - 5.0) * 5.0,
+            32..40 => (3.0 - 6.0) * 6.0,
+            _ => 0.0,
+        };
+        assert!(y.iter().enumerate().all(|(at, &it)| it == want(at)), "{y:?}");
+    }
 
     #[test]
     fn nibbles_by_hand() {

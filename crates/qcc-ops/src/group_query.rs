@@ -5,6 +5,8 @@
 //! evaluated: caches of codes or of a window, and scores as a result.
 //! Source: ONNX Runtime docs/ContribOperators.md, contrib_ops/cpu/bert/gqa_attention_base.h.
 
+mod past;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,6 +19,7 @@ use crate::dims::{divided, len_of, times};
 use crate::operands::{count, need, optional};
 use crate::rotary::{Angles, Pairing};
 use crate::{AttrError, AttrReader, OpDef};
+use past::{PAST, Past};
 
 const NAME: &str = "GroupQueryAttention";
 
@@ -104,7 +107,11 @@ struct Sizes {
 }
 
 impl GroupQueryAttention {
-    fn sizes(&self, inputs: &[Option<&Tensor>]) -> Result<Sizes, TypeError> {
+    fn sizes(
+        &self,
+        inputs: &[Option<&Tensor>],
+        past: &[Option<Past<'_>>; 2],
+    ) -> Result<Sizes, TypeError> {
         let wrong = |what: &str| TypeError::other(NAME, what);
         let query = need(NAME, inputs, 0)?;
         let [batch, len, width] = *query.dims() else {
@@ -124,9 +131,9 @@ impl GroupQueryAttention {
         if [key, value].into_iter().flatten().any(|it| it.dims() != kv_dims) {
             return Err(wrong("key or value do not fit the query"));
         }
-        let past = match (optional(inputs, 3), optional(inputs, 4)) {
-            (None, None) => 0,
-            (Some(key), Some(value)) => match *key.dims() {
+        let past = match past.each_ref().map(|it| it.as_ref().map(Past::tensor)) {
+            [None, None] => 0,
+            [Some(key), Some(value)] => match *key.dims() {
                 [b, h, past, s]
                     if (b, h, s) == (batch, self.kv_num_heads, size)
                         && key.dims() == value.dims() =>
@@ -173,38 +180,6 @@ impl GroupQueryAttention {
                 Ok((first.ok_or_else(|| wrong("seqlens_k is less than the query"))?, keys))
             })
             .collect()
-    }
-
-    /// `[batch, kv heads, present, size]`: the past, then what is new.
-    fn present(
-        &self,
-        cx: &EvalCx,
-        at: &Sizes,
-        spans: &[(usize, usize)],
-        past: Option<&[f32]>,
-        new: Heads<'_>,
-        mut change: impl FnMut(usize, usize, &mut [f32]),
-    ) -> Result<Vec<f32>, EvalError> {
-        let Sizes { batch, len, size, present, .. } = *at;
-        let mut out = cx.pool.take(len_of(NAME, &[batch, self.kv_num_heads, present, size])?);
-        if present * size == 0 {
-            return Ok(out);
-        }
-        for (i, out) in out.chunks_exact_mut(present * size).enumerate() {
-            let (row, head) = (i / self.kv_num_heads, i % self.kv_num_heads);
-            out.fill(0.0);
-            let first = spans[row].0;
-            if let Some(past) = past {
-                let kept = first.min(at.past) * size;
-                out[..kept].copy_from_slice(&past[i * at.past * size..][..kept]);
-            }
-            for pos in 0..len {
-                let out = &mut out[(first + pos) * size..][..size];
-                out.copy_from_slice(new.vector(row, head, pos));
-                change(row, pos, out);
-            }
-        }
-        Ok(out)
     }
 }
 
@@ -292,13 +267,46 @@ impl Op for GroupQueryAttention {
         inputs: &[Option<&Tensor>],
         n_outputs: usize,
     ) -> Result<Vec<Tensor>, EvalError> {
+        let past = PAST.map(|at| optional(inputs, at).map(Past::Read));
+        self.run(cx, inputs, past, n_outputs)
+    }
+
+    fn takes(&self) -> &'static [usize] {
+        &PAST
+    }
+
+    fn eval_taking(
+        &self,
+        cx: &EvalCx,
+        inputs: &[Option<&Tensor>],
+        taken: Vec<(usize, Tensor)>,
+        n_outputs: usize,
+    ) -> Result<Vec<Tensor>, EvalError> {
+        let mut past = PAST.map(|at| optional(inputs, at).map(Past::Read));
+        for (at, tensor) in taken {
+            if let Some(idx) = PAST.iter().position(|it| *it == at) {
+                past[idx] = Some(Past::Taken(tensor));
+            }
+        }
+        self.run(cx, inputs, past, n_outputs)
+    }
+}
+
+impl GroupQueryAttention {
+    fn run(
+        &self,
+        cx: &EvalCx,
+        inputs: &[Option<&Tensor>],
+        past: [Option<Past<'_>>; 2],
+        n_outputs: usize,
+    ) -> Result<Vec<Tensor>, EvalError> {
         if let Some((name, _)) = self.rest.first() {
             return Err(EvalError::unsupported(self, format!("with {name}")));
         }
         if n_outputs > 3 || optional(inputs, 12).is_some() || optional(inputs, 13).is_some() {
             return Err(EvalError::unsupported(self, "with scores, or a cache of codes"));
         }
-        let at = self.sizes(inputs)?;
+        let at = self.sizes(inputs, &past)?;
         let spans = self.spans(inputs, &at)?;
         let Sizes { batch, len, size, present, is_packed, .. } = at;
         let (heads, kv_heads) = (self.num_heads, self.kv_num_heads);
@@ -358,14 +366,11 @@ impl Op for GroupQueryAttention {
                 angles.rotate(*pairing, positions[row * len + pos], head);
             }
         };
-        let past = |index: usize| optional(inputs, index).map(Tensor::to_f32).transpose();
-        let (past_key, past_value) = (past(3)?, past(4)?);
-        let keys =
-            self.present(cx, &at, &spans, past_key.as_deref(), new_keys, |row, pos, x| {
-                change(norms.as_ref().map(|it| &*it.1), row, pos, x);
-            })?;
-        let values =
-            self.present(cx, &at, &spans, past_value.as_deref(), new_values, |_, _, _| {})?;
+        let [past_key, past_value] = past;
+        let keys = self.present(cx, &at, &spans, past_key, new_keys, |row, pos, x| {
+            change(norms.as_ref().map(|it| &*it.1), row, pos, x);
+        })?;
+        let values = self.present(cx, &at, &spans, past_value, new_values, |_, _, _| {})?;
         let mut turned = Vec::new();
         let q = if angles.is_some() || norms.is_some() {
             turned = cx.pool.take(len_of(NAME, &[batch, len, heads, size])?);
@@ -425,7 +430,7 @@ impl Op for GroupQueryAttention {
 mod tests {
     use super::*;
 
-    fn op(attrs: &[(&str, i64)]) -> OpRef {
+    pub(super) fn op(attrs: &[(&str, i64)]) -> OpRef {
         let heads = [("num_heads", 2), ("kv_num_heads", 1)];
         let attrs = heads.iter().chain(attrs);
         let attrs = attrs.map(|&(name, it)| (name.to_owned(), Attr::Int(it))).collect();

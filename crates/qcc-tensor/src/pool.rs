@@ -53,12 +53,11 @@ impl Pool {
     /// # Errors
     /// When the shape has another number of elements.
     pub fn tensor(&self, dims: Vec<usize>, buffer: Vec<f32>) -> Result<Tensor, TensorError> {
-        let bytes = if buffer.is_empty() {
-            Bytes::new()
-        } else {
-            Bytes::from_owner(Lent { buffer, pool: self.clone() })
-        };
-        Tensor::new(DType::F32, dims, bytes)
+        if buffer.is_empty() {
+            return Tensor::new(DType::F32, dims, Bytes::new());
+        }
+        let lease = Lease(Arc::new(Lent { buffer, pool: self.clone() }));
+        Ok(Tensor::new(DType::F32, dims, lease.bytes())?.with_lease(lease))
     }
 
     /// The most bytes that were in use at one time.
@@ -101,20 +100,39 @@ impl Free {
     }
 }
 
+#[derive(Debug)]
 struct Lent {
     buffer: Vec<f32>,
     pool: Pool,
 }
 
-impl AsRef<[u8]> for Lent {
+/// A buffer that is lent to a tensor.
+#[derive(Clone, Debug)]
+pub(crate) struct Lease(Arc<Lent>);
+
+impl Lease {
+    pub(crate) fn bytes(&self) -> Bytes {
+        Bytes::from_owner(self.clone())
+    }
+
+    /// The buffer, if this is the only lease of it. It counts as in use until it is back.
+    pub(crate) fn take(self) -> Result<Vec<f32>, Self> {
+        let mut lent = Arc::try_unwrap(self.0).map_err(Self)?;
+        Ok(mem::take(&mut lent.buffer))
+    }
+}
+
+impl AsRef<[u8]> for Lease {
     fn as_ref(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.buffer)
+        bytemuck::cast_slice(&self.0.buffer)
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        self.pool.give_back(mem::take(&mut self.buffer));
+        if !self.buffer.is_empty() {
+            self.pool.give_back(mem::take(&mut self.buffer));
+        }
     }
 }
 
@@ -135,6 +153,28 @@ mod tests {
         drop(other);
         let third = pool.take(90);
         assert_eq!(third.as_ptr(), start);
+    }
+
+    #[test]
+    fn the_only_owner_gets_the_buffer_back() {
+        let pool = Pool::default();
+        let mut buffer = pool.take(6);
+        buffer.fill(2.0);
+        let start = buffer.as_ptr();
+        let tensor = pool.tensor(vec![6], buffer).unwrap();
+        let (other, bytes) = (tensor.reshape(vec![2, 3]).unwrap(), tensor.bytes().slice(4..8));
+        let tensor = tensor.into_buffer().unwrap_err();
+        assert_eq!(tensor, Tensor::vector(vec![2f32; 6]));
+        drop(other);
+        let tensor = tensor.into_buffer().unwrap_err();
+        drop(bytes);
+        let mut buffer = tensor.into_buffer().unwrap();
+        assert_eq!((buffer.as_ptr(), buffer.len()), (start, 6));
+        buffer[0] = 3.0;
+        drop(pool.tensor(vec![6], buffer).unwrap());
+        assert_eq!(pool.take(6).as_ptr(), start, "it went back to the pool");
+        assert_eq!(pool.peak_bytes(), 24);
+        assert!(Tensor::vector(vec![1f32]).into_buffer().is_err(), "it comes from no pool");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use half::{bf16, f16};
 
+use crate::pool::Lease;
 use crate::{DType, Element, Origin, checked_len};
 
 /// Why bytes are not a tensor, or a tensor is not what was asked for.
@@ -64,6 +65,8 @@ pub struct Tensor {
     dims: Vec<usize>,
     data: Data,
     origin: Option<Origin>,
+    /// The buffer of a pool that the bytes lie in.
+    lease: Option<Lease>,
 }
 
 impl PartialEq for Tensor {
@@ -86,7 +89,7 @@ impl Tensor {
         if want != bytes.len() {
             return Err(TensorError::Size { dtype, dims, want, got: bytes.len() });
         }
-        Ok(Self { dtype, dims, data: Data::Packed(bytes), origin: None })
+        Ok(Self { dtype, dims, data: Data::Packed(bytes), origin: None, lease: None })
     }
 
     /// A tensor of strings.
@@ -97,7 +100,7 @@ impl Tensor {
         match checked_len(&dims) {
             Some(len) if len == strings.len() => {
                 let data = Data::Strings(strings.into());
-                Ok(Self { dtype: DType::Str, dims, data, origin: None })
+                Ok(Self { dtype: DType::Str, dims, data, origin: None, lease: None })
             }
             Some(want) => {
                 Err(TensorError::Size { dtype: DType::Str, dims, want, got: strings.len() })
@@ -130,13 +133,20 @@ impl Tensor {
             dims: Vec::new(),
             data: Data::Packed(Bytes::copy_from_slice(bytemuck::bytes_of(&value))),
             origin: None,
+            lease: None,
         }
     }
 
     /// A tensor of one dimension.
     pub fn vector<T: Element>(values: Vec<T>) -> Self {
         let dims = vec![values.len()];
-        Self { dtype: T::DTYPE, dims, data: Data::Packed(owned_bytes(values)), origin: None }
+        Self {
+            dtype: T::DTYPE,
+            dims,
+            data: Data::Packed(owned_bytes(values)),
+            origin: None,
+            lease: None,
+        }
     }
 
     /// Notes where in a file the bytes lie.
@@ -144,6 +154,27 @@ impl Tensor {
     pub fn with_origin(mut self, origin: Origin) -> Self {
         self.origin = Some(origin);
         self
+    }
+
+    /// Notes the buffer of a pool that the bytes lie in.
+    pub(crate) fn with_lease(mut self, lease: Lease) -> Self {
+        self.lease = Some(lease);
+        self
+    }
+
+    /// The buffer of a tensor of [`Pool::tensor`](crate::Pool::tensor), to be written over, if
+    /// nothing else shares its bytes; its elements are still in it.
+    ///
+    /// # Errors
+    /// Gives the tensor back when its bytes are shared or come from no pool.
+    pub fn into_buffer(self) -> Result<Vec<f32>, Self> {
+        let Self { dtype, dims, data, origin, lease } = self;
+        let Some(lease) = lease else { return Err(Self { dtype, dims, data, origin, lease }) };
+        drop(data);
+        lease.take().map_err(|lease| {
+            let data = Data::Packed(lease.bytes());
+            Self { dtype, dims, data, origin, lease: Some(lease) }
+        })
     }
 
     /// Element type.

@@ -11,13 +11,17 @@
 //! other; see [`qcc_pass::PassInfo`].
 
 pub mod aot;
+pub mod bench;
 mod compare;
 mod compiler;
 mod dry;
 mod error;
 mod evaluate;
+mod execute;
 mod file_size;
 mod gate;
+mod generate;
+mod kernels;
 mod model;
 mod output;
 mod own_text;
@@ -31,11 +35,16 @@ pub use compare::{CompareOptions, Compared, Comparison, FirstDifference, Inner, 
 pub use compiler::Compiler;
 pub use error::Error;
 pub use evaluate::{Evaluation, evaluate};
+pub use execute::{ExecuteOptions, Executor};
 pub use gate::{Gate, Metric, Verdict};
+pub use generate::{
+    End, GenerateOptions, Generated, Generator, Sampling, StopWords, TextConfig, TextStream,
+};
+pub use kernels::Kernels;
 pub use model::Model;
 pub use output::{Output, SaveOptions};
 pub use own_text::OwnTextSize;
-pub use qcc_data::{OpenOptions, Samples};
+pub use qcc_data::{OpenOptions, Samples, Tokenizer};
 pub use qcc_onnx::{External, ReadOptions, Written};
 pub use recipe::{RECIPES, Recipe};
 pub use tables::{FORMATS, TUNING_COPY, WORKING_COPY, passes};

@@ -2,7 +2,6 @@
 //!
 //! They are made when a pass first asks for them, and kept for the run.
 
-mod draw;
 mod writer;
 
 use std::fmt;

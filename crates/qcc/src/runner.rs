@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use qcc_diag::Diagnostic;
-use qcc_exec::{Bound, ExecError, Plan, PlanOptions};
+use qcc_engine::{LowerError, LowerOptions, Report};
+use qcc_exec::{Bound, ExecError, Plan, PlanOptions, Profile};
 use qcc_ir::{Graph, Value};
 use qcc_pass::{Cancel, Pipeline, Session, WorkingCopy};
 use qcc_tensor::Tensor;
@@ -34,6 +35,22 @@ impl Runner {
     pub(crate) fn typed(mut self, cancel: &Cancel) -> Result<Self, Error> {
         self.graph = copy(&self.graph, tables::types(), cancel)?.graph;
         Ok(self)
+    }
+
+    /// Puts kernels in the place of products with low-bit weights.
+    pub(crate) fn lower(&mut self, options: &LowerOptions) -> Result<Report, LowerError> {
+        self.plan = None;
+        qcc_engine::lower(&mut self.graph, options)
+    }
+
+    /// What is run, without the rest.
+    pub(crate) fn into_graph(self) -> Graph {
+        self.graph
+    }
+
+    /// Time of each operator over the runs with the plan at hand.
+    pub(crate) fn profile(&self) -> Profile {
+        self.plan.as_ref().map(|it| it.1.profile()).unwrap_or_default()
     }
 
     /// What is run.

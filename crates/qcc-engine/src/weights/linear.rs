@@ -1,6 +1,6 @@
 //! `MatMul` and its kind over `DequantizeLinear` of constant codes, perhaps turned on the way.
 
-use qcc_ir::{Graph, NodeId, Op, Scope, Value};
+use qcc_ir::{Graph, NodeId, Scope, Value};
 use qcc_ops::dequantize::DequantizeLinear;
 use qcc_ops::transpose::Transpose;
 use qcc_ops::weight::is_step;

@@ -13,6 +13,8 @@ mod folding;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
+mod open;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod taps;

@@ -29,10 +29,14 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Quantize a model; the default command
     Quantize(Box<QuantizeArgs>),
+    /// Run a model: arrays in and out, or text from a prompt
+    Run(Box<super::run::RunArgs>),
     /// Perplexity of a model, and agreement with a reference
     Eval(super::eval::EvalArgs),
     /// Two models on the same inputs: outputs, inner values, and where they part
     Compare(super::compare::CompareArgs),
+    /// How fast a model runs on qcc's kernels: each product, and the whole
+    Bench(super::bench::BenchArgs),
     /// What is in a model, and what could be quantized
     Inspect(super::inspect::InspectArgs),
     /// Make a page for a browser from records of runs

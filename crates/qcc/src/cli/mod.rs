@@ -1,6 +1,7 @@
 //! The command line: what was typed becomes calls of the library, and errors become exit codes.
 
 mod argv;
+mod bench;
 mod budget;
 mod command;
 mod compare;
@@ -17,6 +18,7 @@ mod passes;
 mod quantize;
 mod record;
 mod report;
+mod run;
 mod took;
 mod verify;
 mod watch;
@@ -59,6 +61,8 @@ fn dispatch(args: Vec<OsString>, json: Option<&Json>) -> Result<Ended, Error> {
             quantize::run(&args, options.unwrap_or_default(), json.as_ref())
         }
         Command::Eval(args) => eval::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Run(args) => run::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Passes(args) => passes::run(&args),

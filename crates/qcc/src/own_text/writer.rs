@@ -7,16 +7,16 @@
 //! 2305.10427). After r rounds the first r tokens that were drawn are those of writing token by
 //! token; the later ones follow what stands before them more and more.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
-use qcc_data::{CacheShape, ModelInput, Role, cache_pairs, inputs_after, role, token_input};
-use qcc_exec::{Bound, ExecError, Plan, PlanOptions};
+use qcc_data::{CacheShape, ModelInput, Role, role, token_input};
+use qcc_exec::PlanOptions;
 use qcc_ir::Graph;
 use qcc_pass::{Rng, Session};
 use qcc_tensor::Tensor;
 
-use super::draw::draw;
 use crate::evaluate::logits;
+use crate::generate::{Cache, DecodeError, Decoder, draw};
 
 /// What the cache of the rows that are written at a time takes at most, unless the session caps
 /// memory lower.
@@ -52,9 +52,6 @@ pub(super) struct Writer<'a> {
     pub(super) session: &'a Session,
 }
 
-/// The plan for the shapes that were run last.
-type Planned = Option<(Vec<(String, Bound)>, Plan)>;
-
 impl Writer<'_> {
     /// Writes rows of token ids.
     ///
@@ -80,10 +77,9 @@ impl Writer<'_> {
         let rows = rows.ok_or("its rows are too many or too long")?;
         let size = Size { rows, length, ..size };
         let mut ids = Rows::random(size, self.vocab, self.session);
-        let pairs = cache_pairs(self.inputs, &self.output_names());
-        if let Some(pairs) = pairs.filter(|_| time.known().is_none()) {
+        if self.decoder().pairs().is_some() && time.known().is_none() {
             let mut tried = ids.clone();
-            match self.by_token(&mut tried, batch, &pairs) {
+            match self.by_token(&mut tried, batch) {
                 Ok(()) => return Ok(Text { ids: tried.tensor()?, has_cache: true }),
                 Err(why) if self.session.cancel.is_set() => return Err(why),
                 // It may still run on whole rows.
@@ -97,13 +93,13 @@ impl Writer<'_> {
     /// Draws all tokens of a row at once, round after round.
     pub(super) fn by_round(&self, ids: &mut Rows, batch: usize) -> Result<(), String> {
         let Size { rows, length, rounds } = ids.size;
-        let mut plan = None;
+        let mut decoder = self.decoder();
         self.session.progress.start("own text", (rows / batch.max(1) * rounds) as u64);
         for first in (0..rows).step_by(batch.max(1)) {
             let mut start: Option<Vec<f32>> = None;
             for _ in 0..rounds {
-                let feed = self.feed(&ids.part(first, batch, 0, length)?, 0)?;
-                let outputs = self.run(&mut plan, &feed)?;
+                let part = ids.part(first, batch, 0, length)?;
+                let outputs = self.run(&mut decoder, &part, &mut Cache::default())?;
                 let (logits, width) = self.logits(&outputs, [batch, length])?;
                 let logits = logits.to_f32().map_err(|it| it.to_string())?;
                 // Nothing but the first token, which stays, may decide what follows it.
@@ -127,27 +123,20 @@ impl Writer<'_> {
     }
 
     /// Draws one token after the other, each from a run on the one before.
-    pub(super) fn by_token(
-        &self,
-        ids: &mut Rows,
-        batch: Option<usize>,
-        pairs: &[(String, String)],
-    ) -> Result<(), String> {
+    pub(super) fn by_token(&self, ids: &mut Rows, batch: Option<usize>) -> Result<(), String> {
         let Size { rows, length, .. } = ids.size;
+        let mut decoder = self.decoder();
         let batch = match batch {
             Some(it) => it.max(1),
-            None => self.batch(rows, length, pairs)?,
+            None => self.batch(rows, length, &decoder)?,
         };
         self.session.progress.start("own text", rows as u64 * (length as u64 - 1));
         for first in (0..rows).step_by(batch) {
             let count = batch.min(rows - first);
-            let mut plan = None;
-            let mut kept: Vec<(String, Tensor)> = Vec::new();
+            let mut cache = Cache::expecting(length - 1);
             for at in 0..length - 1 {
-                let mut feed = self.feed(&ids.part(first, count, at, 1)?, at)?;
-                feed.extend(kept.drain(..));
-                let outputs = self.run(&mut plan, &feed)?;
-                drop(feed);
+                let part = ids.part(first, count, at, 1)?;
+                let outputs = self.run(&mut decoder, &part, &mut cache)?;
                 let (logits, width) = self.logits(&outputs, [count, 1])?;
                 let logits = logits.to_f32().map_err(|it| it.to_string())?;
                 let numbers: Vec<f64> =
@@ -156,11 +145,6 @@ impl Writer<'_> {
                 for (row, token) in drawn.iter().enumerate() {
                     ids.put(first + row, at + 1, std::slice::from_ref(token));
                 }
-                for (name, from) in pairs {
-                    let value = outputs.iter().find(|it| it.0 == *from);
-                    let value = value.ok_or_else(|| format!("it gives no '{from}'"))?;
-                    kept.push((name.clone(), value.1.clone()));
-                }
                 self.session.progress.step(count as u64, "");
             }
         }
@@ -168,16 +152,13 @@ impl Writer<'_> {
     }
 
     /// How many rows are written at a time: as many as the cache has room for.
-    fn batch(
-        &self,
-        rows: usize,
-        length: usize,
-        pairs: &[(String, String)],
-    ) -> Result<usize, String> {
+    fn batch(&self, rows: usize, length: usize, decoder: &Decoder<'_>) -> Result<usize, String> {
         let cap = self.session.max_mem.map_or(MAX_CACHE_BYTES, |it| (it / 8).min(MAX_CACHE_BYTES));
-        let empty =
-            self.feed(&Tensor::from_vec(vec![1, 1], vec![0i64]).map_err(|it| it.to_string())?, 0)?;
-        let of_token: u64 = pairs
+        let one = Tensor::from_vec(vec![1, 1], vec![0i64]).map_err(|it| it.to_string())?;
+        let empty = decoder.feed(&one, 0).map_err(|it| it.to_string())?;
+        let of_token: u64 = decoder
+            .pairs()
+            .unwrap_or_default()
             .iter()
             .filter_map(|(name, _)| empty.get(name))
             .map(|it| {
@@ -189,36 +170,22 @@ impl Writer<'_> {
         Ok(usize::try_from(cap / of_row).unwrap_or(rows).clamp(1, rows))
     }
 
-    fn output_names(&self) -> Vec<&str> {
-        self.graph.outputs().iter().map(|&it| self.graph.value_name(it)).collect()
-    }
-
-    fn feed(&self, ids: &Tensor, past: usize) -> Result<BTreeMap<String, Tensor>, String> {
-        let all = inputs_after(self.inputs, ids, past, self.cache);
-        Ok(all.map_err(|it| it.to_string())?.into_iter().collect())
+    fn decoder(&self) -> Decoder<'_> {
+        // Buffers of its own: a pool that outlives the plan would keep them all.
+        let options = PlanOptions::default();
+        Decoder::new(Cow::Borrowed(self.graph), self.inputs, self.cache, options)
     }
 
     fn run(
         &self,
-        plan: &mut Planned,
-        feed: &BTreeMap<String, Tensor>,
+        decoder: &mut Decoder<'_>,
+        ids: &Tensor,
+        cache: &mut Cache,
     ) -> Result<Vec<(String, Tensor)>, String> {
         if self.session.cancel.is_set() {
             return Err("it was interrupted".into());
         }
-        let text = |it: ExecError| format!("it cannot be run: {it}");
-        let bound: Vec<(String, Bound)> =
-            feed.iter().map(|(name, it)| (name.clone(), Bound::like(it))).collect();
-        let plan = match plan {
-            Some((shapes, plan)) if *shapes == bound => &*plan,
-            plan => {
-                // Buffers of its own: a cache that grows fits into none of those it had before, and
-                // a pool that outlives the plan would keep them all.
-                let new = Plan::new(self.graph, &bound, &PlanOptions::default()).map_err(text)?;
-                &plan.insert((bound, new)).1
-            }
-        };
-        plan.run(feed, &[], &mut |_, _| {}).map_err(text)
+        decoder.run(ids, cache).map_err(|it: DecodeError| it.to_string())
     }
 
     /// Logits of a run on `[batch, length]` tokens, and their number for each.
@@ -382,11 +349,10 @@ graph @cached(%input_ids: i64[b, t], %past_0: f32[b, 1, p, 5]) -> (%logits: f32[
         let writer =
             Writer { graph: &graph, inputs: &inputs, vocab: 5, cache: None, session: &session };
         let start = Rows::random(SIZE, 5, &session);
-        let pairs = cache_pairs(&inputs, &writer.output_names()).unwrap();
         let mut by_token = start.clone();
-        writer.by_token(&mut by_token, None, &pairs).unwrap();
+        writer.by_token(&mut by_token, None).unwrap();
         let mut few = start.clone();
-        writer.by_token(&mut few, Some(2), &pairs).unwrap();
+        writer.by_token(&mut few, Some(2)).unwrap();
         let mut by_round = start.clone();
         writer.by_round(&mut by_round, 1).unwrap();
         assert_eq!(by_token.ids, by_round.ids);

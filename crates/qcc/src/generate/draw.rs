@@ -9,7 +9,7 @@ const FAR: f32 = 20.0;
 /// Draws one token from each row of `logits`, `[rows, width]`, by the numbers `at`, in `[0, 1)`:
 /// the first token at which the sum of probabilities exceeds the number. Only the first `limit`
 /// tokens are drawn. `None` when the logits of a row are not numbers.
-pub(super) fn draw(logits: &[f32], width: usize, limit: usize, at: &[f64]) -> Option<Vec<i64>> {
+pub(crate) fn draw(logits: &[f32], width: usize, limit: usize, at: &[f64]) -> Option<Vec<i64>> {
     let rows: Vec<&[f32]> = logits.chunks_exact(width.max(1)).collect();
     if rows.len() != at.len() || limit == 0 || limit > width {
         return None;
@@ -18,7 +18,7 @@ pub(super) fn draw(logits: &[f32], width: usize, limit: usize, at: &[f64]) -> Op
     rows.par_iter().zip(at).map(one).collect()
 }
 
-fn draw_one(logits: &[f32], at: f64) -> Option<i64> {
+pub(super) fn draw_one(logits: &[f32], at: f64) -> Option<i64> {
     let mut top = f32::NEG_INFINITY;
     for &it in logits {
         if it.is_nan() {

@@ -1,0 +1,163 @@
+//! What the CPU at hand can do at most, measured: bytes read and 8-bit products in a second.
+//!
+//! A product needs the larger of `bytes / read rate` and `products / dot product rate`; that over
+//! the time that it takes is its share of the limit. Each figure is the best of many short rounds.
+
+use crate::spec::Isa;
+use crate::threads::Threads;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+/// Time of all rounds of a figure.
+const TIME: Duration = Duration::from_millis(120);
+
+/// Parts that a round is cut in.
+const PARTS: usize = 64;
+
+/// Bytes a second that threads read from a buffer of so many bytes, which they share out: from the
+/// cache that holds it, or from memory.
+#[must_use]
+pub fn read_rate(threads: &dyn Threads, bytes: usize) -> f64 {
+    let words = (bytes / 8).max(PARTS * 64).next_multiple_of(PARTS * 64);
+    let buffer: Vec<u64> = (0..words as u64).collect();
+    // Small buffers are read more than once in a round, by the same threads.
+    let repeats = (1usize << 22).div_ceil(8 * words).max(1);
+    let part = words / PARTS;
+    let took = best(|| {
+        threads.run(PARTS, &|range| {
+            let slice = &buffer[range.start * part..range.end * part];
+            for _ in 0..repeats {
+                black_box(pulp::Arch::new().dispatch(|| read(black_box(slice))));
+            }
+        });
+    });
+    (8 * words * repeats) as f64 / took.as_secs_f64()
+}
+
+/// Reads all, in eight sums.
+#[inline(always)]
+fn read(words: &[u64]) -> u64 {
+    let mut sums = [0u64; 64];
+    for chunk in words.as_chunks::<64>().0 {
+        for (sum, word) in sums.iter_mut().zip(chunk) {
+            *sum |= word;
+        }
+    }
+    sums.iter().fold(0, |all, it| all | it)
+}
+
+/// Products of 8 bits that threads add up in a second, from registers. `None` where the instruction
+/// set has no dot product that is known here.
+#[must_use]
+pub fn dot_rate(threads: &dyn Threads, isa: Isa) -> Option<f64> {
+    /// Steps of a part.
+    const STEPS: usize = 1 << 12;
+    let products = dots(isa, 1)?;
+    let took = best(|| {
+        threads.run(PARTS, &|range| {
+            for _ in range {
+                black_box(dots(isa, STEPS));
+            }
+        });
+    });
+    Some((products * STEPS * PARTS) as f64 / took.as_secs_f64())
+}
+
+/// The shortest of rounds that fill [`TIME`].
+fn best(mut round: impl FnMut()) -> Duration {
+    let (start, mut least) = (Instant::now(), Duration::MAX);
+    // The first one brings pages and threads.
+    round();
+    while least == Duration::MAX || start.elapsed() < TIME {
+        let at = Instant::now();
+        round();
+        least = least.min(at.elapsed());
+    }
+    least.max(Duration::from_nanos(1))
+}
+
+/// Adds up products in so many steps: how many a step has.
+fn dots(isa: Isa, steps: usize) -> Option<usize> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        match isa {
+            Isa::Avx512Vnni if has!("avx512f") && has!("avx512vnni") => {
+                // SAFETY: the CPU has the features.
+                #[allow(unsafe_code)]
+                unsafe {
+                    x86::wide(steps);
+                }
+                return Some(x86::SUMS * 64);
+            }
+            Isa::AvxVnni if has!("avxvnni") && has!("avx2") => {
+                // SAFETY: the CPU has the features.
+                #[allow(unsafe_code)]
+                unsafe {
+                    x86::narrow(steps);
+                }
+                return Some(x86::SUMS * 32);
+            }
+            _ => {}
+        }
+    }
+    let _ = (isa, steps);
+    None
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::{
+        _mm256_dpbusd_avx_epi32, _mm256_set1_epi32, _mm256_setzero_si256, _mm512_dpbusd_epi32,
+        _mm512_set1_epi32, _mm512_setzero_si512,
+    };
+    use std::hint::black_box;
+
+    /// Sums that do not wait for each other.
+    pub(super) const SUMS: usize = 12;
+
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    pub(super) fn wide(steps: usize) {
+        let (a, b) = (_mm512_set1_epi32(black_box(0x0102_0304)), _mm512_set1_epi32(black_box(5)));
+        let mut sums = [_mm512_setzero_si512(); SUMS];
+        for _ in 0..steps {
+            for sum in &mut sums {
+                *sum = _mm512_dpbusd_epi32(*sum, a, b);
+            }
+        }
+        black_box(sums);
+    }
+
+    #[target_feature(enable = "avx2,avxvnni")]
+    pub(super) fn narrow(steps: usize) {
+        let (a, b) = (_mm256_set1_epi32(black_box(0x0102_0304)), _mm256_set1_epi32(black_box(5)));
+        let mut sums = [_mm256_setzero_si256(); SUMS];
+        for _ in 0..steps {
+            for sum in &mut sums {
+                *sum = _mm256_dpbusd_avx_epi32(*sum, a, b);
+            }
+        }
+        black_box(sums);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::threads::Alone;
+
+    #[test]
+    fn figures_are_those_of_a_cpu() {
+        // From a modem to a supercomputer; and all of the buffer is read.
+        let rate = read_rate(&Alone, 1 << 16);
+        assert!((1e7..1e13).contains(&rate), "{rate}");
+        let words: Vec<u64> = (0..192).map(|it| 1 << (it % 64)).collect();
+        assert_eq!(read(&words), u64::MAX);
+        assert_eq!(dot_rate(&Alone, Isa::Scalar), None);
+        for isa in [Isa::Avx512Vnni, Isa::AvxVnni] {
+            if let Some(rate) = dot_rate(&Alone, isa) {
+                assert!((1e8..1e14).contains(&rate), "{rate}");
+            }
+        }
+    }
+}

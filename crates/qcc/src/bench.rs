@@ -1,0 +1,205 @@
+//! Times of a model on kernels: of each product, and of the whole.
+//!
+//! A product is timed as the node that computes it, with what is fused into it, between values of
+//! its own; products of one kind run one after another, so that weights come from where they come
+//! from in the model. The limit is what the CPU at hand can do ([`qcc_kernels::limits`]).
+//! A reference model runs in the same engine.
+
+mod feed;
+mod layers;
+mod time;
+
+use qcc_diag::Diagnostic;
+use qcc_exec::{PlanOptions, Profile};
+use qcc_kernels::{Planes, limits};
+use qcc_pass::{Cancel, Progress};
+use std::sync::Arc;
+
+use crate::kernels::{Kernels, lowered};
+use crate::runner::Runner;
+use crate::{Error, Model};
+
+pub use layers::{Layer, LayerTime};
+
+/// What is timed, and how.
+#[derive(Clone, Debug)]
+pub struct BenchOptions {
+    /// Tokens, or rows, of a run.
+    pub rows: Vec<usize>,
+    /// Tokens that a model with a cache has seen already.
+    pub past: usize,
+    /// How often each time is taken; `None`: for a fifth of a second, and three times at least.
+    pub runs: Option<usize>,
+    /// How exactly activations are kept, instead of what the model asks for.
+    pub planes: Option<Planes>,
+    /// Each product on its own, instead of those of one kind together.
+    pub each: bool,
+    /// Time of each operator as well.
+    pub profile: bool,
+}
+
+impl Default for BenchOptions {
+    fn default() -> Self {
+        let rows = vec![1, 4, 16, 128];
+        Self { rows, past: 0, runs: None, planes: None, each: false, profile: false }
+    }
+}
+
+/// What the CPU at hand can do.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes a second, by the bytes that are read again and again.
+    pub read: Vec<(usize, f64)>,
+    /// 8-bit products a second; `None` where it is not known how to find out.
+    pub dot: Option<f64>,
+    /// Threads that did it.
+    pub threads: usize,
+}
+
+impl Limits {
+    /// Measures them: half a second.
+    pub fn measure(kernels: &Kernels) -> Self {
+        let threads = &*kernels.threads;
+        let sizes = [1 << 17, 1 << 19, 1 << 23, 1 << 28];
+        Self {
+            read: sizes.map(|bytes| (bytes, limits::read_rate(threads, bytes))).into(),
+            dot: limits::dot_rate(threads, kernels.source.isa()),
+            threads: threads.threads(),
+        }
+    }
+
+    /// Seconds that a product needs at least: it reads `bytes` of `all` that are read in turn.
+    fn least(&self, bytes: usize, all: usize, products: f64) -> f64 {
+        let level = self.read.iter().find(|it| it.0 >= all).or(self.read.last());
+        let read = level.map_or(0.0, |it| bytes as f64 / it.1);
+        read.max(self.dot.map_or(0.0, |it| products / it))
+    }
+}
+
+/// Time of a whole run.
+#[derive(Clone, Debug)]
+pub struct WholeTime {
+    /// Tokens, or rows.
+    pub rows: usize,
+    /// Seconds: the median.
+    pub seconds: f64,
+    /// The shortest.
+    pub least: f64,
+    /// Seconds of the reference: the median.
+    pub reference: Option<f64>,
+    /// By operator, if that was asked for.
+    pub profile: Option<Profile>,
+}
+
+/// What was found.
+#[derive(Clone, Debug)]
+pub struct Bench {
+    /// What the CPU can do.
+    pub limits: Limits,
+    /// The instruction set of the kernels.
+    pub isa: String,
+    /// Products that run on kernels, and bytes of their packed weights.
+    pub products: (usize, usize),
+    /// Products with low-bit weights that do not, and why.
+    pub stays: Vec<(String, String)>,
+    /// Operators behind products that are not part of their kernels, and why.
+    pub apart: Vec<(String, String)>,
+    /// Products, those of one kind together.
+    pub layers: Vec<Layer>,
+    /// Whole runs.
+    pub whole: Vec<WholeTime>,
+    /// What the user should know.
+    pub notes: Vec<Diagnostic>,
+}
+
+/// Times a model, and a reference in the same engine.
+///
+/// # Errors
+/// When a model cannot be run, or has inputs that cannot be made up.
+pub fn bench(
+    model: &Model,
+    reference: Option<&Model>,
+    kernels: &Kernels,
+    options: &BenchOptions,
+    progress: &Arc<dyn Progress>,
+    cancel: &Cancel,
+) -> Result<Bench, Error> {
+    let (mut runner, report) = lowered(model, kernels, options.planes, cancel)?;
+    let mut other = match reference {
+        Some(it) => Some(lowered(it, kernels, options.planes, cancel)?.0),
+        None => None,
+    };
+    let limits = Limits::measure(kernels);
+    let bytes = |it: &qcc_engine::Lowered| it.product.matrix().bytes().len();
+    let products = (report.products.len(), report.products.iter().map(bytes).sum());
+    let kinds = layers::kinds(runner.graph(), options.each);
+    progress.start("bench", ((kinds.len() + 1) * options.rows.len()) as u64);
+    let mut whole = Vec::new();
+    for &rows in &options.rows {
+        stopped(cancel)?;
+        whole.push(run(&mut runner, other.as_mut(), rows, options)?);
+        progress.step(1, "");
+    }
+    let mut layers = Vec::new();
+    for kind in kinds {
+        let mut layer = Layer::new(&kind);
+        for &rows in &options.rows {
+            stopped(cancel)?;
+            let reference = other.as_ref().map(Runner::graph);
+            let time = layers::time(&kind, runner.graph(), reference, rows, options, &limits)?;
+            layer.times.push(time);
+            progress.step(1, "");
+        }
+        layers.push(layer);
+    }
+    progress.finish();
+    let pairs = |list: Vec<qcc_engine::Stays>| list.into_iter().map(|it| (it.name, it.why));
+    Ok(Bench {
+        limits,
+        isa: kernels.source.isa().to_string(),
+        products,
+        stays: pairs(report.stays).collect(),
+        apart: pairs(report.apart).collect(),
+        layers,
+        whole,
+        notes: kernels.notes.clone(),
+    })
+}
+
+fn stopped(cancel: &Cancel) -> Result<(), Error> {
+    if cancel.is_set() {
+        let code = qcc_diag::codes::QCC0509;
+        return Err(Diagnostic::error(code, "interrupted").into());
+    }
+    Ok(())
+}
+
+/// Times runs of the whole model, those of the reference in turn with its own.
+fn run(
+    runner: &mut Runner,
+    mut other: Option<&mut Runner>,
+    rows: usize,
+    options: &BenchOptions,
+) -> Result<WholeTime, Error> {
+    let feed = feed::inputs(runner.graph(), rows, options.past)?;
+    runner.set_options(PlanOptions { profile: options.profile, ..PlanOptions::default() });
+    // A cache and the like is made up for each model by itself.
+    let other_feed = match &other {
+        Some(it) => Some(feed::inputs(it.graph(), rows, options.past)?),
+        None => None,
+    };
+    let mut work = || runner.run(&feed, &[], &mut |_, _| {}).map(drop);
+    let mut beside = || match (&mut other, &other_feed) {
+        (Some(runner), Some(feed)) => runner.run(feed, &[], &mut |_, _| {}).map(drop),
+        _ => Ok(()),
+    };
+    let (own, reference) = time::both(&mut work, &mut beside, other_feed.is_some(), options.runs)?;
+    let profile = if options.profile { Some(runner.plan(&feed)?.profile()) } else { None };
+    Ok(WholeTime {
+        rows,
+        seconds: own.median,
+        least: own.least,
+        reference: reference.map(|it| it.median),
+        profile,
+    })
+}

@@ -1,0 +1,227 @@
+//! Times of products, each between values of its own.
+
+use std::collections::BTreeMap;
+
+use half::{bf16, f16};
+use qcc_diag::Diagnostic;
+use qcc_engine::KernelProduct;
+use qcc_exec::{Bound, ExecError, Plan, PlanOptions};
+use qcc_ir::{Graph, NodeId, Value};
+use qcc_kernels::{Epilogue, Planes};
+use qcc_tensor::{DType, Pool, Tensor};
+
+use super::{BenchOptions, Limits, time};
+use crate::Error;
+use crate::runner::Feed;
+
+/// A node of kernels, or several of one kind.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// The first of them.
+    pub name: String,
+    /// How many there are.
+    pub count: usize,
+    /// Inputs of the products.
+    pub k: usize,
+    /// Outputs of each product of a node.
+    pub n: Vec<usize>,
+    /// Bits of the codes of each product.
+    pub bits: Vec<u32>,
+    /// Codes that share a scale, of each product.
+    pub group: Vec<usize>,
+    /// How exactly activations are kept.
+    pub planes: Planes,
+    /// What is done to each output before it is stored.
+    pub epilogues: Vec<Epilogue>,
+    /// Bytes of the packed weights of one node.
+    pub bytes: usize,
+    /// By rows.
+    pub times: Vec<LayerTime>,
+}
+
+/// Time of one node.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerTime {
+    /// Rows of activations.
+    pub rows: usize,
+    /// Seconds: the median, of all nodes of the kind.
+    pub seconds: f64,
+    /// Bytes of packed weights a second.
+    pub bytes_per_second: f64,
+    /// Multiplications and additions a second.
+    pub ops_per_second: f64,
+    /// Least time that the CPU at hand needs, over this time.
+    pub share: f64,
+    /// Seconds of the same values in the reference, where it has them.
+    pub reference: Option<f64>,
+}
+
+/// Nodes that are timed together.
+pub(super) struct Kind {
+    name: String,
+    nodes: Vec<NodeId>,
+    layer: Layer,
+}
+
+impl Layer {
+    /// Without times.
+    pub(super) fn new(kind: &Kind) -> Self {
+        let layer = kind.layer.clone();
+        Self { name: kind.name.clone(), count: kind.nodes.len(), ..layer }
+    }
+}
+
+/// The nodes of kernels of the outermost graph.
+pub(super) fn kinds(graph: &Graph, each: bool) -> Vec<Kind> {
+    let mut kinds: Vec<Kind> = Vec::new();
+    for id in graph.topo() {
+        let Some(node) = graph.node(id) else { continue };
+        let Some(op) = node.op().and_then(|it| it.is::<KernelProduct>()) else { continue };
+        let layouts: Vec<_> = op.products().map(|it| *it.layout()).collect();
+        let layer = Layer {
+            name: String::new(),
+            count: 0,
+            k: layouts.first().map_or(0, |it| it.k()),
+            n: layouts.iter().map(|it| it.n()).collect(),
+            bits: layouts.iter().map(|it| it.bits().bits()).collect(),
+            group: layouts.iter().map(|it| it.group()).collect(),
+            planes: op.planes(),
+            epilogues: op.epilogues().collect(),
+            bytes: layouts.iter().map(|it| it.bytes()).sum(),
+            times: Vec::new(),
+        };
+        let is_same = |it: &&mut Kind| {
+            let it = &it.layer;
+            (it.k, &it.n, &it.bits, &it.group) == (layer.k, &layer.n, &layer.bits, &layer.group)
+                && (it.planes, &it.epilogues, it.bytes)
+                    == (layer.planes, &layer.epilogues, layer.bytes)
+        };
+        match kinds.iter_mut().find(|it| !each && is_same(it)) {
+            Some(kind) => kind.nodes.push(id),
+            None => kinds.push(Kind { name: node.name.clone(), nodes: vec![id], layer }),
+        }
+    }
+    kinds
+}
+
+/// A part of a graph with what it reads.
+struct Part {
+    plan: Plan,
+    feed: Feed,
+}
+
+impl Part {
+    /// From some values, brought, to others.
+    fn new(
+        graph: &Graph,
+        feed: &Feed,
+        outputs: Vec<Value>,
+        pool: &Pool,
+    ) -> Result<Self, ExecError> {
+        let bound: Vec<_> = feed.iter().map(|(name, it)| (name.clone(), Bound::like(it))).collect();
+        let outputs = Some(outputs);
+        let options = PlanOptions { outputs, pool: pool.clone(), ..PlanOptions::default() };
+        Ok(Self { plan: Plan::new(graph, &bound, &options)?, feed: feed.clone() })
+    }
+
+    fn run(&self) -> Result<(), Error> {
+        let outputs = self.plan.run(&self.feed, &[], &mut |_, _| {});
+        outputs.map(drop).map_err(|it| Error::from(Diagnostic::from(it)))
+    }
+}
+
+/// Times the nodes of a kind, one after another, for so many rows.
+pub(super) fn time(
+    kind: &Kind,
+    graph: &Graph,
+    reference: Option<&Graph>,
+    rows: usize,
+    options: &BenchOptions,
+    limits: &Limits,
+) -> Result<LayerTime, Error> {
+    let names = reference.map(names).unwrap_or_default();
+    let pool = Pool::default();
+    let (mut parts, mut others) = (Vec::new(), Vec::new());
+    for &id in &kind.nodes {
+        let feed = feed(graph, id, rows)?;
+        let outputs: Vec<Value> = graph.values_of(id).collect();
+        let same = outputs.iter().map(|it| names.get(graph.value_name(*it)).copied());
+        let same: Option<Vec<Value>> = same.collect();
+        if let (Some(reference), Some(same)) = (reference, same)
+            && let Ok(part) = Part::new(reference, &feed, same, &pool)
+        {
+            others.push(part);
+        }
+        let part = Part::new(graph, &feed, outputs, &pool);
+        parts.push(part.map_err(|it| Error::from(Diagnostic::from(it)))?);
+    }
+    let is_there = !others.is_empty() && others.len() == parts.len();
+    let (own, other) = time::both(
+        &mut || parts.iter().try_for_each(Part::run),
+        &mut || others.iter().try_for_each(Part::run),
+        is_there,
+        options.runs,
+    )?;
+    let count = kind.nodes.len().max(1);
+    let (layer, seconds) = (&kind.layer, own.median / count as f64);
+    let products = layer.n.iter().map(|&n| n as f64).sum::<f64>() * (layer.k * rows) as f64;
+    let planes = f64::from(layer.planes.count());
+    Ok(LayerTime {
+        rows,
+        seconds,
+        bytes_per_second: layer.bytes as f64 / seconds,
+        ops_per_second: 2.0 * products / seconds,
+        share: limits.least(layer.bytes, layer.bytes * count, products * planes) / seconds,
+        reference: other.map(|it| it.median / count as f64),
+    })
+}
+
+fn names(graph: &Graph) -> BTreeMap<&str, Value> {
+    let mut names = BTreeMap::new();
+    for (id, node) in graph.nodes() {
+        for (value, output) in graph.values_of(id).zip(&node.outputs) {
+            names.insert(output.name.as_str(), value);
+        }
+    }
+    names
+}
+
+/// Values for what a node reads, of so many rows.
+fn feed(graph: &Graph, id: NodeId, rows: usize) -> Result<Feed, Error> {
+    let mut feed = Feed::new();
+    let Some(node) = graph.node(id) else { return Ok(feed) };
+    let Some(op) = node.op().and_then(|it| it.is::<KernelProduct>()) else { return Ok(feed) };
+    let first = op.products().next().map(|it| *it.layout());
+    let (k, n) = first.map_or((0, 0), |it| (it.k(), it.n()));
+    for (at, value) in node.inputs.iter().enumerate() {
+        let Some(value) = *value else { continue };
+        let ty = graph.ty(value);
+        let width = if at == 0 { k } else { n };
+        let mut dims = vec![1; ty.rank().unwrap_or(3).max(1)];
+        let rank = dims.len();
+        if let Some(it) = dims.last_mut() {
+            *it = width;
+        }
+        // Rows before the last dimension; a vector has but one.
+        if let Some(it) = rank.checked_sub(2).and_then(|it| dims.get_mut(it)) {
+            *it = rows;
+        }
+        let len = dims.iter().product::<usize>();
+        let number = |i: usize| (i.wrapping_mul(2_654_435_761) >> 7 & 1023) as f32 / 512.0 - 1.0;
+        let numbers = (0..len).map(number);
+        let tensor = match ty.dtype() {
+            Some(DType::F16) => {
+                Tensor::from_vec(dims, numbers.map(f16::from_f32).collect::<Vec<_>>())
+            }
+            Some(DType::BF16) => {
+                Tensor::from_vec(dims, numbers.map(bf16::from_f32).collect::<Vec<_>>())
+            }
+            _ => Tensor::from_vec(dims, numbers.collect::<Vec<_>>()),
+        };
+        let tensor = tensor.map_err(|it| {
+            Error::from(Diagnostic::error(qcc_diag::codes::QCC0901, it.to_string()))
+        })?;
+        feed.insert(graph.value_name(value).to_owned(), tensor);
+    }
+    Ok(feed)
+}

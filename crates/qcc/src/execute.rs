@@ -1,0 +1,138 @@
+//! Models that are made ready to be run, on kernels where products have low-bit weights.
+
+use qcc_data::{inputs_after, token_input};
+use qcc_diag::{Diagnostic, codes};
+use qcc_exec::{PlanOptions, Profile};
+use qcc_ir::Type;
+use qcc_pass::Cancel;
+use qcc_tensor::Tensor;
+
+use crate::kernels::{Kernels, lowered};
+use crate::runner::{Feed, Runner};
+use crate::{Error, Model};
+
+/// How a model is run.
+#[derive(Clone, Default)]
+pub struct ExecuteOptions {
+    /// Kernels for products with low-bit weights; without them weights are decoded to floats.
+    pub kernels: Option<Kernels>,
+    /// Whether the time of each operator is noted.
+    pub profile: bool,
+}
+
+/// A model that is ready to be run.
+pub struct Executor {
+    pub(crate) runner: Runner,
+    pub(crate) options: PlanOptions,
+    /// Products that run on kernels, and those that stay.
+    products: [usize; 2],
+    notes: Vec<Diagnostic>,
+}
+
+impl Executor {
+    /// Makes a copy of a model ready.
+    ///
+    /// # Errors
+    /// When it breaks a rule, or its weights cannot be packed.
+    pub fn new(model: &Model, options: &ExecuteOptions) -> Result<Self, Error> {
+        let cancel = Cancel::default();
+        let (mut runner, products, notes) = match &options.kernels {
+            Some(kernels) => {
+                let (runner, report) = lowered(model, kernels, None, &cancel)?;
+                let count = [report.products.len(), report.stays.len()];
+                let notes = if count[0] > 0 { kernels.notes.clone() } else { Vec::new() };
+                (runner, count, notes)
+            }
+            None => (Runner::new(model, &cancel)?, [0; 2], Vec::new()),
+        };
+        let plan = PlanOptions { profile: options.profile, ..PlanOptions::default() };
+        runner.set_options(plan.clone());
+        Ok(Self { runner, options: plan, products, notes })
+    }
+
+    /// Products that run on low-bit kernels.
+    pub fn products(&self) -> usize {
+        self.products[0]
+    }
+
+    /// What the user should know about the kernels.
+    pub fn notes(&self) -> &[Diagnostic] {
+        &self.notes
+    }
+
+    /// Runs the model once: its outputs by name. Inputs that follow from token ids may be left out:
+    /// masks, positions, an empty cache.
+    ///
+    /// # Errors
+    /// When an input is missing or does not fit, or a node cannot be run.
+    pub fn run(&mut self, model: &Model, mut given: Feed) -> Result<Vec<(String, Tensor)>, Error> {
+        complete(model, &mut given)?;
+        self.runner.run(&given, &[], &mut |_, _| {})
+    }
+
+    /// Time of each operator so far, where the options ask for it.
+    pub fn profile(&self) -> Profile {
+        self.runner.profile()
+    }
+}
+
+/// Checks what is given against the inputs of a model, and adds what follows from token ids.
+fn complete(model: &Model, given: &mut Feed) -> Result<(), Error> {
+    let inputs = model.inputs();
+    let all = model.graph().inputs().iter().filter_map(|&it| model.graph().node(it));
+    let known: Vec<(&str, &Type)> =
+        all.filter_map(|it| it.outputs.first()).map(|it| (it.name.as_str(), &it.ty)).collect();
+    let names: Vec<&str> = known.iter().map(|it| it.0).collect();
+    for (name, tensor) in &*given {
+        let Some((_, ty)) = known.iter().find(|it| it.0 == name) else {
+            let text = format!("the model has no input '{name}'");
+            return Err(wrong(text).with_note(format!("its inputs are {}", list(&names))).into());
+        };
+        let got = Type::of(tensor);
+        if ty.meet(&got).is_none() {
+            let text = format!("input '{name}' is given {got}, but takes {ty}");
+            let cast = match ty.dtype().filter(|it| Some(*it) != got.dtype()) {
+                Some(want) => format!("numpy: x.astype({})", numpy(&want.to_string())),
+                None => "give it an array of that shape".to_owned(),
+            };
+            return Err(wrong(text).with_help(cast).into());
+        }
+    }
+    let is_missing = |name: &str| !given.contains_key(name);
+    if inputs.iter().any(|it| is_missing(&it.name))
+        && let Some(tokens) = token_input(&inputs).and_then(|at| inputs.get(at))
+        && let Some(ids) = given.get(&tokens.name).filter(|it| it.rank() == 2)
+    {
+        let cast = ids.to_i64().ok().map(|it| it.into_owned());
+        let ids = cast.and_then(|it| Tensor::from_vec(ids.dims().to_vec(), it).ok());
+        let made = ids.and_then(|it| inputs_after(&inputs, &it, 0, model.cache_shape()).ok());
+        for (name, tensor) in made.into_iter().flatten() {
+            given.entry(name).or_insert(tensor);
+        }
+    }
+    if let Some(input) = inputs.iter().find(|it| !given.contains_key(&it.name)) {
+        let text = format!("input {input} is missing");
+        let help =
+            format!("--input '{0}=FILE.npy' gives it, or an array '{0}' of --inputs", input.name);
+        return Err(wrong(text).with_help(help).into());
+    }
+    Ok(())
+}
+
+fn wrong(text: String) -> Diagnostic {
+    Diagnostic::error(codes::QCC0402, text)
+}
+
+fn list(names: &[&str]) -> String {
+    names.iter().map(|it| format!("'{it}'")).collect::<Vec<_>>().join(", ")
+}
+
+/// The word of numpy for an element type.
+fn numpy(dtype: &str) -> String {
+    match dtype {
+        "f16" => "'float16'".into(),
+        "f32" => "'float32'".into(),
+        "f64" => "'float64'".into(),
+        it => format!("'{}'", it.replace('u', "uint").replace("i6", "int6").replace("i3", "int3")),
+    }
+}
