@@ -184,6 +184,12 @@ impl Plan {
             return Err(error.into());
         }
         say(&left);
+        for path in self.paths() {
+            // A rename would put a file in the place of a device.
+            if fs::metadata(&path).is_ok_and(|it| !it.is_file()) {
+                return Err(unwritten(&path, &io::Error::other("it is not a file")));
+            }
+        }
         let mut ready = Ready::new(&self.output)?;
         let is_object = |it: &&Emit| matches!(it, Emit::Obj | Emit::Shared);
         let object = match self.kinds.iter().find(is_object) {
@@ -325,12 +331,6 @@ impl Ready {
     /// # Errors
     /// A name that cannot be given.
     pub(super) fn finish(self) -> Result<Vec<(PathBuf, u64)>, Error> {
-        for (_, path) in &self.files {
-            // A rename would put a file in the place of a device.
-            if fs::metadata(path).is_ok_and(|it| !it.is_file()) {
-                return Err(unwritten(path, &io::Error::other("it is not a file")));
-            }
-        }
         let mut named = Vec::new();
         for (place, path) in self.files {
             let size = fs::metadata(&place).map_or(0, |it| it.len());
