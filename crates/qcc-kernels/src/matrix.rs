@@ -1,27 +1,18 @@
 //! A packed weight in memory.
 
 use crate::pages::Region;
-use memmap2::{Mmap, MmapOptions};
 use qcc_quant::panel::{PanelError, PanelLayout, PanelWeight, UnpackedWeight};
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 
 /// Columns of a panel.
 const COLUMNS: usize = 32;
 
-/// A packed weight, in huge pages where the system has them, or in a file.
+/// A packed weight, in huge pages where the system has them, or in a mapped file.
 pub struct Matrix {
     layout: PanelLayout,
-    held: Held,
-}
-
-/// Who has the bytes.
-enum Held {
-    Memory(Region),
-    /// A mapped record, header and panels.
-    File(Mmap),
+    region: Region,
 }
 
 /// Why a weight cannot be packed.
@@ -46,7 +37,7 @@ impl Matrix {
     pub fn pack(layout: PanelLayout, weight: &PanelWeight<'_>) -> Result<Self, MatrixError> {
         let mut region = Region::new(layout.bytes())?;
         layout.pack(weight, region.bytes_mut())?;
-        Ok(Self { layout, held: Held::Memory(region) })
+        Ok(Self { layout, region })
     }
 
     /// Packs a weight of which some columns at a time are given, so that there never are codes of
@@ -74,7 +65,7 @@ impl Matrix {
             let bytes = bytes.ok_or(PanelError::TooLarge { k: layout.k(), n: layout.n() });
             part.pack(&weight.view(), bytes.map_err(failed)?).map_err(failed)?;
         }
-        Ok(Self { layout, held: Held::Memory(region) })
+        Ok(Self { layout, region })
     }
 
     /// Takes a weight that is packed already. Any bytes are some weight.
@@ -88,7 +79,7 @@ impl Matrix {
         }
         let mut region = Region::new(bytes.len())?;
         region.bytes_mut().copy_from_slice(bytes);
-        Ok(Self { layout, held: Held::Memory(region) })
+        Ok(Self { layout, region })
     }
 
     /// Maps the record that begins at byte `at` of a file, without a copy: its header, then its
@@ -97,25 +88,21 @@ impl Matrix {
     /// # Errors
     /// Those of [`PanelLayout::from_header`]; [`PanelError::Damaged`] for a file that ends before
     /// the panels do, or `at` that is no multiple of 4096; [`MatrixError::File`].
-    pub fn map(file: &File, at: u64) -> Result<Self, MatrixError> {
+    pub fn map(file: &std::fs::File, at: u64) -> Result<Self, MatrixError> {
         if !at.is_multiple_of(PanelLayout::FIRST_PANEL as u64) {
             return Err(PanelError::Damaged("a record that does not begin with a page").into());
         }
         let cut = || MatrixError::Panel(PanelError::Damaged("panels that are cut off"));
         let length = file.metadata().map_err(MatrixError::File)?.len();
         let have = length.checked_sub(at).filter(|it| *it > 0).ok_or_else(cut)?;
-        let map = |bytes: usize| {
-            let mut options = MmapOptions::new();
-            options.offset(at).len(bytes);
-            // SAFETY: read only; that the file stays as it is, is asked of the caller.
-            #[allow(unsafe_code)]
-            unsafe { options.map(file) }.map_err(MatrixError::File)
+        let map = |from: usize, len: usize| {
+            Region::map(file, at + from as u64, len).map_err(MatrixError::File)
         };
-        let head = map(usize::try_from(have).unwrap_or(usize::MAX).min(PanelLayout::HEADER))?;
-        let layout = PanelLayout::from_header(&head)?;
-        let bytes = PanelLayout::FIRST_PANEL.checked_add(layout.bytes());
-        let bytes = bytes.filter(|it| *it as u64 <= have).ok_or_else(cut)?;
-        Ok(Self { layout, held: Held::File(map(bytes)?) })
+        let head = usize::try_from(have).unwrap_or(usize::MAX).min(PanelLayout::HEADER);
+        let layout = PanelLayout::from_header(map(0, head)?.bytes())?;
+        let end = PanelLayout::FIRST_PANEL.checked_add(layout.bytes());
+        end.filter(|it| *it as u64 <= have).ok_or_else(cut)?;
+        Ok(Self { layout, region: map(PanelLayout::FIRST_PANEL, layout.bytes())? })
     }
 
     /// What the bytes are.
@@ -127,10 +114,7 @@ impl Matrix {
     /// The panels, aligned to 4096 bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        match &self.held {
-            Held::Memory(region) => region.bytes(),
-            Held::File(map) => &map[PanelLayout::FIRST_PANEL..],
-        }
+        self.region.bytes()
     }
 }
 
@@ -144,6 +128,7 @@ impl fmt::Debug for Matrix {
 mod tests {
     use super::*;
     use qcc_quant::panel::{PanelBits, PanelScale};
+    use std::fs::File;
     use std::io::Write as _;
 
     fn layout() -> PanelLayout {

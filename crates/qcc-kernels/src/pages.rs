@@ -4,7 +4,8 @@
 //! address translation; with those of 2 MiB it runs at the speed of the memory. Matrices of less
 //! than that share pages.
 
-use memmap2::MmapMut;
+use memmap2::{Mmap, MmapMut, MmapOptions};
+use std::fs::File;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -47,10 +48,16 @@ impl Pages {
     }
 }
 
-/// Bytes that are zero at first, aligned to 4096. Not cloned: there is one owner of the bytes.
+/// What keeps bytes mapped.
+enum Held {
+    Pages { _pages: Arc<Pages> },
+    File { _map: Mmap },
+}
+
+/// Bytes that are zero at first, aligned to 4096, or those of a file. Not cloned: there is one
+/// owner of the bytes.
 pub(crate) struct Region {
-    /// Keeps them mapped.
-    _pages: Arc<Pages>,
+    held: Held,
     start: NonNull<u8>,
     len: usize,
 }
@@ -85,7 +92,22 @@ impl Region {
         // SAFETY: the pages have `len` bytes from `at` on.
         #[allow(unsafe_code)]
         let start = unsafe { pages.start.add(at) };
-        Ok(Self { _pages: pages, start, len })
+        Ok(Self { held: Held::Pages { _pages: pages }, start, len })
+    }
+
+    /// So many bytes of a file, from a byte on that begins a page; to be read only, and the file
+    /// stays as it is meanwhile.
+    ///
+    /// # Errors
+    /// If the system does not map them.
+    pub(crate) fn map(file: &File, at: u64, len: usize) -> io::Result<Self> {
+        let mut options = MmapOptions::new();
+        options.offset(at).len(len);
+        // SAFETY: that the file stays as it is, is asked of the caller.
+        #[allow(unsafe_code)]
+        let map = unsafe { options.map(file) }?;
+        let start = NonNull::from(&map[..]).cast();
+        Ok(Self { held: Held::File { _map: map }, start, len })
     }
 
     /// The bytes.
@@ -97,8 +119,11 @@ impl Region {
         }
     }
 
-    /// The bytes, to be written.
+    /// The bytes, to be written; none of a file.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        if matches!(self.held, Held::File { .. }) {
+            return &mut [];
+        }
         // SAFETY: as above; no other region has these bytes.
         #[allow(unsafe_code)]
         unsafe {

@@ -38,7 +38,9 @@ fn nearest(name: &str) -> Option<String> {
     let (bases, extensions): (Vec<&str>, Vec<&str>) = Target::names()
         .partition(|it| it.starts_with("x86") || *it == "native" || *it == "aarch64");
     let mut parts = name.split('+').map(str::trim);
-    let base = qcc_pass::nearest(parts.next().unwrap_or_default(), bases)?;
+    // Of names that are as near the newest.
+    let base = parts.next().unwrap_or_default();
+    let base = qcc_pass::nearest(base, bases.into_iter().rev())?;
     let more = parts.map(|part| qcc_pass::nearest(part, extensions.iter().copied()));
     let all: Option<Vec<&str>> = std::iter::once(Some(base)).chain(more).collect();
     all.map(|it| it.join("+")).filter(|it| Target::parse(it).is_ok())

@@ -104,6 +104,7 @@ pub(super) struct Plan {
     /// with.
     output: PathBuf,
     is_alone: bool,
+    has_model: bool,
 }
 
 impl Plan {
@@ -127,7 +128,8 @@ impl Plan {
         };
         let linker = kinds.contains(&Emit::Shared).then(|| linker(args, &target)).transpose()?;
         let output = output.to_owned();
-        Ok(Some(Self { kinds, target, storage, linker, output, is_alone }))
+        let has_model = args.has_model();
+        Ok(Some(Self { kinds, target, storage, linker, output, is_alone, has_model }))
     }
 
     /// The name of a file that ends with `extension`.
@@ -146,6 +148,11 @@ impl Plan {
 
     fn path_of(&self, kind: Emit) -> PathBuf {
         if self.is_alone { self.output.clone() } else { self.path(kind.extension()) }
+    }
+
+    /// What the model is called beside code.
+    pub(super) fn model(&self) -> Option<PathBuf> {
+        self.has_model.then(|| self.path(Emit::Onnx.extension()))
     }
 
     /// Whether weights are in a file beside the code.
@@ -177,6 +184,12 @@ impl Plan {
             return Err(error.into());
         }
         say(&left);
+        for path in self.paths() {
+            // A rename would put a file in the place of a device.
+            if fs::metadata(&path).is_ok_and(|it| !it.is_file()) {
+                return Err(unwritten(&path, &io::Error::other("it is not a file")));
+            }
+        }
         let mut ready = Ready::new(&self.output)?;
         let is_object = |it: &&Emit| matches!(it, Emit::Obj | Emit::Shared);
         let object = match self.kinds.iter().find(is_object) {
@@ -318,12 +331,6 @@ impl Ready {
     /// # Errors
     /// A name that cannot be given.
     pub(super) fn finish(self) -> Result<Vec<(PathBuf, u64)>, Error> {
-        for (_, path) in &self.files {
-            // A rename would put a file in the place of a device.
-            if fs::metadata(path).is_ok_and(|it| !it.is_file()) {
-                return Err(unwritten(path, &io::Error::other("it is not a file")));
-            }
-        }
         let mut named = Vec::new();
         for (place, path) in self.files {
             let size = fs::metadata(&place).map_or(0, |it| it.len());
@@ -367,6 +374,9 @@ mod tests {
             paths(&all, "a/m.q4.onnx", Weights::File),
             ["a/m.q4.o", "a/m.q4.so", "a/m.q4.h", "a/m.q4.qpk"]
         );
+        let model = |kinds: &[Emit], output| plan(kinds, output, Weights::Inline).model();
+        assert_eq!(model(&all, "a/m.q4"), Some("a/m.q4.onnx".into()));
+        assert_eq!(model(&[Emit::Asm], "m.onnx"), None);
         assert_eq!(paths(&all, "m.q4", Weights::Inline), ["m.q4.o", "m.q4.so", "m.q4.h"]);
         assert_eq!(paths(&[Emit::Shared], "libm.so.1", Weights::Inline), ["libm.so.1"]);
         assert_eq!(paths(&[Emit::Obj], "x/m.o", Weights::File), ["x/m.o", "x/m.qpk"]);

@@ -33,6 +33,7 @@ pub(super) fn run(
     let settings = Settings::of(args)?;
     let output = args.output.clone().unwrap_or_else(|| beside(args, &tag(args, &settings)));
     let plan = Plan::of(&args.code, &output)?;
+    let output = plan.as_ref().and_then(Plan::model).unwrap_or(output);
     let mut compiler = compiler(args, &settings)?;
     let read = ReadOptions {
         strict: args.strict,
@@ -178,7 +179,7 @@ pub(super) fn run(
         tell("verify", &format!("{same} weights read back as they were chosen{open}"));
     }
     record.output = files.first().map(|it| it.0.display().to_string());
-    record.bytes_after = Some(files.iter().map(|it| it.1).sum());
+    record.bytes_after = written.map(|it| it.size_bytes);
     record.notes = notes.rows();
     if let Some(json) = json {
         json.write(&record)?;
