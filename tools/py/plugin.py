@@ -206,6 +206,14 @@ def left(runtime):
         x = activations(64, 3)
         got = runtime.session(source).run(None, {"x": x} | more)[0]
         compare(got, runtime.session(source, plug=False).run(None, {"x": x} | more)[0], 1e-6, why)
+    later = with_functions(model([Weight(64, 64, 4, 32, domain="ai.qcc")]))
+    next(it for it in later.opset_import if it.domain == "ai.qcc").version = 2
+    odd = with_functions(model([Weight(64, 64, 4, 24, domain="ai.qcc")]))
+    for source, why in ((later, "version 2 of ai.qcc"), (odd, "group")):
+        log = runtime.logged(source)
+        expect("MatMulQ4Sym 'y0' is left" in log and why in log, f"the log does not say '{why}': {log[-500:]}")
+        x = activations(64, 2)
+        expect((runtime.session(source).run(None, {"x": x})[0] == x).all(), "the body was not run")
     plain = helper.make_node("Relu", ["x"], ["y0"])
     value = helper.make_tensor_value_info
     floats = [value(name, onnx.TensorProto.FLOAT, ["batch", "rows", 64]) for name in ("x", "y0")]

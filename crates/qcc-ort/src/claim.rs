@@ -93,6 +93,10 @@ fn function<'a>(
     bits: u8,
     zeros: bool,
 ) -> Result<Claim<'a>, Left> {
+    let version = node.version()?;
+    if version > 1 {
+        return Err(Left::Why(format!("version {version} of ai.qcc is not known")));
+    }
     let shape = shape(node, Form::Dense, bits)?;
     let inputs = node.inputs()?;
     let zeros = if zeros { Some(input(&inputs, 3).ok_or("it has no zero points")?) } else { None };

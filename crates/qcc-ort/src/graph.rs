@@ -90,6 +90,13 @@ impl<'a> Node<'a> {
         name(|out| ort!(self.api, Node_GetDomain(self.raw, out)))
     }
 
+    /// Version of its domain that its meaning is from.
+    pub(crate) fn version(&self) -> Result<i32, Failure> {
+        let mut version = 0;
+        ort!(self.api, Node_GetSinceVersion(self.raw, &raw mut version))?;
+        Ok(version)
+    }
+
     /// What it reads; None where an input is left out.
     pub(crate) fn inputs(&self) -> Result<Vec<Option<ValueInfo<'a>>>, Failure> {
         let mut count = 0;
