@@ -290,9 +290,9 @@ def resident():
 
 
 def freed(runtime, custom):
-    """50 sessions one after another, each with 8 MiB of weights, leave nothing behind."""
+    """50 sessions one after another, each with 3 MiB of weights, leave nothing behind."""
     domain = "ai.qcc" if custom else "com.microsoft"
-    source = model([Weight(2048, 1024, 8, 32, domain=domain), Weight(6144, 1024, 8, 32, domain=domain)])
+    source = model([Weight(2048, 1024, 8, 32, domain=domain), Weight(1024, 1024, 8, 32, domain=domain)])
     if not custom:
         source = source.SerializeToString()
     x = activations(1024, 3)
@@ -306,7 +306,7 @@ def freed(runtime, custom):
     before = rounds(15)
     after = rounds(50)
     grown = (after - before) / 2**20
-    expect(grown < 16, f"50 sessions left {grown:.1f} MiB")
+    expect(grown < 8, f"50 sessions left {grown:.1f} MiB")
     return f"{grown:+.1f} MiB"
 
 
