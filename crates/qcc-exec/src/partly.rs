@@ -128,9 +128,8 @@ pub(crate) fn shaped(op: &OpRef, inputs: &[Option<&Fact>]) -> Option<Vec<Dim>> {
             data.and_then(|it| it.get(axis).cloned()).unwrap_or(Dim::Unknown)
         }
         // The operand of an `Expand` may be wider than the shape.
-        Part::Known(1) if is_expand => Dim::Unknown,
+        Part::Known(1) | Part::Open(_) if is_expand => Dim::Unknown,
         Part::Known(it) => usize::try_from(*it).map_or(Dim::Unknown, Dim::Known),
-        Part::Open(_) if is_expand => Dim::Unknown,
         Part::Open(it) => it.clone(),
     };
     if is_expand && of(0)?.ty.rank()? > parts.len() {

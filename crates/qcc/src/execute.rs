@@ -5,7 +5,7 @@ use qcc_diag::{Diagnostic, codes};
 use qcc_exec::{PlanOptions, Profile};
 use qcc_ir::Type;
 use qcc_pass::Cancel;
-use qcc_tensor::Tensor;
+use qcc_tensor::{DType, Tensor};
 
 use crate::kernels::{Kernels, lowered};
 use crate::runner::{Feed, Runner};
@@ -91,11 +91,10 @@ fn complete(model: &Model, given: &mut Feed) -> Result<(), Error> {
         let got = Type::of(tensor);
         if ty.meet(&got).is_none() {
             let text = format!("input '{name}' is given {got}, but takes {ty}");
-            let cast = match ty.dtype().filter(|it| Some(*it) != got.dtype()) {
-                Some(want) => format!("numpy: x.astype({})", numpy(&want.to_string())),
-                None => "give it an array of that shape".to_owned(),
-            };
-            return Err(wrong(text).with_help(cast).into());
+            let other = ty.dtype().filter(|it| Some(*it) != got.dtype());
+            let help = other.and_then(cast);
+            let help = help.unwrap_or_else(|| "give it an array that does".to_owned());
+            return Err(wrong(text).with_help(help).into());
         }
     }
     let is_missing = |name: &str| !given.contains_key(name);
@@ -103,18 +102,23 @@ fn complete(model: &Model, given: &mut Feed) -> Result<(), Error> {
         && let Some(tokens) = token_input(&inputs).and_then(|at| inputs.get(at))
         && let Some(ids) = given.get(&tokens.name).filter(|it| it.rank() == 2)
     {
-        let cast = ids.to_i64().ok().map(|it| it.into_owned());
+        let cast = ids.to_i64().ok().map(std::borrow::Cow::into_owned);
         let ids = cast.and_then(|it| Tensor::from_vec(ids.dims().to_vec(), it).ok());
         let made = ids.and_then(|it| inputs_after(&inputs, &it, 0, model.cache_shape()).ok());
         for (name, tensor) in made.into_iter().flatten() {
             given.entry(name).or_insert(tensor);
         }
     }
-    if let Some(input) = inputs.iter().find(|it| !given.contains_key(&it.name)) {
+    let missing = inputs.iter().position(|it| !given.contains_key(&it.name));
+    if let Some((at, input)) = missing.and_then(|at| Some((at, inputs.get(at)?))) {
         let text = format!("input {input} is missing");
-        let help =
-            format!("--input '{0}=FILE.npy' gives it, or an array '{0}' of --inputs", input.name);
-        return Err(wrong(text).with_help(help).into());
+        let name = &input.name;
+        let help = format!("--input '{name}=FILE.npy' gives it, or an array of --inputs FILE.npz");
+        let mut error = wrong(text).with_help(help);
+        if token_input(&inputs) == Some(at) {
+            error = error.with_help("--prompt TEXT or --ids 1,2,3 let the model write text");
+        }
+        return Err(error.into());
     }
     Ok(())
 }
@@ -127,12 +131,22 @@ fn list(names: &[&str]) -> String {
     names.iter().map(|it| format!("'{it}'")).collect::<Vec<_>>().join(", ")
 }
 
-/// The word of numpy for an element type.
-fn numpy(dtype: &str) -> String {
-    match dtype {
-        "f16" => "'float16'".into(),
-        "f32" => "'float32'".into(),
-        "f64" => "'float64'".into(),
-        it => format!("'{}'", it.replace('u', "uint").replace("i6", "int6").replace("i3", "int3")),
-    }
+/// The way to an array of another type, where numpy has that.
+fn cast(want: DType) -> Option<String> {
+    let name = match want {
+        DType::F16 => "float16",
+        DType::F32 => "float32",
+        DType::F64 => "float64",
+        DType::Bool => "bool",
+        DType::I8 => "int8",
+        DType::I16 => "int16",
+        DType::I32 => "int32",
+        DType::I64 => "int64",
+        DType::U8 => "uint8",
+        DType::U16 => "uint16",
+        DType::U32 => "uint32",
+        DType::U64 => "uint64",
+        _ => return None,
+    };
+    Some(format!("in numpy, x.astype('{name}') makes it fit"))
 }

@@ -8,6 +8,7 @@
 mod config;
 mod decoder;
 mod draw;
+mod last;
 mod sampling;
 mod stream;
 
@@ -134,12 +135,17 @@ impl Generator {
         let known = [config.context, model.context()].into_iter().flatten().min();
         let sizes = model.cache_shape();
         let Executor { runner, options, .. } = executor;
+        let mut graph = runner.into_graph();
+        if length.known().is_none() {
+            last::last_only(&mut graph)
+                .map_err(|it| Diagnostic::error(codes::QCC0901, it.to_string()))?;
+        }
         Ok(Self {
             vocab: model.vocabulary(),
             context: known.into_iter().chain(length.known()).min(),
             batch: batch.known().unwrap_or(1).max(1),
             length: length.known(),
-            decoder: Decoder::new(Cow::Owned(runner.into_graph()), &inputs, sizes, options),
+            decoder: Decoder::new(Cow::Owned(graph), &inputs, sizes, options),
         })
     }
 
@@ -263,7 +269,7 @@ impl Generator {
         let [_, places, width] = *logits.dims() else { return Err(none().into()) };
         let place = if places == length { ids.len().saturating_sub(1) } else { 0 };
         // Only one row of them is converted.
-        let size = logits.dtype().bits() as usize / 8;
+        let size = logits.dtype().bits() / 8;
         let from = place.saturating_mul(width).saturating_mul(size);
         let bytes = logits.bytes().get(from..).and_then(|it| it.get(..width * size));
         let bytes = bytes.map(|it| logits.bytes().slice_ref(it)).ok_or_else(none)?;
@@ -285,4 +291,129 @@ fn no_numbers(place: usize) -> Error {
     let help =
         "qcc compare MODEL REFERENCE finds the first value that differs from the float model";
     fail(&text).with_help(help).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use qcc_data::ModelInput;
+    use qcc_exec::PlanOptions;
+    use qcc_ir::Graph;
+    use qcc_tensor::{DType, Dim};
+
+    use super::*;
+
+    /// Constants of a layer: 7 tokens, 2 heads of queries and 1 of keys and values, of 4 features.
+    fn attention() -> Graph {
+        let list = |count: usize, by: usize| {
+            let value = |it: usize| format!("{:.1}", ((it * by + 3) % 17) as f32 / 4.0 - 2.0);
+            (0..count).map(value).collect::<Vec<_>>().join(", ")
+        };
+        let text = format!(
+            "graph @gqa(%input_ids: i64[b, t], %attention_mask: i64[b, all], %past_0: f32[b, 1, p, 4], %past_1: f32[b, 1, p, 4]) -> (%logits: f32[b, t, 7], %present_0: f32[b, 1, q, 4], %present_1: f32[b, 1, q, 4]) {{
+               %table = const f32[7, 16] [{}]
+               %head = const f32[8, 7] [{}]
+               %one = const i64[1] [1]
+               %axis = const i64[] [1]
+               %x = Gather(%table, %input_ids)
+               %sum = ReduceSum(%attention_mask, %one) {{keepdims = 0}}
+               %last = Sub(%sum, %one)
+               %lens = Cast(%last) {{to = 6}}
+               %shape = Shape(%attention_mask)
+               %count = Gather(%shape, %axis)
+               %total = Cast(%count) {{to = 6}}
+               %y: f32[b, t, 8], %present_0, %present_1 = com.microsoft::GroupQueryAttention(%x, _, _, %past_0, %past_1, %lens, %total) {{num_heads = 2, kv_num_heads = 1}}
+               %logits = MatMul(%y, %head)
+             }}",
+            list(7 * 16, 5),
+            list(8 * 7, 7)
+        );
+        let make = |domain: &str, name: &str, opset, attrs| {
+            qcc_ops::parse(domain, name, opset, attrs).map_err(|it| it.to_string())
+        };
+        qcc_ir::text::parse(&text, &make, &qcc_ir::text::no_bytes).unwrap().remove(0)
+    }
+
+    fn generator(graph: Graph) -> Generator {
+        let input = |name: &str, dtype, dims: &[&str]| {
+            let dim = |it: &&str| it.parse().map_or_else(|_| Dim::symbol(it), Dim::Known);
+            ModelInput::new(name, dtype, dims.iter().map(dim))
+        };
+        let inputs = [
+            input("input_ids", DType::I64, &["b", "t"]),
+            input("attention_mask", DType::I64, &["b", "all"]),
+            input("past_0", DType::F32, &["b", "1", "p", "4"]),
+            input("past_1", DType::F32, &["b", "1", "p", "4"]),
+        ];
+        let decoder = Decoder::new(Cow::Owned(graph), &inputs, None, PlanOptions::default());
+        Generator { decoder, vocab: Some(7), context: None, batch: 1, length: None }
+    }
+
+    fn options(count: usize) -> GenerateOptions {
+        let sampling = Sampling { temperature: 1.0, top_k: Some(5), ..Sampling::default() };
+        GenerateOptions { max_new_tokens: count, sampling, ..GenerateOptions::default() }
+    }
+
+    fn go_on(_: i64) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    #[test]
+    fn neither_cache_nor_room_nor_the_head_change_a_token() {
+        let run = |change: &dyn Fn(&mut Generator)| {
+            let mut it = generator(attention());
+            change(&mut it);
+            it.run(&[1, 4, 2], &options(200), &mut go_on).unwrap()
+        };
+        let with = run(&|_| {});
+        assert!(with.has_cache);
+        assert_eq!((with.ids.len(), with.steps, with.end), (200, 199, End::Length));
+        assert!((0..7).filter(|it| with.ids.contains(it)).count() > 3, "{:?}", with.ids);
+        assert_eq!(run(&|it| it.decoder.forget_room()).ids, with.ids);
+        let without = run(&|it| it.decoder.forget_cache());
+        assert!(!without.has_cache);
+        assert_eq!(without.ids, with.ids);
+        let mut graph = attention();
+        assert!(last::last_only(&mut graph).unwrap());
+        let mut short = generator(graph);
+        assert_eq!(short.run(&[1, 4, 2], &options(200), &mut go_on).unwrap().ids, with.ids);
+        let ids = Tensor::from_vec(vec![1, 5], vec![0i64; 5]).unwrap();
+        let outputs = short.decoder.run(&ids, &mut Cache::default()).unwrap();
+        assert_eq!(outputs[0].1.dims(), [1, 1, 7]);
+    }
+
+    #[test]
+    fn a_text_ends() {
+        let mut it = generator(attention());
+        let all = it.run(&[1], &options(20), &mut go_on).unwrap().ids;
+        let stop = GenerateOptions { stop: vec![all[5]], ..options(20) };
+        let first = all.iter().position(|it| *it == all[5]).unwrap();
+        let stopped = it.run(&[1], &stop, &mut go_on).unwrap();
+        assert_eq!((stopped.ids.as_slice(), stopped.end), (&all[..first], End::Stop(all[5])));
+        let mut left = 3;
+        let told = it.run(&[1], &options(20), &mut |_| {
+            left -= 1;
+            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert_eq!(told.as_ref().unwrap().ids, all[..3]);
+        assert_eq!(told.unwrap().end, End::Told);
+        it.context = Some(4);
+        let full = it.run(&[1], &options(20), &mut go_on).unwrap();
+        assert_eq!((full.ids.as_slice(), full.end), (&all[..4], End::Context));
+        assert!(it.run(&[1], &options(0), &mut go_on).unwrap().ids.is_empty());
+    }
+
+    #[test]
+    fn prompts_that_cannot_be_run_are_refused() {
+        let mut it = generator(attention());
+        it.context = Some(4);
+        let mut why = |prompt: &[i64]| {
+            let error = it.run(prompt, &options(2), &mut go_on).unwrap_err();
+            assert_eq!(error.code(), codes::QCC0406);
+            error.to_string()
+        };
+        assert!(why(&[]).contains("no token"));
+        assert!(why(&[7]).contains("no token 7, only 0 to 6"));
+        assert!(why(&[-1]).contains("no token -1"));
+        assert!(why(&[1; 5]).contains("5 tokens, but the model takes at most 4"));
+    }
 }

@@ -102,10 +102,7 @@ fn one_plan_serves_all_steps_of_a_cache() {
     let graph = graph(CACHED);
     let any = planned(
         &graph,
-        &[
-            ("x", open(DType::F32, &["1", "t", "4"])),
-            ("past", open(DType::F32, &["1", "p", "4"])),
-        ],
+        &[("x", open(DType::F32, &["1", "t", "4"])), ("past", open(DType::F32, &["1", "p", "4"]))],
     );
     let mut past = ramp(&[1, 0, 4]);
     for (step, length) in [7, 1, 1, 2, 1].into_iter().enumerate() {

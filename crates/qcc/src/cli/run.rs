@@ -186,8 +186,14 @@ pub(super) fn run(args: &RunArgs) -> Result<Ended, Error> {
     let model = Model::open(&args.input)?;
     model.warnings().iter().for_each(say);
     let threads = args.threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
-    // A pool that exists already stays; results do not depend on it.
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    // On a thread of the pool, so that an operator hands nothing over that is done by one thread.
+    match rayon::ThreadPoolBuilder::new().num_threads(threads).build() {
+        Ok(pool) => pool.install(|| on_threads(args, &model, threads)),
+        Err(_) => on_threads(args, &model, threads),
+    }
+}
+
+fn on_threads(args: &RunArgs, model: &Model, threads: usize) -> Result<Ended, Error> {
     let kernels = match args.kernels {
         Source::Auto => Some(Kernels::new(threads)),
         Source::Scalar => {
@@ -197,13 +203,13 @@ pub(super) fn run(args: &RunArgs) -> Result<Ended, Error> {
         Source::None => None,
     };
     let options = ExecuteOptions { kernels, profile: args.profile };
-    let executor = Executor::new(&model, &options)?;
+    let executor = Executor::new(model, &options)?;
     executor.notes().iter().for_each(say);
     let text = &args.text;
     if text.prompt.is_some() || text.prompt_file.is_some() || !text.ids.is_empty() {
-        text::run(args, &model, executor)
+        text::run(args, model, executor)
     } else {
-        arrays::run(args, &model, executor)
+        arrays::run(args, model, executor)
     }
 }
 

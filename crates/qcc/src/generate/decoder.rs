@@ -90,6 +90,18 @@ impl<'a> Decoder<'a> {
         self.pairs.as_deref()
     }
 
+    /// Takes the cache for one that is as long as what it holds.
+    #[cfg(test)]
+    pub(crate) fn forget_room(&mut self) {
+        self.has_room = false;
+    }
+
+    /// Runs whole rows.
+    #[cfg(test)]
+    pub(crate) fn forget_cache(&mut self) {
+        self.pairs = None;
+    }
+
     /// Time of each operator, where the options ask for it.
     pub(crate) fn profile(&self) -> Profile {
         self.planned.as_ref().map(|it| it.1.profile()).unwrap_or_default()

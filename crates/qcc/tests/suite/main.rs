@@ -20,6 +20,8 @@ mod outputs;
 #[cfg(test)]
 mod resume;
 #[cfg(test)]
+mod run;
+#[cfg(test)]
 mod samples;
 #[cfg(test)]
 mod timing;
