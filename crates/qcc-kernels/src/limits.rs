@@ -6,7 +6,8 @@
 use crate::pages::Region;
 use crate::spec::Isa;
 use crate::threads::Threads;
-use pulp::{Arch, NullaryFnOnce};
+use pulp::bytemuck::{bytes_of, try_cast_slice};
+use pulp::{Arch, Simd, WithSimd};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -39,26 +40,32 @@ pub fn read_rate(threads: &dyn Threads, bytes: usize) -> f64 {
     (bytes * repeats) as f64 / took.as_secs_f64()
 }
 
-/// Bytes that are read together: eight registers of 64.
+/// Bytes of eight of the longest registers.
 const LINE: usize = 512;
 
-/// All bytes or each other, in registers.
+/// All bytes or each other, in eight registers.
 struct Read<'a> {
     bytes: &'a [u8],
 }
 
-impl NullaryFnOnce for Read<'_> {
+impl WithSimd for Read<'_> {
     type Output = u8;
 
     #[inline(always)]
-    fn call(self) -> u8 {
-        let mut all = [0u8; LINE];
-        for line in self.bytes.as_chunks::<LINE>().0 {
-            for (all, byte) in all.iter_mut().zip(line) {
-                *all |= byte;
-            }
+    fn with_simd<S: Simd>(self, simd: S) -> u8 {
+        let words = try_cast_slice::<u8, S::u64s>(self.bytes).unwrap_or(&[]);
+        let zero = simd.splat_u64s(0);
+        let (mut a, mut b, mut c, mut d) = (zero, zero, zero, zero);
+        let (mut e, mut f, mut g, mut h) = (zero, zero, zero, zero);
+        for line in words.as_chunks::<8>().0 {
+            (a, b) = (simd.or_u64s(a, line[0]), simd.or_u64s(b, line[1]));
+            (c, d) = (simd.or_u64s(c, line[2]), simd.or_u64s(d, line[3]));
+            (e, f) = (simd.or_u64s(e, line[4]), simd.or_u64s(f, line[5]));
+            (g, h) = (simd.or_u64s(g, line[6]), simd.or_u64s(h, line[7]));
         }
-        all.iter().fold(0, |all, it| all | it)
+        let all = [a, b, c, d, e, f, g, h];
+        let all = all.into_iter().fold(zero, |all, it| simd.or_u64s(all, it));
+        bytes_of(&all).iter().fold(0, |all, it| all | it)
     }
 }
 
@@ -167,8 +174,12 @@ mod tests {
         // From a modem to a supercomputer; and all of the buffer is read.
         let rate = read_rate(&Alone, 1 << 16);
         assert!((1e7..1e13).contains(&rate), "{rate}");
-        let bytes: Vec<u8> = (0..2 * LINE).map(|it| u8::from(it == LINE + 7)).collect();
-        assert_eq!(Read { bytes: &bytes }.call(), 1);
+        for at in [0, 7, LINE, 2 * LINE - 1] {
+            let mut region = Region::new(2 * LINE).unwrap();
+            region.bytes_mut().fill(0);
+            region.bytes_mut()[at] = 5;
+            assert_eq!(Arch::new().dispatch(Read { bytes: region.bytes() }), 5);
+        }
         assert_eq!(dot_rate(&Alone, Isa::Scalar), None);
         for isa in [Isa::Avx512Vnni, Isa::AvxVnni] {
             if let Some(rate) = dot_rate(&Alone, isa) {

@@ -121,7 +121,9 @@ pub(super) fn run(args: &BenchArgs) -> Result<Ended, Error> {
     model.warnings().iter().chain(&kernels.notes).for_each(say);
     let progress = watch::progress(args.progress, false);
     let cancel = Cancel::default();
-    let found = bench(&model, reference.as_ref(), &kernels, &options, &progress, &cancel)?;
+    // On a thread of that pool: from outside each operator would wait for one to wake up.
+    let work = || bench(&model, reference.as_ref(), &kernels, &options, &progress, &cancel);
+    let found = rayon::scope(|_| work())?;
     if args.json {
         return show(&format!("{:#}\n", to_json(args, &model, &found)));
     }
