@@ -139,7 +139,7 @@ impl KernelProduct {
         let done = self.machine.with_room(|acts| {
             plain.run(&*self.machine.threads, acts, x, Operands::default(), &mut out)
         });
-        done.map_err(failed)?;
+        done.map_err(|it| failed(&it))?;
         let y = tensor(cx, dtype, dims, out)?;
         let operands = if residual.is_left { [extra, &y] } else { [&y, extra] };
         let mut results = residual.add.eval(cx, &operands.map(Some), 1)?;
@@ -250,7 +250,7 @@ impl Op for KernelProduct {
             outs.push(cx.pool.take(len));
         }
         let done = self.machine.with_room(|acts| self.run(cx, acts, &values, &extras, &mut outs));
-        done.map_err(failed)?;
+        done.map_err(|it| failed(&it))?;
         let results = self.parts.iter().zip(outs);
         results.map(|(part, out)| tensor(cx, x.dtype(), dims(part), out)).collect()
     }
@@ -270,7 +270,7 @@ fn wrong(what: &str) -> EvalError {
     TypeError::other(NAME, what).into()
 }
 
-fn failed(error: ProductError) -> EvalError {
+fn failed(error: &ProductError) -> EvalError {
     TypeError::other(NAME, error.to_string()).into()
 }
 
