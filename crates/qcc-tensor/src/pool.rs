@@ -172,7 +172,8 @@ mod tests {
         assert_eq!((buffer.as_ptr(), buffer.len()), (start, 6));
         buffer[0] = 3.0;
         drop(pool.tensor(vec![6], buffer).unwrap());
-        assert_eq!(pool.take(6).as_ptr(), start, "it went back to the pool");
+        let again = pool.take(6);
+        assert_eq!(again.as_ptr(), start, "it went back to the pool");
         assert_eq!(pool.peak_bytes(), 24);
         assert!(Tensor::vector(vec![1f32]).into_buffer().is_err(), "it comes from no pool");
     }

@@ -59,3 +59,18 @@ fn losses_are_those_of_onnx_runtime() {
     };
     assert_eq!(run(1), run(3), "bits do not depend on threads");
 }
+
+#[test]
+fn one_open_plan_serves_every_length() {
+    let model = read(&folder().join("model.onnx"), &ReadOptions::default()).unwrap();
+    let dims = vec![qcc_tensor::Dim::Known(1), qcc_tensor::Dim::symbol("tokens")];
+    let bound = [("input_ids".to_owned(), Bound::Open(qcc_tensor::DType::I64, dims))];
+    let any = Plan::new(&model.graph, &bound, &PlanOptions::default()).unwrap();
+    let row = rows().remove(0);
+    for length in [1, 2, 31, 256, 7] {
+        let ids = Tensor::from_vec(vec![1, length], row[..length].to_vec()).unwrap();
+        let feed = inputs([("input_ids", ids)]);
+        let one = plan(&model.graph, &feed).unwrap();
+        assert_eq!(run(&any, &feed), run(&one, &feed), "{length} tokens");
+    }
+}
