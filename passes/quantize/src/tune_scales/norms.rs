@@ -68,7 +68,7 @@ impl Norm {
         if self.best == self.start {
             return Ok(None);
         }
-        let (dims, best) = (self.stored.dims().to_vec(), self.best.iter().copied());
+        let (dims, best) = (self.stored.dims().into(), self.best.iter().copied());
         let tensor = match self.stored.dtype() {
             DType::F16 => Tensor::from_vec(dims, best.map(f16::from_f32).collect())?,
             DType::BF16 => Tensor::from_vec(dims, best.map(bf16::from_f32).collect())?,
@@ -99,7 +99,7 @@ impl Trained for Norm {
     }
 
     fn tensor(&self) -> Result<Tensor, PassError> {
-        Ok(Tensor::from_vec(self.stored.dims().to_vec(), self.now.clone())?)
+        Ok(Tensor::from_vec(self.stored.dims().into(), self.now.clone())?)
     }
 
     fn add(&mut self, gradient: &Tensor) -> Result<(), PassError> {
