@@ -54,12 +54,12 @@ pub(crate) fn lowered(
     let mut runner = Runner::new(model, cancel)?.typed(cancel)?;
     let mut options = LowerOptions::new(Arc::clone(&kernels.source), kernels.threads.clone());
     options.planes = planes;
-    let report = runner.lower(&options).map_err(failed)?;
+    let report = runner.lower(&options).map_err(|it| failed(&it))?;
     Ok((runner, report))
 }
 
-fn failed(error: LowerError) -> Error {
-    let code = match &error {
+fn failed(error: &LowerError) -> Error {
+    let code = match error {
         LowerError::Pack { .. } => codes::QCC0502,
         LowerError::Patch(_) => codes::QCC0901,
     };

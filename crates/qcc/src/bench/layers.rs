@@ -9,6 +9,7 @@ use qcc_engine::KernelProduct;
 use qcc_exec::{Bound, ExecError, Plan, PlanOptions};
 use qcc_ir::{Graph, NodeId, Value};
 use qcc_kernels::{Epilogue, Planes};
+use qcc_quant::panel::PanelLayout;
 use qcc_tensor::{DType, Pool, Tensor};
 
 use super::{BenchOptions, Limits, time};
@@ -82,13 +83,13 @@ pub(super) fn kinds(graph: &Graph, each: bool) -> Vec<Kind> {
         let layer = Layer {
             name: String::new(),
             count: 0,
-            k: layouts.first().map_or(0, |it| it.k()),
-            n: layouts.iter().map(|it| it.n()).collect(),
+            k: layouts.first().map_or(0, PanelLayout::k),
+            n: layouts.iter().map(PanelLayout::n).collect(),
             bits: layouts.iter().map(|it| it.bits().bits()).collect(),
-            group: layouts.iter().map(|it| it.group()).collect(),
+            group: layouts.iter().map(PanelLayout::group).collect(),
             planes: op.planes(),
             epilogues: op.epilogues().collect(),
-            bytes: layouts.iter().map(|it| it.bytes()).sum(),
+            bytes: layouts.iter().map(PanelLayout::bytes).sum(),
             times: Vec::new(),
         };
         let is_same = |it: &&mut Kind| {

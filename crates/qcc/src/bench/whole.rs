@@ -26,9 +26,9 @@ pub(super) struct Whole<'a> {
 
 enum Kind<'a> {
     /// Token ids. The cache holds so many tokens now.
-    Text { decoder: Decoder<'a>, cache: Cache, held: usize },
+    Text { decoder: Box<Decoder<'a>>, cache: Cache, held: usize },
     /// Any values.
-    Feed { plan: Plan, feed: Feed },
+    Feed { plan: Box<Plan>, feed: Feed },
 }
 
 impl<'a> Whole<'a> {
@@ -44,6 +44,7 @@ impl<'a> Whole<'a> {
         let text = || {
             let decoder =
                 Decoder::new(Cow::Borrowed(graph), &inputs, model.cache_shape(), options.clone());
+            let decoder = Box::new(decoder);
             let kind = Kind::Text { decoder, cache: Cache::default(), held: 0 };
             let mut whole = Self { rows, past, kind };
             whole.run().ok().map(|_| whole)
@@ -56,7 +57,7 @@ impl<'a> Whole<'a> {
         }
         let feed = feed::inputs(graph, rows, past)?;
         let bound: Vec<_> = feed.iter().map(|(name, it)| (name.clone(), Bound::like(it))).collect();
-        let plan = Plan::new(graph, &bound, &options).map_err(Diagnostic::from)?;
+        let plan = Box::new(Plan::new(graph, &bound, &options).map_err(Diagnostic::from)?);
         Ok(Self { rows, past, kind: Kind::Feed { plan, feed } })
     }
 
