@@ -9,6 +9,10 @@
 mod cache;
 mod error;
 mod host;
+#[cfg_attr(
+    not(feature = "llvm"),
+    allow(dead_code, unused_imports, reason = "what the driver reads is read by nobody else")
+)]
 mod library;
 mod output;
 mod target;

@@ -78,7 +78,6 @@ impl Shape {
     }
 
     /// What the driver reads, in the order of the fields.
-    #[cfg_attr(not(feature = "llvm"), allow(dead_code, reason = "the driver reads it"))]
     pub(crate) fn numbers(&self) -> [u64; 14] {
         let Self { k, n, group, groups, middle, plane, row, scales_at, .. } = *self;
         let Self { most_rows, panels, panel_stride, group_blocks, .. } = *self;
