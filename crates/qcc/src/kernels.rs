@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use qcc_codegen::{Jit, KernelCache};
+use qcc_codegen::Jit;
 use qcc_diag::{Diagnostic, codes};
 use qcc_engine::{LowerError, LowerOptions, Report};
 use qcc_kernels::{KernelSource, Planes, Pool, Scalar};
@@ -29,7 +29,8 @@ impl Kernels {
         let threads = Arc::new(Pool::new(threads.max(1)));
         match Jit::new() {
             Ok(jit) => {
-                let jit = match KernelCache::of_user() {
+                #[cfg(feature = "llvm")]
+                let jit = match qcc_codegen::KernelCache::of_user() {
                     Some(cache) => jit.with_cache(cache),
                     None => jit,
                 };
