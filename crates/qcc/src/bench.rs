@@ -73,10 +73,9 @@ impl Limits {
         }
     }
 
-    /// Seconds that a product needs at least: it reads `bytes` of `all` that are read in turn.
-    fn least(&self, bytes: usize, all: usize, products: f64) -> f64 {
-        let level = self.read.iter().find(|it| it.0 >= all).or(self.read.last());
-        let read = level.map_or(0.0, |it| bytes as f64 / it.1);
+    /// Seconds that a product needs at least, which reads `bytes` at `rate` bytes a second.
+    fn least(&self, bytes: usize, rate: f64, products: f64) -> f64 {
+        let read = bytes as f64 / rate;
         read.max(self.dot.map_or(0.0, |it| products / it))
     }
 }
@@ -150,10 +149,12 @@ pub fn bench(
     let mut layers = Vec::new();
     for kind in kinds {
         let mut layer = Layer::new(&kind);
+        // Weights of a kind are read in turn, so all of them say which memory they come from.
+        let rate = limits::read_rate(&*kernels.threads, kind.bytes());
         for &rows in &options.rows {
             stopped(cancel)?;
             let reference = other.map(|it| it.1);
-            let time = layers::time(&kind, graph, reference, rows, options, &limits)?;
+            let time = layers::time(&kind, (graph, reference), rows, options, (&limits, rate))?;
             layer.times.push(time);
             progress.step(1, "");
         }

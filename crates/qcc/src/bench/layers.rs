@@ -65,6 +65,13 @@ pub(super) struct Kind {
     layer: Layer,
 }
 
+impl Kind {
+    /// Packed weights of all its nodes.
+    pub(super) fn bytes(&self) -> usize {
+        self.layer.bytes * self.nodes.len()
+    }
+}
+
 impl Layer {
     /// Without times.
     pub(super) fn new(kind: &Kind) -> Self {
@@ -132,14 +139,14 @@ impl Part {
     }
 }
 
-/// Times the nodes of a kind, one after another, for so many rows.
+/// Times the nodes of a kind, one after another, for so many rows. `rate` is at how many bytes a
+/// second their weights can be read.
 pub(super) fn time(
     kind: &Kind,
-    graph: &Graph,
-    reference: Option<&Graph>,
+    (graph, reference): (&Graph, Option<&Graph>),
     rows: usize,
     options: &BenchOptions,
-    limits: &Limits,
+    (limits, rate): (&Limits, f64),
 ) -> Result<LayerTime, Error> {
     let names = reference.map(names).unwrap_or_default();
     let pool = Pool::default();
@@ -170,7 +177,7 @@ pub(super) fn time(
         seconds,
         bytes_per_second: layer.bytes as f64 / seconds,
         ops_per_second: 2.0 * products / seconds,
-        share: limits.least(layer.bytes, layer.bytes * count, products * planes) / seconds,
+        share: limits.least(layer.bytes, rate, products * planes) / seconds,
         reference: other.map(|it| it.median / count as f64),
     })
 }
