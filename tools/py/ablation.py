@@ -22,7 +22,6 @@ STARTS = {
     "rtn": "rtn",
     "mse": "kl-precalibrate{weights=none}",
     "mse-exact": "kl-precalibrate{weights=none,search=exact}",
-    "x2-random": "kl-precalibrate{weights=pseudo}",
     "x2": "kl-precalibrate",
     "x2-exact": "kl-precalibrate{search=exact}",
     "x2-kl1": "kl-precalibrate{tau=0.01}",
@@ -30,7 +29,6 @@ STARTS = {
     "x2-kl20": "kl-precalibrate{tau=0.2}",
     "pure-kl": "kl-precalibrate{weights=none,tau=10}",
     "gptq": "gptq",
-    "adpq": "adpq",
 }
 
 
