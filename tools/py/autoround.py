@@ -231,6 +231,8 @@ def main():
     same = ["model", "side", "scheme", "seed", "rows", "length", "batch", "iters", "options"]
     rows = [json.loads(it) for it in a.log.read_text().splitlines()] if a.log.exists() else []
     done = {tuple(it[name] for name in same) for it in rows}
+    if a.dir:
+        os.makedirs(a.dir, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=a.dir) as work:
         ids = np.load(a.calib).reshape(-1)[: a.rows * a.length].reshape(a.rows, a.length)
         a.calib = str(Path(work, "calib.npy"))
