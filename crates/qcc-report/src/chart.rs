@@ -5,12 +5,14 @@
 //! ones. The colors of series are those of Okabe and Ito, told apart also without red and green;
 //! each comes with a hatching, so that none is needed.
 
+use std::collections::BTreeMap;
+
 use kuva::backend::svg::SvgBackend;
 use kuva::plot::MarkerShape;
 use kuva::plot::legend::{LegendEntry, LegendPosition, LegendShape};
 use kuva::render::layout::{AxisLabelOverlap, Layout, TickFormat};
 use kuva::render::plots::Plot;
-use kuva::render::render::{Primitive, Scene, render_multiple};
+use kuva::render::render::{PathData, Primitive, Scene, render_multiple};
 use kuva::render::theme::Theme;
 use maud::html;
 
@@ -150,6 +152,8 @@ pub(crate) struct Frame {
     pub(crate) y_digits: Option<usize>,
     /// Range of the vertical axis.
     pub(crate) y_range: Option<(f64, f64)>,
+    /// Whether equal distances at the vertical axis are equal ratios; all values are above 0 then.
+    pub(crate) is_log_y: bool,
     /// What colors and marks stand for.
     pub(crate) legend: Vec<(String, Mark)>,
 }
@@ -200,6 +204,9 @@ pub(crate) fn draw(ink: Ink, plots: Vec<Plot>, frame: Frame) -> Chart {
     if let Some((low, high)) = frame.y_range {
         layout = layout.with_y_axis_min(low).with_y_axis_max(high);
     }
+    if frame.is_log_y {
+        layout = layout.with_log_y();
+    }
     if let Some(heading) = &frame.heading {
         layout = layout.with_title(heading.clone()).with_title_size(13);
     }
@@ -228,12 +235,35 @@ pub(crate) fn draw(ink: Ink, plots: Vec<Plot>, frame: Frame) -> Chart {
     // Marks end at the axes, and the names of clip paths are unlike in every run.
     scene.elements.retain(|it| !matches!(it, Primitive::ClipStart { .. } | Primitive::ClipEnd));
     scene.defs.clear();
+    scene.elements = std::mem::take(&mut scene.elements).into_iter().flat_map(joined).collect();
     scene.has_tooltips = false;
     scene.background_color = match ink {
         Ink::Page => None,
         Ink::File => Some("#ffffff".to_owned()),
     };
     Chart { frame, scene, ink }
+}
+
+/// Cells of one color as one shape, which takes a fourth of the space.
+fn joined(it: Primitive) -> Vec<Primitive> {
+    let Primitive::RectBatch { x, y, w, h, fills } = it else { return vec![it] };
+    let mut shapes: BTreeMap<String, String> = BTreeMap::new();
+    let sides = x.iter().zip(&y).zip(w.iter().zip(&h));
+    for (((x, y), (w, h)), fill) in sides.zip(&fills) {
+        let shape = shapes.entry(fill.to_svg_string()).or_default();
+        shape.push_str(&format!("M{x:.1},{y:.1}h{w:.1}v{h:.1}h-{w:.1}z"));
+    }
+    let path = |(fill, d): (String, String)| {
+        Primitive::Path(Box::new(PathData {
+            d,
+            fill: Some(fill.into()),
+            stroke: "none".into(),
+            stroke_width: 0.0,
+            opacity: None,
+            stroke_dasharray: None,
+        }))
+    };
+    shapes.into_iter().map(path).collect()
 }
 
 impl Chart {
