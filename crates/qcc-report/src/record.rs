@@ -260,6 +260,23 @@ pub struct Quality {
     pub gates: Vec<Gate>,
 }
 
+impl Quality {
+    /// With what a later measurement found, in place of what both have.
+    pub fn then(mut self, later: Self) -> Self {
+        self.samples = later.samples;
+        self.tokens = self.tokens.max(later.tokens);
+        self.perplexity = later.perplexity.or(self.perplexity);
+        self.reference_perplexity = later.reference_perplexity.or(self.reference_perplexity);
+        self.kl_nats = later.kl_nats.or(self.kl_nats);
+        self.top1 = later.top1.or(self.top1);
+        if !later.outputs.is_empty() {
+            self.outputs = later.outputs;
+        }
+        self.gates.extend(later.gates);
+        self
+    }
+}
+
 /// Agreement of an output with that of the model before.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct OutputQuality {
