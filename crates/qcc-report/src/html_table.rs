@@ -59,9 +59,7 @@ impl Cell {
                 None => html! { td.n data-v="" { "–" } },
             },
             Self::Power(value) => match value.filter(|it| it.is_finite()) {
-                Some(value) => {
-                    html! { td.n data-v=(format!("{value:e}")) { (format!("{value:.2e}")) } }
-                }
+                Some(value) => html! { td.n { (format!("{value:.2e}")) } },
                 None => html! { td.n data-v="" { "–" } },
             },
             Self::Bytes(count) => html! { td.n data-v=(count) { (bytes(*count)) } },

@@ -340,13 +340,13 @@ mod tests {
             assert!(html.contains(text), "{text}");
         }
         for it in record.weights.iter().filter_map(|it| it.candidates.iter().find(|it| it.chosen)) {
-            let text = format!("data-v=\"{}\">{:.2e}</td>", format_args!("{:.5e}", it.loss), it.loss);
+            let text = format!("{}</td><td class=\"n\">{:.2e}</td>", bytes(it.bytes), it.loss);
             assert!(html.contains(&text), "{text}");
         }
         let budget = record.budget.as_ref().unwrap();
         for (size, loss) in budget.points.iter().chain([&budget.chosen]) {
             let text = format!(
-                "<td class=\"n\" data-v=\"{size}\">{}</td><td class=\"n\" data-v=\"{loss:.5e}\">{loss:.2e}</td>",
+                "<td class=\"n\" data-v=\"{size}\">{}</td><td class=\"n\">{loss:.2e}</td>",
                 bytes(*size)
             );
             assert!(html.contains(&text), "{text}");

@@ -24,7 +24,7 @@ const MOST: usize = 3;
 const SIDE: usize = 64;
 
 /// Colors.
-const LEVELS: f64 = 32.0;
+const LEVELS: f64 = 16.0;
 
 /// Cells that the table has of each weight.
 const WORST: usize = 10;

@@ -25,6 +25,9 @@ const WIDTH: f64 = 4.0;
 /// Marks of a line; of more, some are left out.
 const MARKS: usize = 60;
 
+/// Weights that have marks of their own, and rows in the table.
+const MANY: usize = 100;
+
 /// Widths of codes with the names of their columns.
 const WIDTHS: [(u8, &str); 8] = [
     (1, "1 bit"),
@@ -96,16 +99,23 @@ fn draw(run: &Run, ink: Ink) -> Option<Drawing> {
     if plots.is_empty() || points.is_empty() {
         return None;
     }
-    // In the color of the ground below, so that they stand out on every line.
-    let size = if points.len() > 120 { 2.0 } else { 4.0 };
-    let marks = |size| {
-        let marks = ScatterPlot::new().with_data(points.iter().copied());
-        marks.with_marker(MarkerShape::Diamond).with_size(size)
+    let mark = if points.len() > MANY {
+        // Marks would touch each other, and fill the page.
+        let line = LinePlot::new().with_data(points).with_color(ink.text());
+        plots.push(line.with_stroke_width(1.5).into());
+        MarkerShape::Circle
+    } else {
+        // In the color of the ground below, so that they stand out on every line.
+        let marks = |size| {
+            let marks = ScatterPlot::new().with_data(points.iter().copied());
+            marks.with_marker(MarkerShape::Diamond).with_size(size)
+        };
+        plots.push(marks(5.5).with_color(ink.ground()).into());
+        let marks = marks(4.0).with_color(ink.text());
+        plots.push(marks.with_tooltips().with_tooltip_labels(tips).into());
+        MarkerShape::Diamond
     };
-    plots.push(marks(size + 1.5).with_color(ink.ground()).into());
-    let marks = marks(size).with_color(ink.text());
-    plots.push(marks.with_tooltips().with_tooltip_labels(tips).into());
-    legend.push(("chosen".to_owned(), Mark::Plain(MarkerShape::Diamond)));
+    legend.push(("chosen".to_owned(), Mark::Plain(mark)));
     let worst = rows.iter().filter_map(|row| Some((row, shown(chosen(row)?.loss)?)));
     let worst = worst.max_by(|a, b| a.1.total_cmp(&b.1))?;
     let sum: f64 = rows.iter().filter_map(|it| shown(chosen(it)?.loss)).sum();
@@ -167,12 +177,15 @@ fn table(rows: &[&WeightRow], widths: &[(u8, &'static str)]) -> Table {
         cells.extend(widths.iter().map(|it| Cell::Power(least(row, it.0))));
         cells
     };
-    Table {
-        caption: format!("expected loss of {} weights", rows.len()),
-        head,
-        rows: rows.iter().enumerate().map(row).collect(),
-        is_open: false,
+    let mut listed: Vec<(usize, &&WeightRow)> = rows.iter().enumerate().collect();
+    let mut caption = format!("expected loss of {} weights", rows.len());
+    if rows.len() > MANY {
+        let loss = |row: &WeightRow| chosen(row).and_then(|it| shown(it.loss)).unwrap_or(0.0);
+        listed.sort_by(|a, b| loss(b.1).total_cmp(&loss(a.1)).then(a.0.cmp(&b.0)));
+        listed.truncate(MANY);
+        caption = format!("expected loss of the {MANY} of {} weights that lose most", rows.len());
     }
+    Table { caption, head, rows: listed.into_iter().map(row).collect(), is_open: false }
 }
 
 #[cfg(test)]
