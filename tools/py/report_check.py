@@ -45,9 +45,9 @@ def records(binary, folder):
     """Records of two runs, the first one with its quality, and one with everything and hostile names."""
     from checks import qcc
 
-    for recipe in ("rtn", "kl"):
+    for recipe, bits in (("rtn", "-b4"), ("kl", "-b4"), ("budget", "--bpw=4.5")):
         qcc(
-            binary, MODEL / "model.onnx", "-O", recipe, "-b4", "-o", folder / f"{recipe}.onnx",
+            binary, MODEL / "model.onnx", "-O", recipe.replace("budget", "rtn"), bits, "-o", folder / f"{recipe}.onnx",
             "--record", folder / f"{recipe}.json", "--report", folder / f"{recipe}.html", "-q",
         )  # fmt: skip
         text = qcc(
@@ -55,11 +55,11 @@ def records(binary, folder):
             "--data", MODEL / "eval.npy", "-n", "2", "--json",
         )  # fmt: skip
         (folder / f"{recipe}.eval.json").write_text(text)
-    record = json.loads((folder / "rtn.json").read_text())
+    record = json.loads((folder / "budget.json").read_text())
     for row in record["weights"]:
         row["name"] = HOSTILE + row["name"]
         row["sites"] = [HOSTILE + it for it in row["sites"]]
-    for row in record["histograms"]:
+    for row in record["histograms"] + record["heat_maps"]:
         row["name"] = HOSTILE + row["name"]
     record["input"] = record["output"] = HOSTILE
     steps = [[step, 1 / (1 + step / 50)] for step in range(0, 200, 5)]
@@ -220,7 +220,7 @@ def main():
     from playwright.sync_api import sync_playwright
 
     tally = Tally()
-    single = ["headline", "size", "error", "histograms", "left", "provenance"]
+    single = ["headline", "size", "error", "histograms", "heat", "left", "provenance"]
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         folder = Path(folder)
         if args.keep:
@@ -240,7 +240,7 @@ def main():
         tally.run("figures of one", check_content, browser, folder / "one.html", single)
         two = [single[0], "compare", *single[1:]]
         tally.run("figures of two", check_content, browser, folder / "two.html", two)
-        full = [*single[:4], "tuning", *single[4:]]
+        full = [*single[:3], "sensitivity", "budget", *single[3:5], "tuning", *single[5:]]
         tally.run("figures of everything", check_content, browser, folder / "hostile.html", full)
         tally.run("table of weights", check_table, browser, folder / "one.html", folder / "kl.json")
         tally.run("hostile names", check_hostile, browser, folder / "hostile.html")

@@ -39,7 +39,9 @@ pub use options::{OptionError, OptionInfo, OptionKind, Options};
 pub use pass::{Ctx, PassInfo};
 pub use pipeline::{Pipeline, Recipe, Step};
 pub use progress::{Progress, Silent};
-pub use record::{BlockRecord, Estimate, PassRecord, Record, WeightRecord};
+pub use record::{
+    BlockRecord, BudgetRecord, Candidate, Estimate, PassRecord, Record, WeightRecord,
+};
 pub use rng::Rng;
 pub use run::{Outcome, run};
 pub use samples::{SampleError, SampleSource};

@@ -16,6 +16,8 @@ pub struct Record {
     pub blocks: Vec<BlockRecord>,
     /// What tuning takes, known before it begins.
     pub estimate: Option<Estimate>,
+    /// What other budgets would have lost; `None` where no budget was given.
+    pub budget: Option<BudgetRecord>,
     /// Counters, named `pass.what`.
     pub counters: BTreeMap<String, u64>,
     /// One row for each pass that ran, in order.
@@ -76,8 +78,35 @@ pub struct WeightRecord {
     pub objective_after: Option<f64>,
     /// Weights that lie outside of the range of the grid.
     pub clipped: Option<u64>,
+    /// What it could become, and what was chosen; empty where nothing was to choose.
+    pub candidates: Vec<Candidate>,
     /// Why it was left in float; `None` when it was not.
     pub reason_left_float: Option<String>,
+}
+
+/// What a weight could become.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Candidate {
+    /// Width of a code.
+    pub bits: u8,
+    /// Group size, as options spell it.
+    pub group: String,
+    /// Size of the weight, scales and zero points included, in bytes.
+    pub bytes: u64,
+    /// What the model is expected to lose by it.
+    pub loss: f64,
+    /// Whether it was chosen.
+    pub is_chosen: bool,
+}
+
+/// What the model is expected to lose by the size of its weights.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BudgetRecord {
+    /// Sizes of all weights together, in bytes, with the least loss of any choice of that size.
+    /// From the smallest to the largest.
+    pub points: Vec<(u64, f64)>,
+    /// The same of what was chosen.
+    pub chosen: (u64, f64),
 }
 
 /// How one block was tuned.

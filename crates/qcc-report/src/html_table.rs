@@ -22,6 +22,8 @@ pub(crate) enum Cell {
     Count(u64),
     /// A number with so many digits behind the point; an absent one is a dash.
     Number(Option<f64>, usize),
+    /// A small number, as a power of ten; an absent one is a dash.
+    Power(Option<f64>),
     /// A number of bytes.
     Bytes(u64),
 }
@@ -54,6 +56,10 @@ impl Cell {
             Self::Count(count) => html! { td.n { (count) } },
             Self::Number(value, digits) => match value.filter(|it| it.is_finite()) {
                 Some(value) => html! { td.n { (number(value, *digits)) } },
+                None => html! { td.n data-v="" { "–" } },
+            },
+            Self::Power(value) => match value.filter(|it| it.is_finite()) {
+                Some(value) => html! { td.n { (format!("{value:.2e}")) } },
                 None => html! { td.n data-v="" { "–" } },
             },
             Self::Bytes(count) => html! { td.n data-v=(count) { (bytes(*count)) } },

@@ -17,8 +17,8 @@ mod table;
 pub use page::{Report, report};
 pub use read::{Document, ReadError, read};
 pub use record::{
-    BlockRow, Environment, ErrorRecord, EstimateRow, Gate, Histogram, Note, OutputQuality, PassRow,
-    Quality, RunRecord, SCHEMA, WeightRow,
+    BlockRow, BudgetRow, CandidateRow, Environment, ErrorRecord, EstimateRow, Gate, HeatMap,
+    Histogram, Note, OutputQuality, PassRow, Quality, RunRecord, SCHEMA, WeightRow,
 };
 pub use run::Run;
 pub use size::{bytes, parse_bytes};

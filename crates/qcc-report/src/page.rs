@@ -196,9 +196,22 @@ mod tests {
     use super::*;
     use crate::Document;
     use crate::{
-        BlockRow, Environment, Gate, Histogram, Quality, RunRecord, SCHEMA, WeightRow, bytes, read,
+        BlockRow, BudgetRow, CandidateRow, Environment, Gate, HeatMap, Histogram, Quality,
+        RunRecord, SCHEMA, WeightRow, bytes, read,
     };
     use std::collections::BTreeMap;
+
+    fn candidates(idx: usize) -> Vec<CandidateRow> {
+        let one = |(bits, group): (u8, &str)| CandidateRow {
+            bits,
+            group: group.to_owned(),
+            bytes: 110_592 * u64::from(bits),
+            loss: f64::powi(4.2, -i32::from(bits)) * (1.0 + idx as f64),
+            chosen: (bits, group) == (if idx.is_multiple_of(3) { 8 } else { 4 }, "32"),
+        };
+        let widths = [2, 3, 4, 8].into_iter();
+        widths.flat_map(|bits| ["32", "128"].map(|group| one((bits, group)))).collect()
+    }
 
     /// A run with everything in it; names begin with `prefix`.
     fn run(count: usize, prefix: &str) -> Run {
@@ -217,6 +230,7 @@ mod tests {
             bytes_codes: 442_368,
             snr_db: Some(20.0 + idx as f64 / 100.0),
             rtn_snr_db: Some(19.0 + idx as f64 / 90.0),
+            candidates: if idx % 10 == 9 { Vec::new() } else { candidates(idx) },
             reason_left_float: (idx % 10 == 9).then(|| format!("{prefix}it is excluded")),
             ..Default::default()
         });
@@ -233,6 +247,15 @@ mod tests {
             codes: (0..256u64).map(|it| it * (255 - it)).collect(),
             clipped: 17,
         };
+        let heat_map = |idx: usize| HeatMap {
+            name: format!("{prefix}model.layers.{idx}.mlp.down_proj.weight.of.a.long.name"),
+            n: 576,
+            k: 1536,
+            group: 32,
+            cell_rows: 9,
+            cell_groups: 1,
+            cells: vec![(0..48).map(|it| 0.1 + 0.01 * f64::from(it * it % 47)).collect(); 64],
+        };
         let record = RunRecord {
             schema: SCHEMA,
             version: "0.1.0".to_owned(),
@@ -244,6 +267,11 @@ mod tests {
             weights: weights.collect(),
             blocks: (0..count.min(100)).map(block).collect(),
             histograms: (0..count.min(12)).map(histogram).collect(),
+            heat_maps: (0..count.min(3)).map(heat_map).collect(),
+            budget: Some(BudgetRow {
+                points: (0..24).map(|it| (1_000_000 * (10 + it), 0.5 / (it + 1) as f64)).collect(),
+                chosen: (15_500_000, 0.08),
+            }),
             quality: Some(Quality {
                 perplexity: Some(35.9216),
                 reference_perplexity: Some(35.6551),
@@ -269,12 +297,13 @@ mod tests {
     #[test]
     fn a_full_record_has_every_figure_but_the_comparison() {
         let report = report(&[run(10, "")], false);
-        let want = ["headline", "size", "error", "histograms", "tuning", "left", "provenance"];
+        let want: Vec<&str> = ALL.iter().map(|it| it.id).filter(|it| *it != "compare").collect();
         assert_eq!(report.figures, want);
         assert!(!report.html.contains("What these records do not hold"));
-        // Two charts for each of ten histograms, one for each of ten blocks, sizes and errors.
-        assert_eq!(report.html.matches("role=\"img\"").count(), 32);
-        assert_eq!(report.html.matches("<desc id=").count(), 32);
+        // Two charts for each of ten histograms, one for each of ten blocks and three heat maps; sizes,
+        // errors, sensitivities and budgets.
+        assert_eq!(report.html.matches("role=\"img\"").count(), 37);
+        assert_eq!(report.html.matches("<desc id=").count(), 37);
     }
 
     #[test]
@@ -310,6 +339,24 @@ mod tests {
         ] {
             assert!(html.contains(text), "{text}");
         }
+        for it in record.weights.iter().filter_map(|it| it.candidates.iter().find(|it| it.chosen)) {
+            let text = format!("{}</td><td class=\"n\">{:.2e}</td>", bytes(it.bytes), it.loss);
+            assert!(html.contains(&text), "{text}");
+        }
+        let budget = record.budget.as_ref().unwrap();
+        for (size, loss) in budget.points.iter().chain([&budget.chosen]) {
+            let text = format!(
+                "<td class=\"n\" data-v=\"{size}\">{}</td><td class=\"n\">{loss:.2e}</td>",
+                bytes(*size)
+            );
+            assert!(html.contains(&text), "{text}");
+        }
+        // 10 % less is 13.95 MB, between 0.125 and 0.1.
+        assert!(
+            html.contains("10 % less: about 1.01e-1, +26.6 %; 10 % more: about 6.22e-2, -22.3 %")
+        );
+        let hottest = record.heat_maps[0].cells[0].iter().copied().fold(0.0, f64::max);
+        assert!(html.contains(&format!("<td class=\"n\">{:.2}</td>", 100.0 * hottest)));
         let total: u64 = record
             .weights
             .iter()
@@ -401,6 +448,19 @@ mod tests {
             codes: vec![u64::MAX],
             ..Default::default()
         };
+        let losses = [f64::MAX, f64::MIN_POSITIVE, f64::INFINITY, f64::NAN];
+        for (row, loss) in run.record.weights.iter_mut().zip(losses) {
+            row.candidates.iter_mut().for_each(|it| (it.loss, it.bytes) = (loss, u64::MAX));
+        }
+        run.record.budget = Some(BudgetRow {
+            points: losses.map(|it| (u64::MAX, it)).into(),
+            chosen: (u64::MAX, f64::MAX),
+        });
+        run.record.heat_maps[0].cells[0][0] = f64::NAN;
+        let map = &mut run.record.heat_maps[1];
+        (map.n, map.k, map.group) = (usize::MAX, usize::MAX, usize::MAX);
+        (map.cell_rows, map.cell_groups) = (usize::MAX, usize::MAX);
+        run.record.heat_maps[2].cells = vec![vec![0.0; 64]; 64];
         if let Some(it) = &mut run.record.quality {
             (it.perplexity, it.kl_nats) = (Some(f64::MAX), Some(f64::INFINITY));
         }

@@ -4,14 +4,14 @@ use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::{ErrorRecord, Quality, RunRecord, SCHEMA};
+use crate::{ErrorRecord, Gate, OutputQuality, Quality, RunRecord, SCHEMA};
 
 /// What a file holds.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Document {
     /// The record of a run.
     Run(Box<RunRecord>),
-    /// What `qcc eval --json` found.
+    /// What `qcc eval --json` or `qcc compare --json` found.
     Quality(Quality),
 }
 
@@ -66,7 +66,55 @@ pub fn read(bytes: &[u8]) -> Result<Document, ReadError> {
     if fields.contains_key("perplexity") || fields.contains_key("kl_nats") {
         return Ok(Document::Quality(typed(value)?));
     }
-    Err(ReadError::Other("neither the record of a run ('weights' and 'pipeline') nor of eval"))
+    if fields.contains_key("first_difference") && fields.contains_key("values") {
+        return Ok(Document::Quality(typed::<Compared>(value)?.into()));
+    }
+    Err(ReadError::Other(
+        "neither the record of a run ('weights' and 'pipeline') nor of eval or compare",
+    ))
+}
+
+/// What is taken from `qcc compare --json`.
+#[derive(Deserialize)]
+struct Compared {
+    samples: usize,
+    values: Vec<ComparedValue>,
+    gates: Vec<ComparedGate>,
+}
+
+#[derive(Deserialize)]
+struct ComparedValue {
+    #[serde(flatten)]
+    quality: OutputQuality,
+    output: bool,
+}
+
+#[derive(Deserialize)]
+struct ComparedGate {
+    gate: String,
+    /// `null` where it is no number.
+    limit: Option<f64>,
+    output: String,
+    figure: Option<f64>,
+    passed: bool,
+}
+
+impl From<Compared> for Quality {
+    fn from(it: Compared) -> Self {
+        let number = |it: Option<f64>| it.map_or("no number".to_owned(), |it| it.to_string());
+        let gate = |it: ComparedGate| Gate {
+            gate: format!("{}:{}", it.gate, number(it.limit)),
+            found: format!("{} in {}", number(it.figure), it.output),
+            passed: it.passed,
+        };
+        let outputs = it.values.into_iter().filter(|it| it.output).map(|it| it.quality);
+        Self {
+            samples: it.samples,
+            outputs: outputs.collect(),
+            gates: it.gates.into_iter().map(gate).collect(),
+            ..Self::default()
+        }
+    }
 }
 
 fn typed<T: for<'a> Deserialize<'a>>(value: Value) -> Result<T, ReadError> {
@@ -135,7 +183,7 @@ mod tests {
         check(&serde_json::json!([1]), "it is JSON, but not an object");
         check(
             &serde_json::json!({"a": 1}),
-            "it is JSON, but neither the record of a run ('weights' and 'pipeline') nor of eval",
+            "it is JSON, but neither the record of a run ('weights' and 'pipeline') nor of eval or compare",
         );
         let failed = ErrorRecord {
             error: crate::Note { message: "no room".to_owned(), ..Default::default() },
@@ -143,6 +191,31 @@ mod tests {
         };
         check(&serde_json::to_value(failed).unwrap(), "the run failed: no room");
         assert!(matches!(read(b"\x08\x01"), Err(ReadError::Json(_))));
+    }
+
+    #[test]
+    fn a_comparison_gives_outputs_and_gates() {
+        let value = serde_json::json!({
+            "samples": 2,
+            "first_difference": null,
+            "values": [
+                {"name": "h", "output": false, "snr_db": 30.5, "cosine": 0.9, "max_abs": 1.0},
+                {"name": "logits", "output": true, "snr_db": 21.5, "cosine": 0.75, "max_abs": 0.5},
+            ],
+            "gates": [
+                {"gate": "snr", "limit": 15, "output": "logits", "figure": 21.5, "passed": true},
+                {"gate": "cosine", "limit": 0.8, "output": "logits", "figure": null, "passed": false},
+            ],
+        });
+        let Document::Quality(it) = read(value.to_string().as_bytes()).unwrap() else { panic!() };
+        let (snr_db, cosine, max_abs) = (Some(21.5), Some(0.75), Some(0.5));
+        let name = "logits".to_owned();
+        assert_eq!(it.outputs, [OutputQuality { name, snr_db, cosine, max_abs }]);
+        let told: Vec<_> =
+            it.gates.iter().map(|it| (it.gate.as_str(), it.found.as_str(), it.passed)).collect();
+        let want =
+            [("snr:15", "21.5 in logits", true), ("cosine:0.8", "no number in logits", false)];
+        assert_eq!((it.samples, told), (2, want.to_vec()));
     }
 
     proptest! {

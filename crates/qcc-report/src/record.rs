@@ -47,6 +47,12 @@ pub struct RunRecord {
     /// Values and codes of the weights with the lowest SNR, lowest first; only where asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub histograms: Vec<Histogram>,
+    /// Where the errors are, of the weights with the lowest SNR; only where asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub heat_maps: Vec<HeatMap>,
+    /// What other budgets would have lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<BudgetRow>,
     /// How good the output is, where it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quality: Option<Quality>,
@@ -99,8 +105,55 @@ pub struct WeightRow {
     pub snr_db: Option<f64>,
     /// The same by plain rounding.
     pub rtn_snr_db: Option<f64>,
+    /// What it could become, where a budget let choose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<CandidateRow>,
     /// Why it was left in float; `None` when it was not.
     pub reason_left_float: Option<String>,
+}
+
+/// What a weight could become.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CandidateRow {
+    /// Width of a code.
+    pub bits: u8,
+    /// Group size, as options spell it.
+    pub group: String,
+    /// Size of the weight, scales and zero points included, in bytes.
+    pub bytes: u64,
+    /// What the model is expected to lose by it.
+    pub loss: f64,
+    /// Whether it was chosen.
+    pub chosen: bool,
+}
+
+/// What the model is expected to lose by the size of its weights.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BudgetRow {
+    /// Sizes of all weights together, in bytes, with the least loss of any choice of that size.
+    pub points: Vec<(u64, f64)>,
+    /// The same of what was chosen.
+    pub chosen: (u64, f64),
+}
+
+/// Where the error of a weight is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HeatMap {
+    /// Name of the weight.
+    pub name: String,
+    /// Number of outputs, that is rows.
+    pub n: usize,
+    /// Number of inputs.
+    pub k: usize,
+    /// Inputs of a group.
+    pub group: usize,
+    /// Rows of a cell; fewer in the last.
+    pub cell_rows: usize,
+    /// Groups of a cell; fewer in the last.
+    pub cell_groups: usize,
+    /// For each block of rows, for each block of groups: the root of the mean square of the error,
+    /// by that of the whole weight.
+    pub cells: Vec<Vec<f64>>,
 }
 
 /// A message of the run.
@@ -205,6 +258,23 @@ pub struct Quality {
     /// What the outputs had to fulfill.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gates: Vec<Gate>,
+}
+
+impl Quality {
+    /// With what a later measurement found, in place of what both have.
+    pub fn then(mut self, later: Self) -> Self {
+        self.samples = later.samples;
+        self.tokens = self.tokens.max(later.tokens);
+        self.perplexity = later.perplexity.or(self.perplexity);
+        self.reference_perplexity = later.reference_perplexity.or(self.reference_perplexity);
+        self.kl_nats = later.kl_nats.or(self.kl_nats);
+        self.top1 = later.top1.or(self.top1);
+        if !later.outputs.is_empty() {
+            self.outputs = later.outputs;
+        }
+        self.gates.extend(later.gates);
+        self
+    }
 }
 
 /// Agreement of an output with that of the model before.

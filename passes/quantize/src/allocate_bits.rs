@@ -13,6 +13,7 @@ mod knapsack;
 mod loss;
 mod stored;
 mod ties;
+mod told;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -134,6 +135,7 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     }
     let chosen = plan.chosen(&solution);
     tell(ctx, &plan, &solution, &chosen, elements);
+    told::record(ctx.record, &plan, &items, &solution);
     let mut patches = Vec::with_capacity(weights.len());
     for (weight, spec) in weights.iter().zip(&chosen) {
         record(ctx.record, weight, layout, spec);
@@ -244,10 +246,7 @@ struct Plan<'a> {
 impl Plan<'_> {
     /// One item for each group. Losses are scaled, as only their ratios count.
     fn items(&self) -> Vec<Vec<Choice>> {
-        let loss = |group: &Group, at: usize| -> f64 {
-            let each = group.weights.iter().filter_map(|&it| self.losses[it].get(at));
-            each.filter(|it| it.is_finite()).sum()
-        };
+        let loss = |group: &Group, at: usize| self.loss(group, at);
         let choices = |group: &Group| group.weights.first().map_or(0, |&it| self.specs[it].len());
         let most =
             |group: &Group| (0..choices(group)).map(|at| loss(group, at)).fold(0.0, f64::max);
@@ -264,6 +263,12 @@ impl Plan<'_> {
             (0..choices(group)).map(one).collect()
         };
         self.groups.iter().map(item).collect()
+    }
+
+    /// What is lost by a choice of a group.
+    fn loss(&self, group: &Group, at: usize) -> f64 {
+        let each = group.weights.iter().filter_map(|&it| self.losses[it].get(at));
+        each.filter(|it| it.is_finite()).sum()
     }
 
     /// What each weight becomes.

@@ -93,6 +93,31 @@ fn bits_that_are_named_stay_and_tied_weights_have_the_same() {
 }
 
 #[test]
+fn the_record_tells_what_was_to_choose() {
+    let output = run(&Bench::new(), "nbits", 4.5).unwrap();
+    let record = output.record();
+    let (mut bytes, mut loss) = (0, 0.0);
+    for row in record.weights.iter().filter(|it| it.bits.is_some()) {
+        // Widths of 2, 4 and 8 bits in groups of 32 and 128.
+        assert_eq!(row.candidates.len(), 6, "{}", row.name);
+        let mut chosen = row.candidates.iter().filter(|it| it.is_chosen);
+        let it = chosen.next().unwrap();
+        assert!(chosen.next().is_none());
+        assert_eq!((Some(it.bits), &it.group), (row.bits, &row.group), "{}", row.name);
+        assert_eq!(it.bytes, row.bytes_after, "{}", row.name);
+        (bytes, loss) = (bytes + it.bytes, loss + it.loss);
+    }
+    let budget = record.budget.as_ref().unwrap();
+    assert_eq!(budget.chosen.0, bytes);
+    assert!((budget.chosen.1 / loss - 1.0).abs() < 1e-9);
+    // More bytes lose less, and no choice is below the curve.
+    assert!((10..=24).contains(&budget.points.len()));
+    assert!(budget.points.windows(2).all(|it| it[0].0 < it[1].0 && it[0].1 > it[1].1));
+    let below = |it: &&(u64, f64)| it.0 >= bytes;
+    assert!(budget.points.iter().find(below).is_some_and(|it| it.1 <= 1.000_001 * loss));
+}
+
+#[test]
 fn threads_do_not_change_the_bytes() {
     let bench = Bench::new();
     let bytes =

@@ -1,11 +1,14 @@
 //! The figures of a report, one file each. A new figure is a file and a line in [`ALL`].
 
+mod budget;
 mod compare;
 mod error;
 mod headline;
+mod heat;
 mod histograms;
 mod left;
 mod provenance;
+mod sensitivity;
 mod size;
 mod tuning;
 
@@ -56,7 +59,10 @@ pub(crate) const ALL: &[Figure] = &[
     compare::FIGURE,
     size::FIGURE,
     error::FIGURE,
+    sensitivity::FIGURE,
+    budget::FIGURE,
     histograms::FIGURE,
+    heat::FIGURE,
     tuning::FIGURE,
     left::FIGURE,
     provenance::FIGURE,

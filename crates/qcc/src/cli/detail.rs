@@ -1,6 +1,8 @@
 //! What reports show of each weight beyond what passes record: its error by plain rounding, and for
-//! the worst ones how values and codes are distributed. It takes a look at each weight twice, so it
+//! the worst ones how values and codes are distributed, and where the errors are. It takes a look at each weight twice, so it
 //! is measured only for `--record` and `--report`.
+
+mod heat;
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -13,12 +15,15 @@ use qcc_pass::{Before, Instrument};
 use qcc_quant::error::{SquaredError, measure_codes};
 use qcc_quant::rows::WeightRows;
 use qcc_quant::rtn::rtn;
-use qcc_report::{Histogram, RunRecord};
+use qcc_report::{HeatMap, Histogram, RunRecord};
 use qcc_tensor::Tensor;
 use rayon::prelude::*;
 
 /// Weights that have histograms: those with the largest errors.
 const WORST: usize = 12;
+
+/// Weights of which it is told where the errors are.
+const MAPPED: usize = 3;
 
 /// Parts of the range of values.
 const BINS: usize = 64;
@@ -35,6 +40,7 @@ struct Found {
     /// SNR by rounding to nearest, by the name of the weight; not where that was the recipe.
     plain: BTreeMap<String, f64>,
     histograms: Vec<Histogram>,
+    heat_maps: Vec<HeatMap>,
 }
 
 /// Looks at the numbers right before they are packed.
@@ -60,6 +66,7 @@ impl Detail {
             row.rtn_snr_db = row.rtn_snr_db.or(plain.filter(|it| it.is_finite()));
         }
         record.histograms = found.histograms.clone();
+        record.heat_maps = found.heat_maps.clone();
     }
 }
 
@@ -96,8 +103,9 @@ fn measure(root: &Graph) -> Found {
         Ordering::Equal => a.1.name.cmp(&b.1.name),
         order => order,
     });
-    let worst = errors.iter().take(WORST).filter(|it| it.0.is_finite());
-    found.histograms = worst.filter_map(|it| histogram(&it.1)).collect();
+    let worst = || errors.iter().take(WORST).filter(|it| it.0.is_finite()).map(|it| &it.1);
+    found.histograms = worst().filter_map(histogram).collect();
+    found.heat_maps = worst().take(MAPPED).filter_map(heat::map).collect();
     found
 }
 
@@ -208,14 +216,15 @@ mod tests {
     use qcc_quant::rows::Order;
     use qcc_quant::spec::{Bits, Grid, GroupSize, ScaleType, WeightSpec};
 
-    fn weight(values: &[f32], check: impl FnOnce(&Weight<'_>)) {
+    /// A weight of rows of `k` values, in 2 bits and groups of 8.
+    pub(super) fn weight(values: &[f32], k: usize, check: impl FnOnce(&Weight<'_>)) {
         let spec = WeightSpec {
             bits: Bits::new(2).unwrap(),
             group: GroupSize::of(8).unwrap(),
             grid: Grid::Asym,
             scale: ScaleType::F32,
         };
-        let form = Form { n: values.len() / 8, k: 8, order: Order::Nk };
+        let form = Form { n: values.len() / k, k, order: Order::Nk };
         let tensor = Tensor::from_vec(vec![form.n, form.k], values.to_vec()).unwrap();
         let codes = rtn(&form.rows(&tensor).unwrap(), &spec);
         let numbers = Numbers::from_codes(&codes, &qcc_tensor::Store::default()).unwrap();
@@ -227,7 +236,7 @@ mod tests {
     fn every_value_and_code_is_counted() {
         // Rows beyond one chunk; each row is the four points of its grid, twice.
         let values: Vec<f32> = (0..70 * 8).map(|it| (it % 4) as f32 - 1.0).collect();
-        weight(&values, |it| {
+        weight(&values, 8, |it| {
             let found = histogram(it).unwrap();
             assert_eq!((found.low, found.high, found.clipped), (-1.0, 2.0, 0));
             assert_eq!(found.codes, [140; 4]);
@@ -240,7 +249,7 @@ mod tests {
     #[test]
     fn the_error_is_that_of_the_codes() {
         let values: Vec<f32> = (0..70 * 8).map(|it| ((it * 37) % 101) as f32 - 50.0).collect();
-        weight(&values, |it| {
+        weight(&values, 8, |it| {
             let rows = it.rows().unwrap();
             let want = measure_codes(&rows, None, &rtn(&rows, &it.quant.spec)).plain();
             let got = error(&rows, it.numbers);

@@ -3,8 +3,11 @@
 use std::time::Instant;
 
 use qcc::Output;
-use qcc_pass::WeightRecord;
-use qcc_report::{BlockRow, Environment, EstimateRow, PassRow, RunRecord, SCHEMA, WeightRow};
+use qcc_pass::{Candidate, WeightRecord};
+use qcc_report::{
+    BlockRow, BudgetRow, CandidateRow, Environment, EstimateRow, PassRow, RunRecord, SCHEMA,
+    WeightRow,
+};
 
 /// The record of a run; input, output, sizes, options and notes are filled in by the caller.
 pub(super) fn record(output: &Output, seed: u64) -> RunRecord {
@@ -23,6 +26,10 @@ pub(super) fn record(output: &Output, seed: u64) -> RunRecord {
         estimate: record
             .estimate
             .map(|it| EstimateRow { seconds: it.seconds, memory_bytes: it.memory_bytes }),
+        budget: record
+            .budget
+            .as_ref()
+            .map(|it| BudgetRow { points: it.points.clone(), chosen: it.chosen }),
         blocks: record
             .blocks
             .iter()
@@ -60,7 +67,18 @@ fn weight(it: &WeightRecord) -> WeightRow {
         relative_error: it.relative_error,
         snr_db: it.snr_db,
         rtn_snr_db: it.rtn_snr_db,
+        candidates: it.candidates.iter().map(candidate).collect(),
         reason_left_float: it.reason_left_float.clone(),
+    }
+}
+
+fn candidate(it: &Candidate) -> CandidateRow {
+    CandidateRow {
+        bits: it.bits,
+        group: it.group.clone(),
+        bytes: it.bytes,
+        loss: it.loss,
+        chosen: it.is_chosen,
     }
 }
 

@@ -13,8 +13,8 @@ use super::exit::{Ended, show};
 /// Options of `report`.
 #[derive(Args, Debug)]
 pub(super) struct ReportArgs {
-    /// Records of `--record` or `--json`, each with the output of `eval --json` behind it if there
-    /// is one; or models that qcc wrote
+    /// Records of `--record` or `--json`, each with the output of `eval --json` and `compare --json`
+    /// behind it if there is one; or models that qcc wrote
     #[arg(required = true, value_name = "RECORD")]
     pub(super) inputs: Vec<PathBuf>,
 
@@ -47,14 +47,17 @@ pub(super) fn run(args: &ReportArgs) -> Result<Ended, Error> {
             Document::Run(record) => runs.push(named(*record, path)),
             Document::Quality(quality) => match runs.last_mut() {
                 Some(run) => {
-                    run.record.gates.clone_from(&quality.gates);
-                    run.record.quality = Some(quality);
+                    run.record.gates.extend(quality.gates.iter().cloned());
+                    run.record.quality = Some(match run.record.quality.take() {
+                        Some(it) => it.then(quality),
+                        None => quality,
+                    });
                 }
                 None => {
                     let text = format!("'{}' tells of no run", path.display());
                     return Err(Diagnostic::error(codes::QCC0110, text)
                         .at(path.display().to_string())
-                        .with_note("it is what 'qcc eval --json' found")
+                        .with_note("it is what 'qcc eval --json' or 'qcc compare --json' found")
                         .with_help("put the record of the run before it")
                         .into());
                 }

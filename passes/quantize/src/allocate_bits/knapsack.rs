@@ -110,9 +110,8 @@ struct Step {
     loss: u64,
 }
 
-/// Steps in the order of what they gain for what they cost, while they fit: the choice of each
-/// item, and the price of the first that does not fit; `None` when all do.
-fn greedy(fronts: &[Vec<Option_>], budget: u64) -> (Vec<usize>, Option<Price>) {
+/// Steps in the order of what they gain for what they cost.
+fn steps(fronts: &[Vec<Option_>]) -> Vec<Step> {
     let mut steps = Vec::new();
     for (item, front) in fronts.iter().enumerate() {
         let hull = hull(front);
@@ -128,6 +127,35 @@ fn greedy(fronts: &[Vec<Option_>], budget: u64) -> (Vec<usize>, Option<Price>) {
         y.cmp(&x).then(a.item.cmp(&b.item)).then(a.to.cmp(&b.to))
     };
     steps.sort_by(gain);
+    steps
+}
+
+/// The picks of `count` budgets from the least cost to the least loss, of about equal distance. Each
+/// loses least for what it costs: all steps up to a gain are taken, so the fractional optimum is whole.
+pub(crate) fn path(items: &[Vec<Choice>], count: u64) -> Vec<Vec<usize>> {
+    let fronts: Vec<Vec<Option_>> = items.iter().map(|it| front(it)).collect();
+    let steps = steps(&fronts);
+    let total: u64 = steps.iter().map(|it| it.cost).sum();
+    let mut at = vec![0; fronts.len()];
+    let picks = |at: &[usize]| solution(&fronts, at, true).picks;
+    let mut found = vec![picks(&at)];
+    let (mut cost, mut reached) = (0, 0);
+    for step in &steps {
+        at[step.item] = step.to;
+        cost += step.cost;
+        let now = u128::from(cost) * u128::from(count.saturating_sub(1)) / u128::from(total.max(1));
+        if now > reached {
+            reached = now;
+            found.push(picks(&at));
+        }
+    }
+    found
+}
+
+/// Steps while they fit: the choice of each item, and the price of the first that does not fit;
+/// `None` when all do.
+fn greedy(fronts: &[Vec<Option_>], budget: u64) -> (Vec<usize>, Option<Price>) {
+    let steps = steps(fronts);
     let mut at = vec![0; fronts.len()];
     let mut left =
         budget - fronts.iter().filter_map(|it| it.first()).map(|it| it.cost).sum::<u64>();
@@ -337,6 +365,28 @@ mod tests {
                 Err(it) => assert!(it == least && budget < least, "{round}"),
             }
         }
+    }
+
+    #[test]
+    fn a_path_goes_from_the_least_cost_to_the_least_loss() {
+        let mut rng = qcc_pass::Rng::new(5, "paths");
+        for round in 0..50 {
+            let items = large(rng.range(1..60), round);
+            let sum = |picks: &[usize]| {
+                let each = items.iter().zip(picks).map(|(it, at)| it[*at]);
+                each.fold((0, 0), |sum, it| (sum.0 + it.cost, sum.1 + it.loss))
+            };
+            let sums: Vec<(u64, u64)> = path(&items, 24).iter().map(|it| sum(it)).collect();
+            assert!((2..=24).contains(&sums.len()), "{round}: {sums:?}");
+            let least: u64 = items.iter().filter_map(|it| it.iter().map(|it| it.cost).min()).sum();
+            let best: u64 = items.iter().filter_map(|it| it.iter().map(|it| it.loss).min()).sum();
+            assert_eq!((sums[0].0, sums.last().unwrap().1), (least, best));
+            assert!(sums.windows(2).all(|it| it[0].0 < it[1].0 && it[0].1 > it[1].1));
+            for (cost, loss) in sums {
+                assert_eq!(solve(&items, cost).unwrap().loss, loss, "{round}");
+            }
+        }
+        assert_eq!(path(&[], 24).len(), 1);
     }
 
     /// The least loss by a table over all costs that are multiples of `unit`.
