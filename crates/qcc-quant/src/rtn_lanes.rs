@@ -14,9 +14,10 @@ use crate::{
     spec::WeightSpec,
 };
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Most rows of a block.
-const ROWS: usize = 128;
+const ROWS: usize = 256;
 /// Most floats of a tile, if it has more than [`LANES`] rows.
 const TILE_FLOATS: usize = 1 << 20;
 
@@ -56,9 +57,6 @@ pub(crate) fn rtn_lanes(
                 for left in (0..k).step_by(span) {
                     let width = span.min(k - left);
                     scratch.read(&turned, first, count, left, width);
-                    if left + span < k {
-                        turned.prefetch(left + span, span.min(k - left - span), first, count);
-                    }
                     let first_byte = left * usize::from(field) / 8;
                     error = error
                         + dispatch_vectors(Span {
@@ -68,6 +66,7 @@ pub(crate) fn rtn_lanes(
                             width,
                             count,
                             scratch,
+                            next: Next { turned: &turned, first, left: left + span },
                             codes: Lines { data: codes, stride: row_bytes, first: first_byte },
                             scales: Lines { data: scales, stride: groups, first: left / size },
                             zeros: Lines { data: zeros, stride: groups, first: left / size },
@@ -149,6 +148,28 @@ impl<T: Copy> Lines<'_, T> {
     }
 }
 
+/// The span that comes next.
+struct Next<'a> {
+    /// The weight with rows and columns exchanged.
+    turned: &'a WeightRows<'a>,
+    /// First row of the block.
+    first: usize,
+    /// First column of the span, or none.
+    left: usize,
+}
+
+impl Next<'_> {
+    /// Asks for the columns of a vector of rows; the CPU does not foresee lines so far apart, and
+    /// holds few that are under way, so that a whole span at once would wait.
+    #[inline(always)]
+    fn prefetch(&self, vector: usize, columns: Range<usize>, count: usize) {
+        let (k, row) = (self.turned.n(), vector * LANES);
+        let start = (self.left + columns.start).min(k);
+        let rows = columns.len().min(k - start);
+        self.turned.prefetch(start, rows, self.first + row, LANES.min(count.saturating_sub(row)));
+    }
+}
+
 /// Whole groups of the rows of a block.
 struct Span<'a> {
     spec: &'a WeightSpec,
@@ -160,6 +181,7 @@ struct Span<'a> {
     /// Rows.
     count: usize,
     scratch: &'a mut Scratch,
+    next: Next<'a>,
     codes: Lines<'a, u8>,
     scales: Lines<'a, f32>,
     zeros: Lines<'a, u8>,
@@ -250,6 +272,7 @@ impl Span<'_> {
         for vector in 0..vectors {
             for left in (0..bytes).step_by(LANES) {
                 let columns = left * PER..(left + LANES) * PER;
+                self.next.prefetch(vector, columns.clone(), self.count);
                 let lines = &tile[columns.start * vectors..columns.end * vectors];
                 let grid_of = &grid_of[columns];
                 let grid = |group: usize| Grid::<V>::load(&grids[group * vectors + vector]);
