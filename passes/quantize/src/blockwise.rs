@@ -10,6 +10,7 @@
 //! Source: arXiv 2309.05516; the parameters and their update: [`qcc_quant::tuner`].
 
 mod chain;
+mod few;
 mod forward;
 mod gradient;
 mod joint;
@@ -38,6 +39,7 @@ use crate::activations::Squares;
 use crate::choose::{self, Weight};
 
 use chain::{Chain, Results};
+use few::Few;
 use forward::Forward;
 use joint::Kind;
 use needs::Needs;
@@ -111,6 +113,7 @@ pub(crate) fn tune(
     options: Options,
 ) -> Result<Outcome, PassError> {
     let outline = Outline::new(root, weights, ctx.session)?;
+    let samples: &dyn SampleSource = &Few::of(samples, options);
     let chain = Chain::new(samples, &ctx.session.store)?;
     let cap = ctx.session.max_mem;
     let needs = chain.largest().and_then(|it| Needs::of(&outline, weights, it, chain.len()));

@@ -4,6 +4,8 @@ use qcc_pass::Rng;
 
 /// Of how many samples one is kept for trials.
 const HELD: usize = 16;
+/// How many are kept at least where there are many.
+const MANY_HELD: usize = 8;
 
 /// The samples of a run of steps.
 pub(crate) struct Samples {
@@ -37,8 +39,13 @@ impl Samples {
     }
 }
 
+/// A number of samples of which `used` are left when those for trials are out.
+pub(crate) fn enough(used: usize) -> usize {
+    used + used.div_ceil(HELD - 1).max(MANY_HELD)
+}
+
 fn split(count: usize) -> (Vec<usize>, Vec<usize>) {
-    let held = (count / HELD).max(usize::from(count >= 4)).max(if count >= 64 { 8 } else { 0 });
+    let held = (count / HELD).max(usize::from(count >= 4)).max(if count >= 64 { MANY_HELD } else { 0 });
     let every = count.checked_div(held).unwrap_or(usize::MAX);
     (0..count).partition(|it| it % every.max(1) == every / 2 && every > 1)
 }
@@ -46,6 +53,15 @@ fn split(count: usize) -> (Vec<usize>, Vec<usize>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn enough_are_left_for_steps() {
+        for used in 1..700 {
+            let count = enough(used);
+            assert!(split(count).1.len() >= used, "{used} of {count}");
+            assert!(count <= used + used / 15 + 8, "{used} of {count}");
+        }
+    }
 
     #[test]
     fn steps_see_each_sample_once_a_round_and_none_that_is_held() {

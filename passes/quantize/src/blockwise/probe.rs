@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use qcc_ir::Graph;
-use qcc_pass::{Ctx, Estimate, PassError, SampleError, SampleSource};
-use qcc_tensor::Tensor;
+use qcc_pass::{Ctx, Estimate, PassError, SampleSource};
 
 use super::chain::Chain;
+use super::few::Few;
 use super::forward::Forward;
 use super::needs::Needs;
 use super::outline::Outline;
@@ -45,11 +45,12 @@ pub(crate) fn probe(
 ) -> Result<Option<Estimate>, PassError> {
     let session = ctx.session;
     let outline = Outline::new(root, weights, session)?;
-    let (all, mut chain) = (samples.len(), Chain::new(&First(samples), &session.store)?);
+    let all = Few::of(samples, options).len();
+    let mut chain = Chain::new(&Few::first(samples), &session.store)?;
     let needs = chain.largest().and_then(|it| Needs::of(&outline, weights, it, all));
     let together =
         needs.map_or(Ok(options.batch), |it| it.at_a_time(options.batch, session.max_mem))?;
-    let shares = Shares::read(&First(samples))?;
+    let shares = Shares::read(&Few::first(samples))?;
     let held = Samples::new(all, session.rng("")).held.len();
     let mut known: BTreeMap<u64, Option<Times>> = BTreeMap::new();
     let (mut seconds, mut has_any) = (0.0, false);
@@ -127,29 +128,4 @@ pub(crate) fn probe(
     }
     let memory_bytes = needs.map_or(0, |it| it.total(together, session.max_mem));
     Ok(has_any.then_some(Estimate { seconds: Some(seconds), memory_bytes }))
-}
-
-/// The first of some samples alone.
-struct First<'a>(&'a dyn SampleSource);
-
-impl SampleSource for First<'_> {
-    fn len(&self) -> usize {
-        self.0.len().min(1)
-    }
-
-    fn batch(&self, index: usize) -> Result<Vec<(String, Tensor)>, SampleError> {
-        self.0.batch(index)
-    }
-
-    fn counted(&self, index: usize) -> Result<Option<Tensor>, SampleError> {
-        self.0.counted(index)
-    }
-
-    fn describe(&self) -> String {
-        self.0.describe()
-    }
-
-    fn is_text(&self) -> bool {
-        self.0.is_text()
-    }
 }

@@ -1,0 +1,72 @@
+#!/usr/bin/env python3
+"""Times of a language model in `qcc bench` beside ONNX Runtime's CPU provider, in turns.
+
+    python tools/py/run_bench.py MODEL --qcc target/ci/qcc [--threads 1] [--past 128] [--rounds 10] [--runs 15]
+
+A round times --runs tokens after --past others in ONNX Runtime, then in a process of qcc, and the same for 128 tokens
+at once; the order alternates. Printed: medians over the rounds of the median of each, of their ratio (ONNX Runtime's
+time over that of qcc), and the best of each. MODEL has inputs input_ids and past_key_values.*; accuracy levels are
+those of the file, on both sides.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import time
+
+import onnxruntime
+
+from plugin_bench import feeds
+
+
+def in_runtime(session, inputs, runs):
+    found = []
+    for turn in range(runs + 2):
+        start = time.perf_counter()
+        session.run(None, inputs)
+        found.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(found[2:]), min(found[2:])
+
+
+def in_qcc(args, rows, past, runs):
+    command = [args.qcc, "bench", args.model, "--rows", str(rows), "--past", str(past), "--whole", "--json"]
+    command += ["--runs", str(runs), "--threads", str(args.threads), "--progress", "off"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    whole = json.loads(done.stdout)["whole"][0]
+    return 1e3 * whole["seconds"], 1e3 * whole["best_seconds"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--qcc", default="target/ci/qcc")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--past", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--runs", type=int, default=15)
+    args = parser.parse_args()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = args.threads
+    session = onnxruntime.InferenceSession(args.model, options, providers=["CPUExecutionProvider"])
+    for what, rows, past, runs in (
+        (f"a token after {args.past}", 1, args.past, args.runs),
+        ("128 tokens", 128, 0, max(args.runs // 4, 3)),
+    ):
+        inputs = feeds(session, rows, past)
+        sides = (lambda: in_runtime(session, inputs, runs), lambda: in_qcc(args, rows, past, runs))
+        found = ([], [])
+        for turn in range(args.rounds):
+            for side in (0, 1)[:: 1 if turn % 2 else -1]:
+                found[side].append(sides[side]())
+        ort, qcc = found
+        ratio = statistics.median(a[0] / b[0] for a, b in zip(ort, qcc))
+        medians = [statistics.median(it[0] for it in side) for side in found]
+        best = [min(it[1] for it in side) for side in found]
+        print(
+            f"{args.threads} threads, {what}: ONNX Runtime {medians[0]:.2f}, qcc {medians[1]:.2f} ms, {ratio:.2f} times as fast; "
+            f"best {best[0]:.2f} and {best[1]:.2f} ms, {best[0] / best[1]:.2f} times"
+        )
+
+
+main()
