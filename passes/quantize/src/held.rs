@@ -4,8 +4,6 @@ use qcc_pass::Rng;
 
 /// Of how many samples one is kept for trials.
 const HELD: usize = 16;
-/// How many are kept at least where there are many.
-const MANY_HELD: usize = 8;
 
 /// The samples of a run of steps.
 pub(crate) struct Samples {
@@ -39,15 +37,23 @@ impl Samples {
     }
 }
 
-/// A number of samples of which `used` are left when those for trials are out.
-pub(crate) fn enough(used: usize) -> usize {
-    used + used.div_ceil(HELD - 1).max(MANY_HELD)
+/// How many of `all` samples are enough for `used` of them to be left when those for trials are out.
+pub(crate) fn enough(used: usize, all: usize) -> usize {
+    (used.min(all)..all).find(|&count| count - held(count).count() >= used).unwrap_or(all)
+}
+
+/// The samples that are kept for trials, at equal distances.
+fn held(count: usize) -> impl Iterator<Item = usize> {
+    let held = (count / HELD).max(usize::from(count >= 4)).max(if count >= 64 { 8 } else { 0 });
+    let every = count.checked_div(held).unwrap_or(usize::MAX);
+    let first = if every > 1 { every / 2 } else { count };
+    (first..count).step_by(every)
 }
 
 fn split(count: usize) -> (Vec<usize>, Vec<usize>) {
-    let held = (count / HELD).max(usize::from(count >= 4)).max(if count >= 64 { MANY_HELD } else { 0 });
-    let every = count.checked_div(held).unwrap_or(usize::MAX);
-    (0..count).partition(|it| it % every.max(1) == every / 2 && every > 1)
+    let held: Vec<usize> = held(count).collect();
+    let used = (0..count).filter(|it| held.binary_search(it).is_err()).collect();
+    (held, used)
 }
 
 #[cfg(test)]
@@ -56,10 +62,11 @@ mod tests {
 
     #[test]
     fn enough_are_left_for_steps() {
-        for used in 1..700 {
-            let count = enough(used);
+        for used in 0..700 {
+            let count = enough(used, 1000);
             assert!(split(count).1.len() >= used, "{used} of {count}");
-            assert!(count <= used + used / 15 + 8, "{used} of {count}");
+            assert!(count == 0 || split(count - 1).1.len() < used, "{used}: fewer do");
+            assert_eq!(enough(used, 5), if used > 4 { 5 } else { [0, 1, 2, 3, 5][used] });
         }
     }
 

@@ -20,7 +20,7 @@ impl<'a> Few<'a> {
     pub(super) fn of(samples: &'a dyn SampleSource, options: Options) -> Self {
         let all = samples.len();
         let count = match options.steps {
-            Steps::Count(steps) => held::enough(usize::from(steps) * options.batch).max(LEAST),
+            Steps::Count(steps) => held::enough(usize::from(steps) * options.batch, all).max(LEAST),
             Steps::Within(_) => all,
         };
         Self { samples, count: count.min(all) }
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn no_sample_is_run_that_no_step_draws() {
         assert_eq!(indices(128, Steps::Count(20), 1), (0..32).map(|it| 4 * it).collect::<Vec<_>>());
-        assert_eq!(indices(100, Steps::Count(60), 1).len(), 68, "8 are held");
+        assert_eq!(indices(100, Steps::Count(60), 1).len(), 63, "3 are held");
         assert_eq!(indices(10, Steps::Count(1), 1), (0..10).collect::<Vec<_>>(), "means need more");
         assert_eq!(indices(128, Steps::Count(50), 8).len(), 128);
         let within = Steps::Within(std::time::Duration::from_secs(1));
