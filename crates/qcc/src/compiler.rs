@@ -313,12 +313,12 @@ impl Compiler {
                         }
                     }
                 }
-                if recipe.name == "adpq" && self.format != "fake" {
+                if recipe.name == "adpq" && !matches!(self.format.as_str(), "function" | "fake") {
                     let text =
                         format!("no layout of format {} has two scales for a group", self.format);
                     return Err(Diagnostic::error(codes::QCC0305, text)
                         .at("option -O adpq")
-                        .with_help("--format fake writes the values after rounding")
+                        .with_help("--format function has; --format fake writes rounded floats")
                         .into());
                 }
                 if !recipe.passes.is_empty() {
