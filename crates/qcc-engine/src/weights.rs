@@ -181,7 +181,7 @@ fn constant<'a>(
         let tensor = root.at(&scope)?.constant(value)?;
         Some(((scope, value), tensor))
     });
-    let verb = if what.ends_with('s') { "are" } else { "is" };
+    let verb = if what.ends_with('s') && what != "bias" { "are" } else { "is" };
     found.ok_or_else(|| Refused(format!("its {what} {verb} no constant")))
 }
 
