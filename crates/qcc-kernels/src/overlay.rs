@@ -253,3 +253,47 @@ mod tests {
         }
     }
 }
+#[cfg(test)]
+mod speed {
+    use super::*;
+    #[test]
+    fn speed() {
+        let (n, k) = (2048usize, 2048usize);
+        let mut starts = vec![0];
+        let mut inputs: Vec<u16> = vec![];
+        let mut s = 1u64;
+        for _ in 0..n {
+            for i in 0..k {
+                s = s.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                if (s >> 33) % 20 == 0 {
+                    inputs.push(i as u16);
+                }
+            }
+            starts.push(inputs.len());
+        }
+        let values = vec![0.5; inputs.len()];
+        let o = Overlay::new(k, starts, inputs, values).unwrap();
+        for rows in [1usize, 2, 4, 6, 8, 16, 64] {
+            let x = vec![1.0f32; rows * k];
+            let mut y = vec![0f32; rows * n];
+            let mut lanes = Lanes::default();
+            let (mut best, mut fill) = (f64::MAX, f64::MAX);
+            for _ in 0..200 {
+                let t = std::time::Instant::now();
+                lanes.fill(&crate::Alone, &x, k);
+                fill = fill.min(t.elapsed().as_secs_f64());
+                let t = std::time::Instant::now();
+                for first in (0..n).step_by(256) {
+                    o.each(&lanes, 0..rows, first..first + 256, |r, c, v| y[r * n + c] += v);
+                }
+                best = best.min(t.elapsed().as_secs_f64());
+            }
+            println!(
+                "rows {rows}: {:.0} us, fill {:.1} us, {:.2} ns/weight",
+                best * 1e6,
+                fill * 1e6,
+                best * 1e9 / o.len() as f64
+            );
+        }
+    }
+}

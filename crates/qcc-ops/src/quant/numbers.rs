@@ -217,6 +217,8 @@ impl Numbers {
             return Err(reader.error("outliers", "are not u64 with scales of f32"));
         };
         let all = all.with_outliers(&places, &scales);
-        all.map(Some).map_err(|it| reader.error("outliers", it.to_string()))
+        all.map(Some).map_err(|_| {
+            reader.error("outliers", "do not ascend to the last weight, or have other scales")
+        })
     }
 }
