@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import oracle
 import perplexity
-from checks import expect
+from checks import Failure, expect
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MODEL = os.path.join(ROOT, "tests", "models", "books1M", "model.onnx")
@@ -118,6 +118,30 @@ def other_formats_compute_what_fake_does(b):
         expect(distance < 1e-4, f"{format_} {bits} bits: relative distance {distance:.2e}")
         texts.append(f"{format_} {bits} bits {distance:.1e}")
     return ", ".join(texts)
+
+
+def outliers_compute_what_fake_does(b):
+    """adpq: codes with two scales a group, decoded by the function in ONNX Runtime, are the weights of --format fake."""
+    feeds = {"input_ids": b.ids[:1]}
+    texts = []
+    for bits, group, share in [("4", "32", "0.05"), ("3", "64", "0.01"), ("5", "row", "0.002")]:
+        options = ("-O", f"adpq{{outliers={share}}}", f"-b{bits}", f"-g{group}")
+        path = b.quantized(*options, "--format", "function")
+        onnx.checker.check_model(path)
+        nodes = onnx.load(path, load_external_data=False).graph.node
+        count = sum(n.op_type == f"MatMulQ{bits}Outliers" for n in nodes)
+        expect(count == 28, f"{count} products with outliers")
+        got = oracle.run(oracle.session(path), feeds)
+        want = oracle.run(oracle.session(b.quantized(*options, "--format", "fake")), feeds)
+        distance = oracle.relative(got, want)
+        expect(distance < 1e-5, f"{bits} bits: relative distance {distance:.2e}")
+        texts.append(f"{bits} bits {distance:.1e}")
+    try:
+        b.quantized("-O", "adpq", "--format", "nbits")
+    except Failure as e:
+        expect("qcc explain QCC0305" in str(e) and "--format function" in str(e), str(e))
+        return ", ".join(texts)
+    raise Failure("nbits took outliers")
 
 
 def data_free_kl_beats_rtn(b):
@@ -237,6 +261,7 @@ CHECKS = [
     rtn8_perplexity,
     nbits_computes_what_fake_does,
     other_formats_compute_what_fake_does,
+    outliers_compute_what_fake_does,
     data_free_kl_beats_rtn,
     calibrated_recipes_lose_less,
     eval_agrees_with_onnx_runtime,

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use qcc_ir::{Graph, NodeId, OpRef, Value};
-use qcc_kernels::{ActLayout, Epilogue, Matrix, Planes};
+use qcc_kernels::{ActLayout, Epilogue, Matrix, Overlay, Planes};
 use qcc_ops::activation::Activation;
 use qcc_ops::contrib_activation::ContribActivation;
 
@@ -25,6 +25,7 @@ pub(crate) struct Candidate {
     pub(crate) name: String,
     pub(crate) x: Value,
     pub(crate) matrix: Arc<Matrix>,
+    pub(crate) overlay: Option<Arc<Overlay>>,
     pub(crate) planes: Planes,
     pub(crate) epilogue: Epilogue,
     pub(crate) bias: Option<Vec<f32>>,
@@ -49,14 +50,14 @@ impl Candidate {
         id: NodeId,
         name: String,
         x: Value,
-        matrix: Arc<Matrix>,
+        (matrix, overlay): (Arc<Matrix>, Option<Arc<Overlay>>),
         planes: Planes,
         bias: Option<Vec<f32>>,
     ) -> Self {
         let epilogue = if bias.is_some() { Epilogue::Bias } else { Epilogue::None };
         let value = Value { node: id, slot: 0 };
         let (up, residual, is_taken) = (None, None, false);
-        Self { id, name, x, matrix, planes, epilogue, bias, up, residual, value, is_taken }
+        Self { id, name, x, matrix, overlay, planes, epilogue, bias, up, residual, value, is_taken }
     }
 
     pub(crate) fn acts(&self) -> ActLayout {

@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use qcc_ir::{Graph, NodeId, Output, Patch, PatchError, Scope, Value};
-use qcc_kernels::{Epilogue, KernelSource, Matrix, MatrixError, Planes, Product, Threads};
+use qcc_kernels::{Epilogue, KernelSource, Matrix, MatrixError, Overlay, Planes, Product, Threads};
 
 use crate::fuse::{self, Candidate};
 use crate::machine::Machine;
@@ -133,8 +133,8 @@ pub fn lower(graph: &mut Graph, options: &LowerOptions) -> Result<Report, LowerE
     Ok(report)
 }
 
-/// Matrices by what they are made of.
-type Packed = BTreeMap<WeightSource, Arc<Matrix>>;
+/// Matrices, with the weights beside them, by what they are made of.
+type Packed = BTreeMap<WeightSource, (Arc<Matrix>, Option<Arc<Overlay>>)>;
 
 fn candidates(
     root: &Graph,
@@ -155,8 +155,8 @@ fn candidates(
             }
         };
         let name = name_of(graph, id);
-        let matrix = match packed.get(&found.source) {
-            Some(matrix) => Arc::clone(matrix),
+        let weight = match packed.get(&found.source) {
+            Some(weight) => weight.clone(),
             None => {
                 let layout = match found.weight.layout() {
                     Ok(layout) => layout,
@@ -175,12 +175,13 @@ fn candidates(
                     }
                     Err(error) => return Err(LowerError::Pack { name, error }),
                 };
-                packed.insert(found.source.clone(), Arc::clone(&matrix));
-                matrix
+                let weight = (matrix, found.overlay.map(Arc::new));
+                packed.insert(found.source.clone(), weight.clone());
+                weight
             }
         };
         let planes = options.planes.unwrap_or(found.planes);
-        all.push(Candidate::new(id, name, found.x, matrix, planes, found.bias));
+        all.push(Candidate::new(id, name, found.x, weight, planes, found.bias));
     }
     Ok(all)
 }
@@ -234,7 +235,8 @@ fn patch(
         }
         let kernel = |of: &Candidate, epilogue| {
             let (matrix, source) = (Arc::clone(&of.matrix), Arc::clone(&options.source));
-            Arc::new(Product::new(matrix, source, of.planes, epilogue))
+            let product = Product::new(matrix, source, of.planes, epilogue);
+            Arc::new(product.with_overlay(of.overlay.clone()))
         };
         let product = kernel(it, it.epilogue);
         let up = it.up.and_then(|up| all.get(up)).map(|up| (up, kernel(up, Epilogue::None)));

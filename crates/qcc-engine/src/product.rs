@@ -87,6 +87,9 @@ impl KernelProduct {
         let Some(first) = self.parts.first() else { return Ok(()) };
         let threads = &*self.machine.threads;
         acts.quantize_on(threads, first.product.act_layout(), x);
+        if self.products().any(|it| it.overlay().is_some()) {
+            acts.keep(threads, x);
+        }
         // Gates read what their other factor gave, so these and the products without come first.
         let mut ups: Vec<Vec<f32>> = Vec::new();
         for (part, out) in self.parts.iter().zip(&*outs) {
@@ -134,7 +137,8 @@ impl KernelProduct {
     ) -> Result<Tensor, EvalError> {
         let matrix = Arc::clone(part.product.matrix());
         let source = Arc::clone(&residual.source);
-        let plain = Product::new(matrix, source, part.product.planes(), Epilogue::None);
+        let plain = Product::new(matrix, source, part.product.planes(), Epilogue::None)
+            .with_overlay(part.product.overlay().cloned());
         let mut out = cx.pool.take(checked_len(&dims).unwrap_or(0));
         let done = self.machine.with_room(|acts| {
             plain.run(&*self.machine.threads, acts, x, Operands::default(), &mut out)
@@ -167,13 +171,18 @@ impl Op for KernelProduct {
         let texts = |of: &dyn Fn(&Part) -> String| {
             Attr::Strs(self.parts.iter().map(|it| of(it).into_bytes().into()).collect())
         };
-        vec![
+        let mut attrs = vec![
             ("K".into(), Attr::Int(self.parts.first().map_or(0, Part::k) as i64)),
             ("N".into(), ints(&Part::n)),
             ("bits".into(), ints(&|it| it.product.layout().bits().bits() as usize)),
             ("epilogue".into(), texts(&|it| it.epilogue.to_string())),
             ("planes".into(), Attr::Str(self.planes().to_string().into_bytes().into())),
-        ]
+        ];
+        if self.products().any(|it| it.overlay().is_some()) {
+            let outliers = ints(&|it| it.product.overlay().map_or(0, |it| it.len()));
+            attrs.push(("outliers".into(), outliers));
+        }
+        attrs
     }
 
     /// `x: T[.., K]`, and a value for each residual, give `T[.., N]` for each product.

@@ -5,6 +5,7 @@
 //! | `com.microsoft::MatMulNBits` | codes, scales, zero points, bias: constants |
 //! | `MatMul`, `Gemm`, `FusedMatMul` | `DequantizeLinear` of constant codes of 2, 4 or 8 bits |
 //! | `ai.qcc::MatMulQ<b>` | codes at their true width, scales, zero points: constants |
+//! | `ai.qcc::MatMulQ<b>Outliers` | the same with outliers, which become an [`Overlay`] |
 //!
 //! All of them become the same numbers: codes, scales and zero points by group along K.
 
@@ -16,11 +17,12 @@ use std::borrow::Cow;
 use std::fmt;
 
 use qcc_ir::{Graph, Node, NodeId, Scope, Value};
-use qcc_kernels::Planes;
+use qcc_kernels::{Overlay, Planes};
 use qcc_ops::fused_matmul::FusedMatMul;
 use qcc_ops::matmul::{Gemm, MatMul};
 use qcc_ops::matmul_q::MatMulQ;
 use qcc_ops::nbits::MatMulNBits;
+use qcc_ops::outliers::MatMulQOutliers;
 use qcc_quant::panel::{GroupedWeight, PanelError};
 use qcc_tensor::{DType, Tensor};
 
@@ -31,6 +33,8 @@ pub struct LowBit {
     pub x: Value,
     /// The numbers of the weight, in the fewest bits that hold them.
     pub weight: GroupedWeight,
+    /// Weights that are added to it: its outliers.
+    pub overlay: Option<Overlay>,
     /// `[n]`, added to each row.
     pub bias: Option<Vec<f32>>,
     /// How exactly activations have to be kept for the result that the model asks for.
@@ -43,7 +47,7 @@ pub struct LowBit {
 /// The constants that a weight is made of, and how they are read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WeightSource {
-    /// Codes, scales and, where there are any, zero points.
+    /// Codes, scales and, where there are any, zero points, or scales and places of outliers.
     pub values: Vec<(Scope, Value)>,
     /// Columns and codes of a column.
     pub shape: [usize; 2],
@@ -83,6 +87,8 @@ pub fn low_bit(root: &Graph, scope: &Scope, id: NodeId) -> Option<Result<LowBit,
         Some(nbits::read(&place, op))
     } else if let Some(op) = op.is::<MatMulQ>() {
         Some(dense::read(&place, op))
+    } else if let Some(op) = op.is::<MatMulQOutliers>() {
+        Some(dense::read_outliers(&place, op))
     } else if op.is::<MatMul>().is_some() {
         linear::read(&place, linear::Form { alpha: 1.0, turns_x: false, turns_w: false })
     } else if let Some(op) = op.is::<Gemm>() {
@@ -175,7 +181,7 @@ fn constant<'a>(
         let tensor = root.at(&scope)?.constant(value)?;
         Some(((scope, value), tensor))
     });
-    let verb = if what.ends_with('s') { "are" } else { "is" };
+    let verb = if what.ends_with('s') && what != "bias" { "are" } else { "is" };
     found.ok_or_else(|| Refused(format!("its {what} {verb} no constant")))
 }
 

@@ -7,6 +7,7 @@
 //! and a polynomial for `e^r`. `gelu` has the error function of Abramowitz and Stegun, 7.1.26.
 
 use crate::spec::Epilogue;
+use pulp::{Arch, NullaryFnOnce};
 
 /// `1.5 * 2^23`: adding it rounds to an integer, half to even, in the low bits.
 pub const ROUNDER: f32 = 12_582_912.0;
@@ -32,6 +33,7 @@ pub const EXP_LEAST: f32 = -87.0;
 
 /// `e^x` for `x` within -87 and 88, outside of it that of the bound; relative error below 2e-7.
 #[must_use]
+#[inline(always)]
 pub fn exp(x: f32) -> f32 {
     // Comparisons, not `clamp`, so that NaN goes through.
     let x = if x > EXP_MOST { EXP_MOST } else { x };
@@ -49,12 +51,14 @@ pub fn exp(x: f32) -> f32 {
 
 /// `x / (1 + e^-x)`.
 #[must_use]
+#[inline(always)]
 pub fn silu(x: f32) -> f32 {
     x / (exp(-x) + 1.0)
 }
 
 /// `x` times the normal distribution function of `x`; absolute error below `2e-7 |x|`.
 #[must_use]
+#[inline(always)]
 pub fn gelu(x: f32) -> f32 {
     let a = (x * std::f32::consts::FRAC_1_SQRT_2).abs();
     let t = 1.0 / a.mul_add(ERF_SLOPE, 1.0);
@@ -82,6 +86,7 @@ impl Epilogue {
 
     /// The value that is stored for the result `y`.
     #[must_use]
+    #[inline(always)]
     pub fn apply(self, y: f32, bias: f32, extra: f32) -> f32 {
         match self {
             Self::None => y,
@@ -89,6 +94,38 @@ impl Epilogue {
             Self::Residual => y + extra,
             Self::SiluMul => silu(y) * extra,
             Self::Gelu => gelu(y),
+        }
+    }
+
+    /// The same for a row of results. `bias` and `extra` are as long, where they are read.
+    pub(crate) fn apply_all(self, y: &mut [f32], bias: &[f32], extra: &[f32]) {
+        Arch::new().dispatch(Row { epilogue: self, y, bias, extra });
+    }
+}
+
+/// [`Epilogue::apply_all`], for the vectors of this CPU.
+struct Row<'a> {
+    epilogue: Epilogue,
+    y: &'a mut [f32],
+    bias: &'a [f32],
+    extra: &'a [f32],
+}
+
+impl NullaryFnOnce for Row<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { epilogue, y, bias, extra } = self;
+        // One loop each, that knows its end.
+        match epilogue {
+            Epilogue::None => {}
+            Epilogue::Bias => y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias),
+            Epilogue::Residual => y.iter_mut().zip(extra).for_each(|(y, extra)| *y += extra),
+            Epilogue::SiluMul => {
+                y.iter_mut().zip(extra).for_each(|(y, extra)| *y = silu(*y) * extra);
+            }
+            Epilogue::Gelu => y.iter_mut().for_each(|y| *y = gelu(*y)),
         }
     }
 }
@@ -126,6 +163,21 @@ mod tests {
         }
         assert!(silu(f32::NAN).is_nan() && gelu(f32::NAN).is_nan());
         assert_eq!((silu(0.0), gelu(0.0), gelu(-100.0)), (0.0, 0.0, gelu(-100.0)));
+    }
+
+    #[test]
+    fn a_row_ends_as_its_results_do() {
+        let y: Vec<f32> = points().step_by(97).chain([0.0, f32::NAN]).collect();
+        let of = |by: f32| -> Vec<f32> { y.iter().map(|it| it * by + 1.0).collect() };
+        let (bias, extra) = (of(0.5), of(-3.0));
+        for &epilogue in Epilogue::ALL {
+            let mut row = y.clone();
+            epilogue.apply_all(&mut row, &bias, &extra);
+            for (i, got) in row.iter().enumerate() {
+                let want = epilogue.apply(y[i], bias[i], extra[i]);
+                assert_eq!(got.to_bits(), want.to_bits(), "{epilogue} of {}", y[i]);
+            }
+        }
     }
 
     #[test]

@@ -4,10 +4,14 @@
 //! cache. Threads claim panels; in a block of panels all rows pass by, so that the weight is read
 //! from memory once. A result depends on its row and column only, to the bit: not on the other
 //! rows, the threads, or the place of the row.
+//!
+//! Single weights beside the matrix, an [`Overlay`], are added behind the kernels, while the results
+//! of a block of panels are in the cache, and the epilogue comes after them.
 
 use crate::abi::{Kernel, KernelArgs, KernelError, KernelSource};
-use crate::act::{ActLayout, Activations};
+use crate::act::{ActLayout, Activations, Lanes};
 use crate::matrix::Matrix;
+use crate::overlay::Overlay;
 use crate::spec::{Epilogue, KernelSpec, Planes};
 use crate::threads::Threads;
 use qcc_quant::panel::PanelLayout;
@@ -41,6 +45,7 @@ pub struct Product {
     source: Arc<dyn KernelSource>,
     planes: Planes,
     epilogue: Epilogue,
+    overlay: Option<Arc<Overlay>>,
     /// By tiles and rows, found when they are first needed.
     kernels: [[OnceLock<Kernel>; MOST_ROWS]; 2],
 }
@@ -83,6 +88,9 @@ pub enum ProductError {
     /// The activations were quantized for another weight.
     #[error("activations quantized for another weight")]
     Activations,
+    /// The product has an overlay, and the activations were not kept as floats.
+    #[error("activations not kept as floats, which an overlay reads")]
+    NotKept,
 }
 
 /// Kernels for whole panels and for a last one of one tile.
@@ -130,7 +138,27 @@ impl Product {
         epilogue: Epilogue,
     ) -> Self {
         let (layout, weights) = (*matrix.layout(), Weights(matrix.bytes().as_ptr()));
-        Self { layout, weights, matrix, source, planes, epilogue, kernels: Default::default() }
+        let (overlay, kernels) = (None, Default::default());
+        Self { layout, weights, matrix, source, planes, epilogue, overlay, kernels }
+    }
+
+    /// The same with single weights beside those of the matrix, which multiply the activations as
+    /// floats. Activations have to be [kept](Activations::keep) then.
+    ///
+    /// # Panics
+    /// If they are of another shape than the matrix.
+    #[must_use]
+    pub fn with_overlay(self, overlay: Option<Arc<Overlay>>) -> Self {
+        let shape = (self.layout.n(), self.layout.k());
+        let fits = overlay.as_ref().is_none_or(|it| (it.n(), it.k()) == shape);
+        assert!(fits, "an overlay of this matrix");
+        Self { overlay, ..self }
+    }
+
+    /// Single weights beside those of the matrix.
+    #[must_use]
+    pub fn overlay(&self) -> Option<&Arc<Overlay>> {
+        self.overlay.as_ref()
     }
 
     /// The weight.
@@ -186,7 +214,9 @@ impl Product {
             }
             let spec =
                 KernelSpec::new(layout, rows as u8, tiles as u8, self.planes, self.source.isa());
-            let spec = spec.with_epilogue(self.epilogue);
+            // An overlay comes before the end.
+            let end = if self.overlay.is_some() { Epilogue::None } else { self.epilogue };
+            let spec = spec.with_epilogue(end);
             let slot = &self.kernels[tiles - 1][rows - 1];
             let kernel = match slot.get() {
                 Some(kernel) => *kernel,
@@ -216,6 +246,9 @@ impl Product {
         let rows = x.len() / k;
         check("activations", x.len(), rows * k)?;
         acts.quantize_on(pool, self.act_layout(), x);
+        if self.overlay.is_some() {
+            acts.keep(pool, x);
+        }
         self.run_quantized(pool, acts, operands, y)
     }
 
@@ -260,6 +293,9 @@ impl Product {
     ) -> Result<Option<Call<'a>>, ProductError> {
         if !acts.layout().is_some_and(|it| it.serves(&self.act_layout())) {
             return Err(ProductError::Activations);
+        }
+        if self.overlay.is_some() && acts.floats().is_none() {
+            return Err(ProductError::NotKept);
         }
         let (n, rows) = (self.layout.n(), acts.rows());
         let results = rows.saturating_mul(n);
@@ -372,6 +408,10 @@ impl<'a> Call<'a> {
                 let larger = usize::from(to - from > rows / self.blocks);
                 self.block(first..end, from, &self.kernels[larger]);
             }
+            if let (Some(overlay), Some(lanes)) = (&self.product.overlay, self.acts.floats()) {
+                let [from, to] = [blocks.start, blocks.end].map(|it| it * rows / self.blocks);
+                self.overlay(overlay, lanes, first..end, from..to);
+            }
             first = end;
         }
     }
@@ -387,6 +427,41 @@ impl<'a> Call<'a> {
         }
         if let (Some(chosen), true) = (&kernels[0], single) {
             self.kernel(last..last + 1, row, chosen);
+        }
+    }
+
+    /// What comes behind a kernel where there is an overlay: that, and then the end.
+    fn overlay(&self, it: &Overlay, lanes: &Lanes, panels: Range<usize>, rows: Range<usize>) {
+        let n = self.product.layout.n();
+        let columns = panels.start * PANEL..(panels.end * PANEL).min(n);
+        it.each(lanes, rows.clone(), columns.clone(), |row, column, sum| {
+            // SAFETY: a result of these rows and columns, which are this thread's.
+            #[allow(unsafe_code)]
+            unsafe {
+                *self.y.at(row * n + column) += sum;
+            }
+        });
+        if self.product.epilogue == Epilogue::None {
+            return;
+        }
+        let (reads_bias, reads_extra) = (!self.bias.is_null(), !self.extra.is_null());
+        for row in rows {
+            let at = row * n + columns.start;
+            // SAFETY: results of this thread as above; `bias` has all columns and `extra` all rows
+            // and columns, where they are read.
+            #[allow(unsafe_code)]
+            let (y, bias, extra) = unsafe {
+                let len = columns.len();
+                let read = |is_read: bool, from: *const f32, at: usize| {
+                    if is_read { std::slice::from_raw_parts(from.add(at), len) } else { &[] }
+                };
+                (
+                    std::slice::from_raw_parts_mut(self.y.at(at), len),
+                    read(reads_bias, self.bias, columns.start),
+                    read(reads_extra, self.extra, at),
+                )
+            };
+            self.product.epilogue.apply_all(y, bias, extra);
         }
     }
 

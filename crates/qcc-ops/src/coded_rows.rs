@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use pulp::NullaryFnOnce;
 use rayon::prelude::*;
 
+use crate::outliers::Outliers;
 use crate::product::{Mat, MatMut, product};
 use crate::vector::dispatch;
 
@@ -40,6 +41,8 @@ pub(crate) struct CodedRows<'a> {
     pub(crate) scales: Cow<'a, [f32]>,
     /// Zero points.
     pub(crate) zeros: Zeros<'a>,
+    /// Codes with another scale than that of their block.
+    pub(crate) outliers: Option<Outliers>,
 }
 
 impl CodedRows<'_> {
@@ -60,6 +63,14 @@ impl CodedRows<'_> {
             && scales == zeros
             && (self.k * usize::from(self.bits)).div_ceil(8) <= self.row_bytes
             && (self.block * usize::from(self.bits)).is_multiple_of(8)
+    }
+
+    /// A code of a whole weight.
+    fn code(&self, row: usize, column: usize) -> u8 {
+        let at = column * usize::from(self.bits);
+        let bytes = &self.codes[row * self.row_bytes + at / 8..];
+        let word = u16::from_le_bytes([bytes[0], bytes.get(1).copied().unwrap_or(0)]);
+        (word >> (at % 8)) as u8 & (u8::MAX >> (8 - self.bits))
     }
 
     /// Rows `first ..` as floats, as many as `out` holds.
@@ -123,6 +134,14 @@ impl NullaryFnOnce for Decode<'_> {
                     Zeros::Each(it) => it[at],
                 };
                 decode_block(rows.bits, codes, zero, rows.scales[at], out);
+            }
+            let Some(outliers) = &rows.outliers else { continue };
+            for (column, scale) in outliers.row(row) {
+                let zero = match &rows.zeros {
+                    Zeros::All(it) => *it,
+                    Zeros::Each(it) => it[row * blocks + column / rows.block],
+                };
+                line[column] = (f32::from(rows.code(row, column)) - zero) * scale;
             }
         }
     }
@@ -199,8 +218,12 @@ mod tests {
                 codes: &bytes,
                 scales: scales.clone().into(),
                 zeros: Zeros::Each(zeros.iter().map(|&it| f32::from(it)).collect()),
+                outliers: None,
             };
             prop_assert!(rows.is_whole());
+            for at in 0..n * k {
+                prop_assert_eq!(rows.code(at / k, at % k), codes[at]);
+            }
             let mut out = vec![0.0; n * k];
             rows.decode(0, &mut out);
             for (i, row) in out.chunks_exact(k).enumerate() {

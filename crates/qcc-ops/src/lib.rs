@@ -53,6 +53,7 @@ mod numeric;
 pub mod one_hot;
 mod operands;
 mod order;
+pub mod outliers;
 pub mod pad;
 mod padding_mask;
 mod product;
@@ -124,6 +125,7 @@ const OPS: &[&[OpDef]] = &[
     nonzero::OPS,
     norm::OPS,
     one_hot::OPS,
+    outliers::OPS,
     pad::OPS,
     quant::OPS,
     quantize::OPS,

@@ -134,6 +134,7 @@ impl Op for MatMulQ {
                 None => Zeros::All(f32::from(1u8 << (self.bits - 1))),
                 Some(it) => Zeros::Each(it.to_f32()?),
             },
+            outliers: None,
         };
         Ok(vec![multiply(op, cx, need(op, inputs, 0)?, &rows, None)?])
     }

@@ -181,6 +181,7 @@ impl Op for MatMulNBits {
             codes: codes.bytes(),
             scales: scales.to_f32()?,
             zeros,
+            outliers: None,
         };
         Ok(vec![multiply(op, cx, need(op, inputs, 0)?, &rows, optional(inputs, 5))?])
     }

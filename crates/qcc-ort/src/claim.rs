@@ -58,6 +58,7 @@ pub(crate) fn claim<'a>(
         ("com.microsoft", "MatMulNBits") => nbits(node, options),
         ("ai.qcc", _) => match Form::of_function(op) {
             Some((bits, zeros)) => function(node, options, bits, zeros),
+            None if op.ends_with("Outliers") => Err("it has outliers".into()),
             None => return Ok(None),
         },
         _ => return Ok(None),

@@ -7,6 +7,7 @@
 //! search over the signed full range. Source: arXiv 2405.13358, without activations (h = 1).
 
 use crate::{
+    layout::gaps,
     quantize::RowOut,
     rows::WeightRows,
     search::{SearchKind, search_group},
@@ -147,15 +148,12 @@ impl AdpqCodes {
         }
     }
 
-    /// Stored bits per weight: codes, two scales a group, the number of outliers of each group in
-    /// a byte (or as many bits as the group size needs) and the place of each in its group.
+    /// Stored bits per weight: codes, two scales a group, and where the outliers are, as
+    /// [`gaps`] says it. What fills up the last block of a row is not counted.
     pub fn bpw(&self) -> f64 {
-        let size = self.spec.group.len(self.k);
-        let place_bits = f64::from(usize::BITS - (size - 1).leading_zeros());
-        let count_bits = f64::from((usize::BITS - size.leading_zeros()).max(8));
-        let scale_bits = 16.0 * self.spec.scale.bytes() as f64;
-        let groups = self.inlier_scales.len() as f64;
-        let more = groups * (scale_bits + count_bits) + self.outliers.len() as f64 * place_bits;
+        let scale_bits = 16.0 * self.spec.scale.bytes() as f64 * self.inlier_scales.len() as f64;
+        let place_bits = 8.0 * gaps::pack(&self.outliers).len() as f64;
+        let more = scale_bits + place_bits;
         f64::from(self.spec.bits.get()) + more / self.codes.len().max(1) as f64
     }
 }
@@ -365,8 +363,8 @@ mod tests {
         codes.dequantize(0, &mut row);
         assert_eq!(row[..2], [0.5, -1.75]);
         assert!((row[2] - 8.0).abs() < 0.01 && (row[5] + 4.0).abs() < 0.01);
-        // 4 code bits; 2 groups of two 16-bit scales and a byte; 2 outliers of 2 bits.
-        assert_eq!(codes.bpw(), 4.0 + (2.0 * 40.0 + 4.0) / 8.0);
+        // 4 code bits; 2 groups of two 16-bit scales; 2 outliers of a byte each.
+        assert_eq!(codes.bpw(), 4.0 + (2.0 * 32.0 + 16.0) / 8.0);
     }
 
     fn f16(x: f32) -> f32 {

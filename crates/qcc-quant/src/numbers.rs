@@ -2,6 +2,8 @@
 //!
 //! Row `r` of the codes starts at byte `r * row_bytes`, where `row_bytes = ceil(k * field / 8)`.
 //! Where rows are whole blocks these are the bytes of the `nbits` layout.
+//!
+//! Some weights of a group, its outliers, may have another scale than the rest.
 
 use crate::{
     codes::{Codes, decode},
@@ -85,6 +87,27 @@ pub struct NumbersRef<'a> {
     pub scales: &'a [f32],
     /// `[n][groups]`.
     pub zeros: &'a [u8],
+    /// Weights with a scale of their own.
+    pub outliers: OutliersRef<'a>,
+}
+
+/// Weights whose code stands for another scale than that of their group. By default none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OutliersRef<'a> {
+    /// Which they are: indices into `[n][k]`, ascending.
+    pub places: &'a [u64],
+    /// `[n][groups]`, the scale of those of a group; empty without any.
+    pub scales: &'a [f32],
+}
+
+impl OutliersRef<'_> {
+    /// Those of a row: columns, ascending.
+    pub fn row(&self, row: usize, k: usize) -> impl Iterator<Item = usize> {
+        let (start, end) = ((row * k) as u64, ((row + 1) * k) as u64);
+        let first = self.places.partition_point(|&it| it < start);
+        let places = self.places[first..].iter().take_while(move |&&it| it < end);
+        places.map(move |it| (it - start) as usize)
+    }
 }
 
 impl NumbersRef<'_> {
@@ -111,6 +134,10 @@ impl NumbersRef<'_> {
             for (x, &code) in out.iter_mut().zip(codes) {
                 *x = decode(code, scale, zero);
             }
+        }
+        for column in self.outliers.row(row, self.shape.k) {
+            let group = row * groups + column / size;
+            out[column] = decode(codes[column], self.outliers.scales[group], self.zeros[group]);
         }
     }
 
@@ -148,13 +175,31 @@ mod tests {
                 field: shape.field(), codes: &mut bytes, scales: &mut scales, zeros: &mut zeros,
             };
             out.set(&codes);
-            let numbers = NumbersRef { shape, codes: &bytes, scales: &scales, zeros: &zeros };
+            let outliers = OutliersRef::default();
+            let numbers =
+                NumbersRef { shape, codes: &bytes, scales: &scales, zeros: &zeros, outliers };
             prop_assert_eq!(&numbers.unpacked(), &codes.codes);
             let (mut a, mut b, mut row) = (vec![0.0; k], vec![0.0; k], vec![0; k]);
             for i in 0..n {
                 codes.dequantize(i, &mut a);
                 numbers.dequantize(i, &mut row, &mut b);
                 prop_assert_eq!(&a, &b);
+            }
+            // Every third weight is an outlier of the scale -2.
+            let places: Vec<u64> = (0..(n * k) as u64).step_by(3).collect();
+            let other = vec![-2.0; scales.len()];
+            let outliers = OutliersRef { places: &places, scales: &other };
+            let numbers = NumbersRef { outliers, ..numbers };
+            let whole = Codes { scales: other.clone(), ..codes.clone() };
+            let mut c = vec![0.0; k];
+            for i in 0..n {
+                codes.dequantize(i, &mut a);
+                whole.dequantize(i, &mut c);
+                numbers.dequantize(i, &mut row, &mut b);
+                for column in 0..k {
+                    let want = if (i * k + column) % 3 == 0 { c[column] } else { a[column] };
+                    prop_assert_eq!(b[column], want);
+                }
             }
         }
     }

@@ -297,7 +297,13 @@ mod tests {
                 field: shape.field(), codes: &mut fields, scales: &mut scales, zeros: &mut zeros,
             };
             let error = rtn_into(&rows, &spec, out);
-            let numbers = NumbersRef { shape, codes: &fields, scales: &scales, zeros: &zeros };
+            let numbers = NumbersRef {
+                shape,
+                codes: &fields,
+                scales: &scales,
+                zeros: &zeros,
+                outliers: Default::default(),
+            };
             prop_assert_eq!(numbers.unpacked(), want.codes.clone());
             prop_assert_eq!((&scales, &zeros), (&want.scales, &want.zeros));
             let exact = measure_codes(&rows, None, &want);

@@ -67,6 +67,11 @@ pub fn library(
             };
             let name = name(node, products.len() + left.len());
             let product = found.map_err(|it| it.to_string()).and_then(|it| {
+                if it.overlay.is_some() {
+                    // They are added by the run time, which emitted code does without.
+                    let why = "its outliers are not part of a kernel; qcc run and bench take them";
+                    return Err(why.to_owned());
+                }
                 let known = packed.get(&it.source).cloned();
                 let matrix = match known {
                     Some(matrix) => matrix,
@@ -91,7 +96,7 @@ pub fn library(
         for it in &left {
             error = error.with_note(it.message.clone());
         }
-        let help = "quantize it in the same run: leave out '-O none', or '--format fake'";
+        let help = "quantize it in the same run: leave out '-O none', '-O adpq' or '--format fake'";
         return Err(error.with_help(help).into());
     }
     Ok((Library::new(prefix, target, storage, products), left))

@@ -136,7 +136,7 @@ pub fn bench(
     let graph = runner.graph();
     let other = other.as_ref().map(|it| (it.0, it.1.graph()));
     let limits = Limits::measure(kernels);
-    let bytes = |it: &qcc_engine::Lowered| it.product.matrix().bytes().len();
+    let bytes = |it: &qcc_engine::Lowered| layers::bytes(&it.product);
     let products = (report.products.len(), report.products.iter().map(bytes).sum());
     let kinds = if options.whole { Vec::new() } else { layers::kinds(graph, options.each) };
     progress.start("bench", ((kinds.len() + 1) * options.rows.len()) as u64);

@@ -313,12 +313,12 @@ impl Compiler {
                         }
                     }
                 }
-                if recipe.name == "adpq" && self.format != "fake" {
+                if recipe.name == "adpq" && !matches!(self.format.as_str(), "function" | "fake") {
                     let text =
                         format!("no layout of format {} has two scales for a group", self.format);
                     return Err(Diagnostic::error(codes::QCC0305, text)
                         .at("option -O adpq")
-                        .with_help("--format fake writes the values after rounding")
+                        .with_help("--format function has; --format fake writes rounded floats")
                         .into());
                 }
                 if !recipe.passes.is_empty() {
@@ -337,6 +337,13 @@ impl Compiler {
                 let chooses = steps.iter().position(|it| it.pass.name == "select");
                 if self.has_budget {
                     let Some(at) = chooses else { return Err(nothing_to_fit()) };
+                    if steps.iter().any(|it| it.pass.name == "adpq") {
+                        let text = "a budget does not count what the outliers of adpq take";
+                        return Err(Diagnostic::error(codes::QCC0304, text)
+                            .at("option -O adpq")
+                            .with_help("choose bits with -b, or another recipe: kl or signround")
+                            .into());
+                    }
                     let pack = steps.iter().find(|it| it.pass.name == "pack");
                     let layout = pack.map_or("dense", |it| it.options.text("layout"));
                     let text = format!("allocate-bits{{layout={layout}}}");

@@ -35,7 +35,7 @@ pub const RECIPES: &[Recipe] = &[
     },
     Recipe {
         name: "adpq",
-        summary: "two scales for each group, as published, to compare with; only --format fake",
+        summary: "a second scale for the largest weights of each group; --format function or fake",
         passes: "infer-types,select,adpq",
         main: "adpq",
     },

@@ -2,7 +2,8 @@
 //!
 //! Replaces `Quant(W)` with numbers by `Packed(codes, scales, zeros?)`; the float weight goes when
 //! nothing else reads it. Needs: a pass that chose numbers. Keeps: the rounded value.
-//! Fails where the layout has no field or block for the numbers, naming the weight.
+//! Fails where the layout has no field or block for the numbers, or no place for outliers, naming the
+//! weight.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -14,7 +15,7 @@ use qcc_ir::{Graph, NodeId, Patch, Scope, Value};
 use qcc_ops::quant::{Layout, Numbers, Packed, Quant};
 use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo};
 use qcc_quant::layout::{
-    Dense, NBits, Qdq, Sign, centering, dense, expand, field_bits, nbits, transpose,
+    Dense, NBits, Qdq, Sign, centering, dense, expand, field_bits, gaps, nbits, transpose,
 };
 use qcc_quant::numbers::NumbersRef;
 use qcc_quant::spec::{Grid, GroupSize, ScaleType};
@@ -110,12 +111,15 @@ struct Bytes {
     codes: Tensor,
     scales: Tensor,
     zeros: Option<Tensor>,
+    /// Scales of outliers, and where they are.
+    outliers: Option<[Tensor; 2]>,
     block: usize,
 }
 
 impl Bytes {
     fn tensors(&self) -> impl Iterator<Item = &Tensor> {
-        [&self.codes, &self.scales].into_iter().chain(&self.zeros)
+        let numbers = [&self.codes, &self.scales].into_iter().chain(&self.zeros);
+        numbers.chain(self.outliers.iter().flatten())
     }
 }
 
@@ -149,6 +153,11 @@ fn patch(
     if let Some(zeros) = bytes.zeros {
         inputs.push(Some(patch.constant(&format!("{name}_zero_points"), zeros)));
     }
+    if let Some([scales, places]) = bytes.outliers {
+        inputs.resize(3, None);
+        inputs.push(Some(patch.constant(&format!("{name}_outlier_scales"), scales)));
+        inputs.push(Some(patch.constant(&format!("{name}_outliers"), places)));
+    }
     let new = patch.op1(&format!("{name}.packed"), op, inputs, ty);
     patch.replace(old, new);
     patch
@@ -159,7 +168,10 @@ fn pack(layout: Layout, quant: &Quant, numbers: &Numbers, store: &Store) -> Resu
     let (n, k, spec) = (quant.form.n, quant.form.k, quant.spec);
     let (bits, group) = (spec.bits.get(), spec.group.len(k));
     let view = numbers.view();
-    let NumbersRef { zeros, scales, .. } = view;
+    let NumbersRef { zeros, scales, outliers, .. } = view;
+    if !outliers.places.is_empty() && (layout != Layout::Dense || spec.grid != Grid::Sym) {
+        return Err("has outliers, whose scales this layout cannot hold".to_owned());
+    }
     let in_words = |it: &dyn std::fmt::Display| format!("cannot be packed: {it}");
     let room = |len: usize| store.take(len).map_err(|it| in_words(&it));
     match layout {
@@ -184,7 +196,7 @@ fn pack(layout: Layout, quant: &Quant, numbers: &Numbers, store: &Store) -> Resu
                     ScaleType::F32 => numbers.scales().reshape(dims).map_err(|it| in_words(&it))?,
                     _ => stored(scales.iter().copied(), dims, spec.scale)?,
                 };
-                return Ok(Bytes { codes, scales, zeros, block });
+                return Ok(Bytes { codes, scales, zeros, outliers: None, block });
             }
             let mut codes = view.unpacked();
             codes.iter_mut().for_each(|it| *it += shift);
@@ -198,7 +210,7 @@ fn pack(layout: Layout, quant: &Quant, numbers: &Numbers, store: &Store) -> Resu
             };
             let scales = expand(scales, k, group, block);
             let scales = stored(scales, vec![n, layout.blocks()], spec.scale)?;
-            Ok(Bytes { codes: tensor(DType::U8, dims, out)?, scales, zeros, block })
+            Ok(Bytes { codes: tensor(DType::U8, dims, out)?, scales, zeros, outliers: None, block })
         }
         Layout::Qdq => {
             let sign = if spec.grid == Grid::Sym { Sign::Signed } else { Sign::Unsigned };
@@ -240,7 +252,8 @@ fn pack(layout: Layout, quant: &Quant, numbers: &Numbers, store: &Store) -> Resu
             };
             let scales = expand(scales, k, group, block);
             let scales = stored(transpose(&scales, blocks), dims, spec.scale)?;
-            Ok(Bytes { codes, scales, zeros, block: if is_row { k } else { block } })
+            let block = if is_row { k } else { block };
+            Ok(Bytes { codes, scales, zeros, outliers: None, block })
         }
         Layout::Dense => {
             if dense::dense_bits(bits) != bits {
@@ -264,7 +277,19 @@ fn pack(layout: Layout, quant: &Quant, numbers: &Numbers, store: &Store) -> Resu
                         .map_err(|it| in_words(&it))?,
                 ),
             };
-            Ok(Bytes { codes: tensor(DType::U8, dims, out)?, scales, zeros, block })
+            let outliers = if outliers.places.is_empty() {
+                None
+            } else {
+                let own = expand(outliers.scales, k, group, block);
+                let own = stored(own, vec![n, layout.blocks()], spec.scale)?;
+                // Places among the codes as they are stored, with what fills up a row.
+                let (k, width) = (k as u64, (layout.blocks() * block) as u64);
+                let places: Vec<u64> =
+                    outliers.places.iter().map(|it| it / k * width + it % k).collect();
+                Some([own, Tensor::vector(gaps::pack(&places))])
+            };
+            let codes = tensor(DType::U8, dims, out)?;
+            Ok(Bytes { codes, scales, zeros, outliers, block })
         }
     }
 }

@@ -1,4 +1,5 @@
-//! `to-function`: products become `ai.qcc::MatMulQ<b>`, which brings its own body.
+//! `to-function`: products become `ai.qcc::MatMulQ<b>`, which brings its own body, or
+//! `ai.qcc::MatMulQ<b>Outliers` where the weight has outliers.
 //!
 //! Replaces `MatMul(A, W)`, `Gemm(A, W, C)` and `FusedMatMul(A, W)` whose W is `Packed` in layout
 //! `dense`. Needs: `pack{layout=dense}`. Keeps: names of results. A bias keeps an `Add`.
@@ -6,8 +7,9 @@
 
 use std::sync::Arc;
 
-use qcc_ir::{Graph, Patch};
+use qcc_ir::{Graph, OpRef, Patch};
 use qcc_ops::matmul_q::MatMulQ;
+use qcc_ops::outliers::MatMulQOutliers;
 use qcc_ops::quant::Layout;
 use qcc_pass::{Ctx, PassError, PassInfo};
 use qcc_quant::spec::Grid;
@@ -34,17 +36,18 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
         }
         let product = Product::of(root, &reader, FORMAT)?;
         let mut patch = product.patch(INFO.name);
-        let op = Arc::new(MatMulQ {
-            bits: packed.spec.bits.get(),
-            is_symmetric: packed.spec.grid == Grid::Sym,
-            k: packed.form.k,
-            n: packed.form.n,
-            block_size: packed.block,
-        });
         let mut inputs = vec![product.left];
         for tensor in reader.tensors(root) {
             inputs.push(Some(patch.capture(&reader.weight.scope, tensor)));
         }
+        let (bits, is_symmetric) = (packed.spec.bits.get(), packed.spec.grid == Grid::Sym);
+        let (n, k, block_size) = (packed.form.n, packed.form.k, packed.block);
+        // Codes, scales, and where there are any scales and places of outliers, behind A.
+        let op: OpRef = if is_symmetric && inputs.len() == 5 {
+            Arc::new(MatMulQOutliers { bits, k, n, block_size })
+        } else {
+            Arc::new(MatMulQ { bits, is_symmetric, k, n, block_size })
+        };
         let bias = product.bias(&mut patch);
         product.finish(&mut patch, op, inputs, bias);
         ctx.count("to-function.rewritten", 1);

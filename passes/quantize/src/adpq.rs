@@ -1,16 +1,18 @@
-//! `adpq`: the literal method of AdpQ, to compare with.
+//! `adpq`: the literal method of AdpQ.
 //!
-//! Replaces a `Quant` by a constant of the values after rounding: the largest weights of the tensor
-//! and the others of each group are rounded with a scale each, which no format can carry, so only
-//! `--format fake` follows it. The record counts the true bits: codes, both scales, and positions of
-//! the large weights. Needs: `select`. Keeps: names and types.
+//! The largest weights of a tensor, its outliers, and the others of each group are rounded with a
+//! scale each. Replaces a `Quant` without numbers by one with them, on the symmetric grid. Only the
+//! formats `function` and `fake` carry outliers. Needs: `select`. Keeps: the float weight beside its
+//! numbers. The record counts the true bits: codes, both scales, and places of the outliers.
 //! Source: arXiv 2405.13358.
 
-use qcc_ir::{Graph, Patch, Value};
-use qcc_ops::quant::floats;
+use qcc_ir::{Graph, Patch};
+use qcc_ops::quant::Numbers;
 use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo};
 use qcc_quant::adpq::{AdpqFit, AdpqSpec, adpq};
+use qcc_quant::codes::Codes;
 use qcc_quant::error::measure;
+use qcc_quant::spec::Grid;
 
 use crate::choose;
 
@@ -41,34 +43,29 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
         "exact" => AdpqFit::Exact,
         _ => AdpqFit::MinMax,
     };
-    let weights = choose::weights(root);
+    let mut weights = choose::weights(root);
     ctx.session.progress.start(INFO.name, weights.len() as u64);
     let mut patches = Vec::new();
-    for weight in &weights {
+    for weight in &mut weights {
         ctx.check_cancelled()?;
-        let rows = weight.rows()?;
+        weight.quant.spec.grid = Grid::Sym;
+        let weight = &*weight;
         let spec = weight.quant.spec;
-        let spec =
+        let rows = weight.rows()?;
+        let split =
             AdpqSpec { bits: spec.bits, group: spec.group, scale: spec.scale, outliers, fit };
-        let codes = adpq(&rows, &spec, None);
-        let error = measure(&rows, None, &|row, out| codes.dequantize(row, out));
-        let bpw = codes.bpw();
+        let found = adpq(&rows, &split, None);
+        let error = measure(&rows, None, &|row, out| found.dequantize(row, out)).plain();
         let row = ctx.record.weight(&weight.name);
-        row.pass = INFO.name;
-        row.bpw = bpw;
-        row.layout = "float".to_owned();
-        row.relative_error = Some(error.relative());
-        row.snr_db = Some(error.snr_db());
-        row.bytes_after = weight.tensor.bytes().len() as u64;
-        let dims = weight.tensor.dims().to_vec();
-        let value = floats(weight.quant.form, weight.tensor.dtype(), dims, &mut |row, out| {
-            codes.dequantize(row, out);
-        })?;
-        let mut patch = Patch::within(INFO.name, weight.scope.clone());
-        patch.at(weight.node);
-        let new = patch.constant(&weight.name, value);
-        patch.replace(Value { node: weight.node, slot: 0 }, new);
-        patches.push(patch);
+        row.bpw = found.bpw();
+        row.grid = "symmetric".to_owned();
+        let zeros = vec![spec.bits.middle(); found.inlier_scales.len()];
+        let (n, k) = (found.n, found.k);
+        let codes = Codes { n, k, spec, codes: found.codes, scales: found.inlier_scales, zeros };
+        let numbers = Numbers::from_codes(&codes, &ctx.session.store);
+        let numbers = numbers.map_err(|it| choose::no_room(&weight.name, &it))?;
+        let numbers = numbers.with_outliers(&found.outliers, &found.outlier_scales)?;
+        patches.push(choose::patch(root, ctx, weight, numbers, error, INFO.name)?);
         ctx.session.progress.step(1, &weight.name);
     }
     ctx.session.progress.finish();

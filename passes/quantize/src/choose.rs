@@ -25,10 +25,10 @@ pub(crate) struct Weight {
 }
 
 impl Weight {
-    /// The numbers that a pass has chosen, as codes.
+    /// The numbers that a pass has chosen, as codes; `None` where outliers have other scales.
     pub(crate) fn codes(&self) -> Option<Codes> {
         let numbers = self.quant.numbers.as_ref()?.view();
-        Some(Codes {
+        numbers.outliers.places.is_empty().then(|| Codes {
             n: numbers.shape.n,
             k: numbers.shape.k,
             spec: numbers.shape.spec,
@@ -114,7 +114,7 @@ pub(crate) fn buffer(ctx: &Ctx<'_>, weight: &Weight) -> Result<NumbersBuffer, Pa
         .map_err(|error| no_room(&weight.name, &error))
 }
 
-fn no_room(name: &str, error: &std::io::Error) -> PassError {
+pub(crate) fn no_room(name: &str, error: &std::io::Error) -> PassError {
     Diagnostic::error(codes::QCC0502, format!("there is no room for the codes of '{name}'"))
         .with_note(error.to_string())
         .with_help("raise --max-mem, or set TMPDIR to a folder with more space")

@@ -29,4 +29,5 @@ fn threads_and_runs_do_not_change_the_bytes() {
     check("rtn", "function", false);
     check("rtn", "fake", false);
     check("adpq", "fake", false);
+    check("adpq", "function", false);
 }

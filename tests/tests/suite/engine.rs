@@ -72,6 +72,30 @@ fn every_product_of_every_format_runs_on_a_kernel() {
 }
 
 #[test]
+fn outliers_run_beside_kernels() {
+    let bench = Bench::new();
+    for (bits, group, outliers) in [(4, "32", "0.05"), (3, "128", "0.01")] {
+        let name = format!("{bits} bits, groups of {group}, {outliers} outliers");
+        let adpq = |format: &str| {
+            let compiler = Compiler::new().recipe("adpq").unwrap().format(format).unwrap();
+            let compiler = compiler.bits(bits).unwrap().group_size(group).unwrap();
+            compiler.setting("adpq", "outliers", outliers).unwrap()
+        };
+        let fake = logits(&graph(&bench, adpq("fake")));
+        let mut graph = graph(&bench, adpq("function"));
+        let far = distance(&fake, &logits(&graph));
+        assert!(far < 1e-5, "{name}, operators: {far}");
+        let report = lowered(&mut graph, Planes::A22);
+        assert_eq!((report.products.len(), report.stays.len()), (28, 0), "{name}: {report:?}");
+        assert!(report.products.iter().all(|it| it.product.overlay().is_some()), "{name}");
+        let far = distance(&fake, &logits(&graph));
+        assert!(far < 1e-5, "{name}, kernels: {far}");
+        let count = |end| report.products.iter().filter(|it| it.epilogue == end).count();
+        assert_eq!((count(Epilogue::SiluMul), count(Epilogue::Residual)), (4, 8), "{name}");
+    }
+}
+
+#[test]
 fn eight_bits_of_activations_are_near() {
     let bench = Bench::new();
     let mut graph = graph(&bench, rtn("nbits", 4, "32", false));

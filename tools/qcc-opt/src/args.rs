@@ -31,6 +31,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TEXT", default_value = "", requires = "differentiate")]
     pub(crate) gradient_passes: String,
 
+    /// At the end, put kernels in the place of products with low-bit weights; what stays, and why,
+    /// goes to stderr. Types should be known: infer-types
+    #[arg(long)]
+    pub(crate) kernels: bool,
+
     /// Opset of the model, for passes that ask; the latest unless an .onnx file says another
     #[arg(long, value_name = "N")]
     pub(crate) opset: Option<i64>,

@@ -7,6 +7,7 @@
 mod args;
 mod gradient;
 mod input;
+mod kernels;
 mod work;
 
 use std::process::ExitCode;

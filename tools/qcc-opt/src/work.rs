@@ -13,6 +13,7 @@ use qcc_pass::{
 use crate::args::Args;
 use crate::gradient;
 use crate::input::{self, Input};
+use crate::kernels;
 
 /// Does what the command line asks.
 ///
@@ -32,6 +33,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<Diagnostic>> {
         let mut after = one(args, &pipeline, &session, graph)?;
         if args.differentiate {
             after = one(args, &later, &session, &gradient::of(&after, &args.seeds, &args.wrt)?)?;
+        }
+        if args.kernels {
+            let lowered = kernels::of(&after, &mut |line| eprintln!("{line}"))?;
+            check_equal(args, &after, &lowered, "option --kernels")?;
+            after = lowered;
         }
         if !args.no_output {
             let break_line = if idx > 0 { "\n" } else { "" };
@@ -53,14 +59,26 @@ fn one(
     let end = qcc_pass::run(&mut after, pipeline, session, &mut record, &mut instruments(args));
     record.notes.iter().for_each(|it| eprintln!("{it}"));
     end?;
-    if let Some(tolerance) = args.check_equal {
-        qcc_exec::equal::check_equal(before, &after, args.seed, tolerance).map_err(|what| {
-            let text = format!("graph '{}' computes something else: {what}", after.name());
-            let it = Diagnostic::error(codes::QCC0802, text).at("option --check-equal");
-            Box::new(it.with_note(format!("after '{pipeline}'")))
-        })?;
-    }
+    check_equal(args, before, &after, &format!("'{pipeline}'"))?;
     Ok(after)
+}
+
+/// Runs both graphs, if that is asked for.
+///
+/// # Errors
+/// QCC0802 when `by` made another graph of it.
+fn check_equal(
+    args: &Args,
+    before: &Graph,
+    after: &Graph,
+    by: &str,
+) -> Result<(), Box<Diagnostic>> {
+    let Some(tolerance) = args.check_equal else { return Ok(()) };
+    qcc_exec::equal::check_equal(before, after, args.seed, tolerance).map_err(|what| {
+        let text = format!("graph '{}' computes something else: {what}", after.name());
+        let it = Diagnostic::error(codes::QCC0802, text).at("option --check-equal");
+        Box::new(it.with_note(format!("after {by}")))
+    })
 }
 
 /// # Errors

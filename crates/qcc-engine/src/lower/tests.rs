@@ -6,6 +6,8 @@ use qcc_exec::run_once;
 use qcc_ir::{GraphBuilder, OpRef, Type};
 use qcc_kernels::{Alone, Pool, Scalar};
 use qcc_ops::nbits::MatMulNBits;
+use qcc_ops::outliers::MatMulQOutliers;
+use qcc_quant::layout::gaps;
 use qcc_tensor::{DType, Dim, Tensor};
 
 use super::*;
@@ -69,6 +71,25 @@ impl Net {
             weight_prepacked: 0,
         };
         self.with(Arc::new(op), &[x, codes, scales])
+    }
+
+    /// A product whose weight has outliers, one in ten.
+    fn outliers(&mut self, x: Value, n: usize, seed: u8) -> Value {
+        let (k, blocks) = (self.k, self.k.div_ceil(32));
+        let byte = |i: usize| (i.wrapping_mul(97) ^ (i >> 3)) as u8 ^ seed;
+        let codes = (0..n * blocks * 16).map(byte).collect::<Vec<_>>();
+        let places = (0..n * k).step_by(10).map(|it| it / k * blocks * 32 + it % k);
+        let places = gaps::pack(&places.map(|it| it as u64).collect::<Vec<_>>());
+        let mut scales = |by: f32| {
+            let scale = |i: usize| by * f32::from(1 + (i % 7) as u8) / 64.0;
+            let scales = (0..n * blocks).map(scale).collect::<Vec<_>>();
+            self.constant(Tensor::from_vec(vec![n, blocks], scales).unwrap())
+        };
+        let (inside, outside) = (scales(1.0), scales(7.5));
+        let codes = self.constant(Tensor::from_vec(vec![n, blocks, 16], codes).unwrap());
+        let places = self.constant(Tensor::vector(places));
+        let op = MatMulQOutliers { bits: 4, k, n, block_size: 32 };
+        self.with(Arc::new(op), &[x, codes, inside, outside, places])
     }
 
     fn finish(mut self, outputs: &[Value]) -> Graph {
@@ -227,6 +248,38 @@ fn a_residual_that_repeats_is_added_as_before() {
         assert_eq!(epilogues(&report), ["residual"]);
         assert!(!ops(&lowered).contains(&"Add".to_owned()));
     }
+}
+
+#[test]
+fn outliers_go_with_every_end() {
+    for rows in [1, 5, 19] {
+        let mut net = Net::new(DType::F32, 100);
+        let c = net.constant(Tensor::vector((0..48).map(|it| it as f32).collect::<Vec<_>>()));
+        let a = net.outliers(net.x, 48, 1);
+        let a = net.op("", "Add", &[c, a]);
+        let b = net.outliers(net.x, 48, 2);
+        let b = net.op("", "Gelu", &[b]);
+        let gate = net.outliers(net.x, 48, 3);
+        let up = net.product(net.x, 48, 0, 4);
+        let silu = net.op("", "Swish", &[gate]);
+        let g = net.op("", "Mul", &[silu, up]);
+        let r = net.outliers(net.x, 48, 5);
+        let y = net.op("", "Add", &[r, g]);
+        let (lowered, report) = check(&net.finish(&[y, a, b]), rows, 100, 2e-6);
+        assert_eq!(ops(&lowered), ["KernelProduct", "KernelProduct"]);
+        assert_eq!(epilogues(&report), ["bias", "gelu", "silumul", "none", "residual"]);
+        let beside = report.products.iter().map(|it| it.product.overlay().is_some());
+        assert_eq!(beside.collect::<Vec<_>>(), [true, true, true, false, true]);
+        assert_eq!(report.products[0].product.overlay().unwrap().len(), 480);
+    }
+    // An addition that repeats is done by the graph's own operator.
+    let mut net = Net::new(DType::F16, 64);
+    let z = net.constant(x(DType::F16, vec![5, 1]));
+    let z = net.op("", "Neg", &[z]);
+    let y = net.outliers(net.x, 48, 1);
+    let y = net.op("", "Add", &[z, y]);
+    let (_, report) = check(&net.finish(&[y]), 5, 64, 1e-3);
+    assert_eq!(epilogues(&report), ["residual"]);
 }
 
 #[test]

@@ -1,13 +1,41 @@
-//! `ai.qcc::MatMulQ<b>`: codes at their true width. docs/ai-qcc.md defines the bytes.
+//! `ai.qcc::MatMulQ<b>` and `MatMulQ<b>Outliers`: codes at their true width. docs/ai-qcc.md defines
+//! the bytes.
 
+use qcc_ir::{Scope, Value};
+use qcc_kernels::{Overlay, OverlayError};
 use qcc_ops::matmul_q::MatMulQ;
+use qcc_ops::outliers::{MatMulQOutliers, Outliers};
+use qcc_quant::codes::decode;
 use qcc_quant::layout::Dense;
 use qcc_quant::panel::{GroupedWeight, PanelBits, UnpackedWeight};
-use qcc_tensor::DType;
+use qcc_tensor::{DType, Tensor};
 
 use super::{LowBit, Place, Refused, WeightSource, floats, planes};
 
 pub(super) fn read(place: &Place<'_>, op: &MatMulQ) -> Result<LowBit, Refused> {
+    let zeros = place.optional(3, "zero points")?;
+    found(place, op, zeros, None)
+}
+
+/// A weight with outliers: a matrix in which they are 0, and they themselves as floats.
+pub(super) fn read_outliers(place: &Place<'_>, op: &MatMulQOutliers) -> Result<LowBit, Refused> {
+    let &MatMulQOutliers { bits, n, k, block_size } = op;
+    let (scales_at, scales) = place.constant(3, "scales of outliers")?;
+    let (gaps_at, gaps) = place.constant(4, "places of outliers")?;
+    let outliers = Outliers::read((n, k, block_size), scales, gaps)
+        .map_err(|error| Refused(format!("its outliers cannot be read: {error}")))?;
+    let op = MatMulQ { bits, is_symmetric: true, k, n, block_size };
+    let mut found = found(place, &op, None, Some(&outliers))?;
+    found.source.values.extend([scales_at, gaps_at]);
+    Ok(found)
+}
+
+fn found(
+    place: &Place<'_>,
+    op: &MatMulQ,
+    zeros: Option<((Scope, Value), &Tensor)>,
+    outliers: Option<&Outliers>,
+) -> Result<LowBit, Refused> {
     let (codes_at, codes) = place.constant(1, "weight")?;
     let (scales_at, scales) = place.constant(2, "scales")?;
     let (n, k, block) = (op.n, op.k, op.block_size);
@@ -24,7 +52,6 @@ pub(super) fn read(place: &Place<'_>, op: &MatMulQ) -> Result<LowBit, Refused> {
     {
         return Err(Refused::new("its codes and scales do not fit N, K and the block size"));
     }
-    let zeros = place.optional(3, "zero points")?;
     let points = match &zeros {
         Some((_, it)) if it.len() == scales.len() => Some(floats(it, "zero points")?.into_owned()),
         Some((_, it)) => {
@@ -40,11 +67,10 @@ pub(super) fn read(place: &Place<'_>, op: &MatMulQ) -> Result<LowBit, Refused> {
             (middle != bits.middle()).then(|| vec![f32::from(middle); scales.len()])
         }
     };
-    let numbers = UnpackedWeight {
-        codes: unpack(codes.bytes(), &layout, k),
-        scales: scales.into_owned(),
-        zeros: points,
-    };
+    let mut codes = unpack(codes.bytes(), &layout, k);
+    let overlay =
+        outliers.map(|it| apart(&mut codes, it, (n, k), 1 << (op.bits - 1))).transpose()?;
+    let numbers = UnpackedWeight { codes, scales: scales.into_owned(), zeros: points };
     let weight = GroupedWeight { n, k, bits, group: block, weight: numbers };
     let weight = centered(weight).narrowed();
     weight.layout()?;
@@ -52,6 +78,7 @@ pub(super) fn read(place: &Place<'_>, op: &MatMulQ) -> Result<LowBit, Refused> {
     Ok(LowBit {
         x: place.x()?,
         weight,
+        overlay,
         bias: None,
         planes: planes(0, place.x_type()),
         source: WeightSource {
@@ -60,6 +87,28 @@ pub(super) fn read(place: &Place<'_>, op: &MatMulQ) -> Result<LowBit, Refused> {
             is_turned: true,
         },
     })
+}
+
+/// Takes outliers out of codes `[n][k]`, which become the `middle` there.
+fn apart(
+    codes: &mut [u8],
+    outliers: &Outliers,
+    (n, k): (usize, usize),
+    middle: u8,
+) -> Result<Overlay, Refused> {
+    let (mut starts, mut inputs, mut values) = (vec![0], Vec::new(), Vec::new());
+    for (row, codes) in codes.chunks_exact_mut(k.max(1)).take(n).enumerate() {
+        for (column, scale) in outliers.row(row) {
+            let (Some(code), Ok(input)) = (codes.get_mut(column), u16::try_from(column)) else {
+                return Err(Refused(OverlayError::Inputs(k).to_string()));
+            };
+            inputs.push(input);
+            values.push(decode(*code, scale, middle));
+            *code = middle;
+        }
+        starts.push(values.len());
+    }
+    Overlay::new(k, starts, inputs, values).map_err(|error| Refused(error.to_string()))
 }
 
 /// Eight codes are one little-endian word of `field` bytes.

@@ -145,6 +145,7 @@ fn weight(place: &Place<'_>, form: &Form, found: &Found<'_>) -> Result<LowBit, R
     Ok(LowBit {
         x: place.x()?,
         weight,
+        overlay: None,
         bias: place.bias(2, n)?,
         planes: planes(0, place.x_type()),
         source: WeightSource {

@@ -49,6 +49,7 @@ pub(super) fn read(place: &Place<'_>, op: &MatMulNBits) -> Result<LowBit, Refuse
     Ok(LowBit {
         x: place.x()?,
         weight,
+        overlay: None,
         bias: place.bias(5, n)?,
         planes: planes(op.accuracy_level, place.x_type()),
         source: WeightSource {

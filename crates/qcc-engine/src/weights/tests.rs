@@ -73,7 +73,10 @@ fn decoded(found: &LowBit) -> Vec<f32> {
         let group = n * groups + k / it.group;
         let zero = it.weight.zeros.as_ref().map_or(f32::from(it.bits.middle()), |all| all[group]);
         let bias = found.bias.as_ref().map_or(0.0, |it| it[n]);
-        (f32::from(it.weight.codes[n * it.k + k]) - zero) * it.weight.scales[group] + bias
+        let mut beside = found.overlay.iter().flat_map(|it| it.column(n));
+        let own = beside.find(|it| it.0 == k).map_or(0.0, |it| it.1);
+        let low = (f32::from(it.weight.codes[n * it.k + k]) - zero) * it.weight.scales[group];
+        low + own + bias
     };
     (0..it.k).flat_map(|k| (0..it.n).map(move |n| value(k, n))).collect()
 }
@@ -229,6 +232,46 @@ proptest! {
         // Codes of 5 to 7 bits around one middle need no zero points either.
         prop_assert!(!sym || found.weight.weight.zeros.is_none());
     }
+
+    #[test]
+    fn outliers_of_any_width(
+        n in 1usize..40, k in 1usize..70, bits in prop::sample::select(vec![2u8, 3, 4, 5, 6, 8]),
+        block in prop::sample::select(vec![16usize, 32, 64]), every in 1usize..30, seed: u64,
+    ) {
+        let (leaves, count) = outliers_graph((n, k), bits, block, every, seed);
+        let found = agree(&leaves, k);
+        prop_assert_eq!(found.overlay.unwrap().len(), count);
+        prop_assert!(found.weight.weight.zeros.is_none());
+        prop_assert_eq!(found.source.values.len(), 4);
+    }
+}
+
+/// A `MatMulQ<b>Outliers` of which one weight in `every` is an outlier; and how many these are.
+fn outliers_graph(
+    (n, k): (usize, usize),
+    bits: u8,
+    block: usize,
+    every: usize,
+    seed: u64,
+) -> (Vec<Leaf>, usize) {
+    let layout = Dense::new(n, k, bits, block).unwrap();
+    let blocks = layout.blocks();
+    let codes = random(n * k, seed, u8::MAX >> (8 - bits));
+    let mut packed = vec![0; layout.bytes()];
+    layout.pack(&codes, &vec![1 << (bits - 1); n * blocks], &mut packed);
+    let places: Vec<u64> =
+        (0..n * k).step_by(every).map(|it| (it / k * blocks * block + it % k) as u64).collect();
+    let dims = vec![n, blocks, layout.block_bytes()];
+    let op = MatMulQOutliers { bits, k, n, block_size: block };
+    let leaves = vec![
+        x(DType::F32, k),
+        Leaf::Const(Tensor::from_vec(dims, packed).unwrap()),
+        scales(vec![n, blocks], 8),
+        scales(vec![n, blocks], 9),
+        Leaf::Const(Tensor::vector(qcc_quant::layout::gaps::pack(&places))),
+        Leaf::Op(Arc::new(op), (0..5).map(Some).collect()),
+    ];
+    (leaves, places.len())
 }
 
 #[test]
@@ -318,6 +361,13 @@ fn what_stays_says_why() {
     leaves.pop();
     leaves.push(Leaf::Op(Arc::new(MatMul), vec![Some(3), Some(0)]));
     assert_eq!(why(&leaves), "its weight is the left operand");
+
+    // Outliers that a run brings, or that are not there.
+    let (mut leaves, _) = outliers_graph((8, 32), 4, 16, 9, 1);
+    leaves[4] = Leaf::Const(Tensor::vector(vec![0u8, 0, 1]));
+    assert!(why(&leaves).starts_with("its outliers cannot be read: "), "{}", why(&leaves));
+    leaves[4] = Leaf::Input(Type::tensor(DType::U8, [3usize]));
+    assert_eq!(why(&leaves), "its places of outliers are no constant");
 
     // No low-bit weight at all.
     let plain = [

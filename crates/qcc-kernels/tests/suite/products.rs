@@ -4,7 +4,7 @@ use crate::oracle::{Case, Random, cases, row};
 use proptest::prelude::*;
 use qcc_kernels::{
     Activations, Epilogue, Isa, Kernel, KernelBits, KernelError, KernelSource, KernelSpec, Matrix,
-    MatrixError, Operands, Planes, Pool, Product, ProductError, Scalar, ScaleKind, Share,
+    MatrixError, Operands, Overlay, Planes, Pool, Product, ProductError, Scalar, ScaleKind, Share,
 };
 use qcc_quant::panel::{PanelLayout, UnpackedWeight};
 use std::ops::Range;
@@ -45,6 +45,98 @@ proptest! {
             prop_assert_eq!(bits(&y[r * n..][..n]), bits(&want), "row {}", r);
         }
     }
+}
+
+/// About one weight in `every`.
+fn overlay(k: usize, n: usize, every: u32, seed: u64) -> Overlay {
+    let mut random = Random::new(seed);
+    let (mut starts, mut inputs, mut values) = (vec![0], Vec::new(), Vec::new());
+    for _ in 0..n {
+        let own = (0..k as u16).filter(|_| random.next().is_multiple_of(every));
+        inputs.extend(own);
+        values.resize_with(inputs.len(), || 8.0 * random.float());
+        starts.push(inputs.len());
+    }
+    Overlay::new(k, starts, inputs, values).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn an_overlay_is_added_before_the_end(
+        case in cases(), epilogue in prop::sample::select(Epilogue::ALL), rows in 1usize..40,
+        every in 1u32..40, seed in any::<u64>(),
+    ) {
+        let (k, n) = (case.layout.k(), case.layout.n());
+        let mut random = Random::new(seed);
+        let (x, extra) = (random.floats(rows * k), random.floats(rows * n));
+        let operands = Operands { bias: Some(&case.bias), extra: Some(&extra) };
+        let pool = Pool::new(1);
+        let low = run(&product(&case, Planes::A22, Epilogue::None), &pool, &x, operands);
+        let overlay = overlay(k, n, every, seed);
+        // The weights as a dense matrix, a column of the results at a time.
+        let own = |r: usize, c: usize| -> (f64, f64) {
+            let terms = overlay.column(c).map(|(i, w)| f64::from(w) * f64::from(x[r * k + i]));
+            terms.fold((0.0, 0.0), |(sum, size), it| (sum + it, size + it.abs()))
+        };
+        let whole = product(&case, Planes::A22, epilogue).with_overlay(Some(Arc::new(overlay.clone())));
+        let got = run(&whole, &pool, &x, operands);
+        for at in 0..rows * n {
+            let (sum, size) = own(at / n, at % n);
+            let y = f64::from(low[at]) + sum;
+            let (bias, extra) = (case.bias[at % n], extra[at]);
+            let want = epilogue.apply(y as f32, bias, extra);
+            // No end is steeper than 2 by y, or by 2 times the other factor.
+            let room = 1e-5 * (size + y.abs() + 1.0) * f64::from(2.0 + 2.0 * extra.abs());
+            prop_assert!(f64::from((got[at] - want).abs()) <= room, "{} {want} {room}", got[at]);
+        }
+    }
+}
+
+#[test]
+fn an_overlay_leaves_rows_apart_too() {
+    let (k, n) = (200, 333);
+    let layout = PanelLayout::new(KernelBits::B4, 32, k, n, ScaleKind::F16, false).unwrap();
+    let overlay = Arc::new(overlay(k, n, 20, 3));
+    let x = Random::new(9).floats(k * 40);
+    let case = Case::new(layout, 5);
+    for epilogue in [Epilogue::Bias, Epilogue::Gelu] {
+        let product = product(&case, Planes::A8, epilogue).with_overlay(Some(overlay.clone()));
+        let operands = Operands { bias: Some(&case.bias), extra: None };
+        let one = Pool::new(1);
+        let alone: Vec<u32> =
+            x.chunks_exact(k).flat_map(|x| bits(&run(&product, &one, x, operands))).collect();
+        for threads in [1, 3, 16] {
+            let pool = Pool::new(threads);
+            for rows in [1, 2, 5, 9, 17, 33, 40] {
+                for first in [0, 40 - rows] {
+                    let y = run(&product, &pool, &x[first * k..][..rows * k], operands);
+                    assert_eq!(bits(&y), alone[first * n..][..rows * n], "{rows} from {first}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_overlay_needs_the_rows_as_floats() {
+    let layout = PanelLayout::new(KernelBits::B4, 32, 64, 20, ScaleKind::F32, false).unwrap();
+    let product = product(&Case::new(layout, 1), Planes::A8, Epilogue::None);
+    let product = product.with_overlay(Some(Arc::new(overlay(64, 20, 10, 2))));
+    assert_eq!(product.overlay().map(|it| (it.n(), it.k())), Some((20, 64)));
+    let (pool, mut acts, mut y) = (Pool::new(1), Activations::new(), [0.0; 40]);
+    let x = Random::new(4).floats(128);
+    acts.quantize(product.act_layout(), &x);
+    let operands = Operands::default();
+    let run = product.run_quantized(&pool, &acts, operands, &mut y);
+    assert!(matches!(run, Err(ProductError::NotKept)));
+    acts.keep(&pool, &x);
+    product.run_quantized(&pool, &acts, operands, &mut y).unwrap();
+    assert_eq!(bits(&y), bits(&self::run(&product, &pool, &x, operands)));
+    // Other rows were not kept.
+    acts.quantize(product.act_layout(), &x[64..]);
+    assert!(product.run_quantized(&pool, &acts, operands, &mut y[..20]).is_err());
 }
 
 #[test]

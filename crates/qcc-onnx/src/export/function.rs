@@ -3,7 +3,8 @@
 //! `MatMulQ<b>(A, B, S, Z) -> Y` multiplies `A: T[.., K]` by the transposed weight that `B: u8[N,
 //! blocks, block_size * b / 8]` (codes of exactly b bits, low bits first), scales `S: T[N, blocks]`
 //! and zero points `Z: u8[N, blocks]` stand for; `MatMulQ<b>Sym` has no `Z`, its zero point is
-//! `2^(b-1)`. Codes whose width does not divide 8 are unpacked through words of b bytes, which hold
+//! `2^(b-1)`. `MatMulQ<b>Outliers(A, B, S, O, D)` is that one with the scales `O` for the codes at the
+//! places that `D: u8[..]` counts off: see `qcc_quant::layout::gaps`. Codes whose width does not divide 8 are unpacked through words of b bytes, which hold
 //! 8 codes; widths up to 6 fit what runtimes can sum without loss.
 
 use onnx_protobuf::{
@@ -20,13 +21,15 @@ pub(super) const NEEDS: (i64, i64) = (13, 8);
 const FLOAT: i64 = 1;
 const INT32: i64 = 6;
 const INT64: i64 = 7;
+const BOOL: i64 = 9;
 const UINT32: i64 = 12;
 const UINT64: i64 = 13;
 
 /// The function behind an operator of the domain; `None` for names that are not of this file.
 pub(super) fn body(op: &str, opset: i64) -> Option<FunctionProto> {
     let rest = op.strip_prefix("MatMulQ")?;
-    let (bits, is_sym) = match rest.strip_suffix("Sym") {
+    let has_outliers = rest.ends_with("Outliers");
+    let (bits, is_sym) = match rest.strip_suffix("Sym").or(rest.strip_suffix("Outliers")) {
         Some(bits) => (bits, true),
         None => (rest, false),
     };
@@ -58,6 +61,7 @@ pub(super) fn body(op: &str, opset: i64) -> Option<FunctionProto> {
     let codes = b.op("Mod", &[&shifted, &levels], "codes", Vec::new());
     let shape = b.ints("shape_blocks", &[0, 0, -1]);
     let codes = b.op("Reshape", &[&codes, &shape], "codes_in_blocks", Vec::new());
+    let outliers = has_outliers.then(|| b.outliers(&codes));
     let codes = b.op("Cast", &[&codes], "codes_float", vec![int("to", FLOAT)]);
 
     let two = b.ints("two", &[2]);
@@ -69,7 +73,12 @@ pub(super) fn body(op: &str, opset: i64) -> Option<FunctionProto> {
     };
     let centered = b.op("Sub", &[&codes, &zero], "centered", Vec::new());
     let scale = b.op("Cast", &["S"], "scale_float", vec![int("to", FLOAT)]);
-    let scale = b.op("Unsqueeze", &[&scale, &two], "scale", Vec::new());
+    let mut scale = b.op("Unsqueeze", &[&scale, &two], "scale", Vec::new());
+    if let Some(outliers) = outliers {
+        let own = b.op("Cast", &["O"], "own_float", vec![int("to", FLOAT)]);
+        let own = b.op("Unsqueeze", &[&own, &two], "own", Vec::new());
+        scale = b.op("Where", &[&outliers, &own, &scale], "scales", Vec::new());
+    }
     let blocks = b.op("Mul", &[&centered, &scale], "blocks", Vec::new());
     let shape = b.ints("shape_rows", &[0, -1]);
     let rows = b.op("Reshape", &[&blocks, &shape], "rows", Vec::new());
@@ -90,7 +99,11 @@ pub(super) fn body(op: &str, opset: i64) -> Option<FunctionProto> {
         ..NodeProto::default()
     });
 
-    let names = if is_sym { &["A", "B", "S"][..] } else { &["A", "B", "S", "Z"][..] };
+    let names = match (has_outliers, is_sym) {
+        (true, _) => &["A", "B", "S", "O", "D"][..],
+        (_, true) => &["A", "B", "S"],
+        _ => &["A", "B", "S", "Z"],
+    };
     let owned = |it: &[&str]| it.iter().map(|&it| it.to_owned()).collect();
     Some(FunctionProto {
         name: Some(op.to_owned()),
@@ -119,6 +132,45 @@ impl Body {
             ..NodeProto::default()
         });
         name.to_owned()
+    }
+
+    /// Which of `codes` are outliers, in their shape.
+    fn outliers(&mut self, codes: &str) -> String {
+        let cast = |to| vec![int("to", to)];
+        // A byte that is 0 names no place.
+        let names = self.op("Cast", &["D"], "names_place", cast(BOOL));
+        let gap = self.op("Cast", &["D"], "gap", cast(INT64));
+        let (most, one) = (self.ints("most", &[255]), self.ints("one_place", &[1]));
+        let step = self.op("Where", &[&names, &gap, &most], "step", Vec::new());
+        let axis = self.int("place_axis", 0);
+        let end = self.op("CumSum", &[&step, &axis], "end", Vec::new());
+        let place = self.op("Sub", &[&end, &one], "place", Vec::new());
+        let all = self.ints("all", &[-1]);
+        let flat = self.op("Reshape", &[codes, &all], "flat", Vec::new());
+        let count = self.op("Shape", &[&flat], "count", Vec::new());
+        let no = TensorProto {
+            dims: vec![1],
+            data_type: Some(BOOL as i32),
+            int32_data: vec![0],
+            ..TensorProto::default()
+        };
+        let mut value = attribute("value", AttributeType::Tensor);
+        value.t = Some(no);
+        let none = self.op("ConstantOfShape", &[&count], "none", vec![value]);
+        let along = vec![int("axis", 0)];
+        let found = self.op("ScatterElements", &[&none, &place, &names], "found", along);
+        let shape = self.op("Shape", &[codes], "shape_codes", Vec::new());
+        self.op("Reshape", &[&found, &shape], "is_outlier", Vec::new())
+    }
+
+    /// A number.
+    fn int(&mut self, name: &str, value: i64) -> String {
+        let tensor = TensorProto {
+            data_type: Some(INT64 as i32),
+            int64_data: vec![value],
+            ..TensorProto::default()
+        };
+        self.constant(name, tensor)
     }
 
     fn ints(&mut self, name: &str, values: &[i64]) -> String {

@@ -1,9 +1,9 @@
 //! The numbers of a quantized weight before a layout has them.
 
-use qcc_ir::{Attr, Attrs};
+use qcc_ir::{Attr, Attrs, EvalError, TypeError};
 use qcc_quant::codes::Codes;
 use qcc_quant::fields::{field_bytes, pack_fields};
-use qcc_quant::numbers::{NumbersMut, NumbersRef, NumbersShape};
+use qcc_quant::numbers::{NumbersMut, NumbersRef, NumbersShape, OutliersRef};
 use qcc_quant::spec::WeightSpec;
 use qcc_tensor::{Buffer, DType, Store, Tensor, TensorError};
 
@@ -20,6 +20,16 @@ pub struct Numbers {
     scales: Tensor,
     /// `u8[n, groups]`.
     zeros: Tensor,
+    outliers: Option<Outliers>,
+}
+
+/// Weights whose codes stand for another scale than that of their group.
+#[derive(Clone, Debug, PartialEq)]
+struct Outliers {
+    /// `u64[count]`: indices into `[n][k]`, ascending.
+    places: Tensor,
+    /// `f32[n, groups]`, rounded to the stored type.
+    scales: Tensor,
 }
 
 /// Numbers that are being written.
@@ -72,6 +82,7 @@ impl NumbersBuffer {
             codes: Tensor::new(DType::U8, vec![n, shape.row_bytes()], self.codes.freeze())?,
             scales: Tensor::new(DType::F32, vec![n, groups], self.scales.freeze())?,
             zeros: Tensor::new(DType::U8, vec![n, groups], self.zeros.freeze())?,
+            outliers: None,
         })
     }
 }
@@ -88,13 +99,40 @@ impl Numbers {
         buffer.finish().map_err(std::io::Error::other)
     }
 
+    /// The same with outliers, if there are any: the weights at `places` have `scales: [n][groups]`.
+    ///
+    /// # Errors
+    /// When there is not a scale for each group, or a place does not ascend or is none of a weight.
+    pub fn with_outliers(self, places: &[u64], scales: &[f32]) -> Result<Self, EvalError> {
+        if places.is_empty() {
+            return Ok(Self { outliers: None, ..self });
+        }
+        let NumbersShape { n, k, .. } = self.shape;
+        let weights = (n as u64).saturating_mul(k as u64);
+        let dims = vec![n, self.shape.groups()];
+        let scales = Tensor::from_vec(dims, scales.to_vec())?;
+        let ascend = places.windows(2).all(|it| it[0] < it[1]);
+        if !ascend || places.last().is_some_and(|&it| it >= weights) {
+            return Err(
+                TypeError::other("Quant", "outliers do not ascend to the last weight").into()
+            );
+        }
+        let places = Tensor::from_vec(vec![places.len()], places.to_vec())?;
+        Ok(Self { outliers: Some(Outliers { places, scales }), ..self })
+    }
+
     /// The numbers as slices.
     pub fn view(&self) -> NumbersRef<'_> {
+        let outliers = self.outliers.as_ref().map(|it| OutliersRef {
+            places: bytemuck::try_cast_slice(it.places.bytes()).unwrap_or_default(),
+            scales: bytemuck::try_cast_slice(it.scales.bytes()).unwrap_or_default(),
+        });
         NumbersRef {
             shape: self.shape,
             codes: self.codes.bytes(),
             scales: bytemuck::try_cast_slice(self.scales.bytes()).unwrap_or_default(),
             zeros: self.zeros.bytes(),
+            outliers: outliers.unwrap_or_default(),
         }
     }
 
@@ -121,6 +159,10 @@ impl Numbers {
         attrs.extend(codes.ok().map(|it| ("codes".into(), Attr::Tensor(it))));
         attrs.push(("scales".into(), Attr::Tensor(self.scales.clone())));
         attrs.push(("zeros".into(), Attr::Tensor(self.zeros.clone())));
+        if let Some(it) = &self.outliers {
+            attrs.push(("outliers".into(), Attr::Tensor(it.places.clone())));
+            attrs.push(("outlier_scales".into(), Attr::Tensor(it.scales.clone())));
+        }
         attrs
     }
 
@@ -159,7 +201,7 @@ impl Numbers {
         let of = |it: Result<Tensor, TensorError>| {
             it.map_err(|it| reader.error("codes", it.to_string()))
         };
-        Ok(Some(Self {
+        let all = Self {
             shape,
             codes: of(Tensor::from_vec(vec![form.n, row_bytes], fields))?,
             // A copy, so that the floats are aligned.
@@ -167,6 +209,16 @@ impl Numbers {
                 .as_slice::<f32>()
                 .and_then(|it| Tensor::from_vec(vec![form.n, groups], it.into_owned())))?,
             zeros: zeros.clone(),
-        }))
+            outliers: None,
+        };
+        let Some(places) = reader.opt_tensor("outliers")? else { return Ok(Some(all)) };
+        let scales = need("outlier_scales")?;
+        let (Ok(places), Ok(scales)) = (places.as_slice::<u64>(), scales.as_slice::<f32>()) else {
+            return Err(reader.error("outliers", "are not u64 with scales of f32"));
+        };
+        let all = all.with_outliers(&places, &scales);
+        all.map(Some).map_err(|_| {
+            reader.error("outliers", "do not ascend to the last weight, or have other scales")
+        })
     }
 }

@@ -4,12 +4,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
-use qcc_quant::codes::Codes;
+use qcc_quant::codes::{Codes, decode};
 use qcc_quant::layout::{Dense, NBits, Qdq, Sign};
 use qcc_quant::spec::{Grid, WeightSpec};
 use qcc_tensor::{DType, Tensor};
 
 use super::{DOMAIN, Form, floats, parse_spec, spec_attrs};
+use crate::outliers::Outliers;
 use crate::{AttrError, AttrReader};
 
 /// Order of the codes of a [`Packed`] weight; see `qcc_quant::layout`.
@@ -43,7 +44,9 @@ impl FromStr for Layout {
 }
 
 /// A weight as bytes of a layout: inputs are codes, scales and, on the asymmetric grid, zero
-/// points, all as the output format stores them.
+/// points, all as the output format stores them. A weight with outliers, which is symmetric and has
+/// layout `dense`, has their scales as fourth and their places as fifth input: see
+/// [`crate::outliers`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Packed {
     /// What it was rounded to.
@@ -198,8 +201,8 @@ impl Op for Packed {
     }
 
     fn infer(&self, inputs: &[Option<Input<'_>>], _: usize) -> Result<Vec<Type>, TypeError> {
-        if !(2..=3).contains(&inputs.len()) {
-            let (op, want) = ("Packed".into(), "2 or 3".into());
+        if !matches!(inputs.len(), 2 | 3 | 5) {
+            let (op, want) = ("Packed".into(), "2, 3 or 5".into());
             return Err(TypeError::Arity { op, want, got: inputs.len() });
         }
         Ok(vec![Type::tensor(self.dtype, self.dims.iter().copied())])
@@ -215,7 +218,19 @@ impl Op for Packed {
             return Err(TypeError::Absent { op: "Packed".into(), index: 0 }.into());
         };
         let codes = self.unpack(codes, scales, zeros.first().copied().flatten())?;
-        let fill = &mut |row: usize, out: &mut [f32]| codes.dequantize(row, out);
+        let outliers = match *zeros {
+            [_, Some(scales), Some(places)] => {
+                Some(Outliers::read((self.form.n, self.form.k, self.block), scales, places)?)
+            }
+            _ => None,
+        };
+        let fill = &mut |row: usize, out: &mut [f32]| {
+            codes.dequantize(row, out);
+            for (column, scale) in outliers.iter().flat_map(|it| it.row(row)) {
+                let code = codes.codes[row * codes.k + column];
+                out[column] = decode(code, scale, codes.spec.bits.middle());
+            }
+        };
         Ok(vec![floats(self.form, self.dtype, self.dims.clone(), fill)?])
     }
 }

@@ -5,6 +5,7 @@
 //! that a format does not know is stored in the next wider field it knows.
 
 pub mod dense;
+pub mod gaps;
 pub mod nbits;
 pub mod qdq;
 

@@ -8,7 +8,7 @@ use qcc_diag::Diagnostic;
 use qcc_engine::KernelProduct;
 use qcc_exec::{Bound, ExecError, Plan, PlanOptions};
 use qcc_ir::{Graph, NodeId, Value};
-use qcc_kernels::{Epilogue, Planes};
+use qcc_kernels::{Epilogue, Planes, Product};
 use qcc_quant::panel::PanelLayout;
 use qcc_tensor::{DType, Pool, Tensor};
 
@@ -35,7 +35,7 @@ pub struct Layer {
     pub planes: Planes,
     /// What is done to each output before it is stored.
     pub epilogues: Vec<Epilogue>,
-    /// Bytes of the packed weights of one node.
+    /// Bytes of the weights of one node; of the mean one where outliers differ in number.
     pub bytes: usize,
     /// By rows.
     pub times: Vec<LayerTime>,
@@ -62,13 +62,18 @@ pub struct LayerTime {
 pub(super) struct Kind {
     name: String,
     nodes: Vec<NodeId>,
+    /// Bytes of the weights of all nodes.
+    bytes: usize,
+    /// Those of one node without overlays.
+    packed: usize,
+    has_overlay: bool,
     layer: Layer,
 }
 
 impl Kind {
-    /// Packed weights of all its nodes.
+    /// Bytes of the weights of all its nodes.
     pub(super) fn bytes(&self) -> usize {
-        self.layer.bytes * self.nodes.len()
+        self.bytes
     }
 }
 
@@ -78,6 +83,11 @@ impl Layer {
         let layer = kind.layer.clone();
         Self { name: kind.name.clone(), count: kind.nodes.len(), ..layer }
     }
+}
+
+/// Bytes of the weight of a product: packed, and single ones beside it.
+pub(super) fn bytes(product: &Product) -> usize {
+    product.layout().bytes() + product.overlay().map_or(0, |it| it.bytes())
 }
 
 /// The nodes of kernels of the outermost graph.
@@ -96,18 +106,30 @@ pub(super) fn kinds(graph: &Graph, each: bool) -> Vec<Kind> {
             group: layouts.iter().map(PanelLayout::group).collect(),
             planes: op.planes(),
             epilogues: op.epilogues().collect(),
-            bytes: layouts.iter().map(PanelLayout::bytes).sum(),
+            bytes: op.products().map(|it| bytes(it)).sum(),
             times: Vec::new(),
         };
+        // How many outliers there are differs from node to node.
+        let packed = layouts.iter().map(PanelLayout::bytes).sum::<usize>();
+        let has_overlay = op.products().any(|it| it.overlay().is_some());
         let is_same = |it: &&mut Kind| {
+            let is_packed_so = (it.packed, it.has_overlay) == (packed, has_overlay);
             let it = &it.layer;
-            (it.k, &it.n, &it.bits, &it.group) == (layer.k, &layer.n, &layer.bits, &layer.group)
-                && (it.planes, &it.epilogues, it.bytes)
-                    == (layer.planes, &layer.epilogues, layer.bytes)
+            is_packed_so
+                && (it.k, &it.n, &it.bits, &it.group)
+                    == (layer.k, &layer.n, &layer.bits, &layer.group)
+                && (it.planes, &it.epilogues) == (layer.planes, &layer.epilogues)
         };
         match kinds.iter_mut().find(|it| !each && is_same(it)) {
-            Some(kind) => kind.nodes.push(id),
-            None => kinds.push(Kind { name: node.name.clone(), nodes: vec![id], layer }),
+            Some(kind) => {
+                kind.nodes.push(id);
+                kind.bytes += layer.bytes;
+                kind.layer.bytes = kind.bytes / kind.nodes.len();
+            }
+            None => {
+                let (name, nodes, bytes) = (node.name.clone(), vec![id], layer.bytes);
+                kinds.push(Kind { name, nodes, bytes, packed, has_overlay, layer });
+            }
         }
     }
     kinds

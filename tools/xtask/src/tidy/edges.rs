@@ -64,7 +64,18 @@ const ALLOWED: &Table = &[
     ),
     (
         "qcc-opt",
-        &["qcc-diag", "qcc-tensor", "qcc-ir", "qcc-ops", "qcc-exec", "qcc-onnx", "qcc-pass", "qcc"],
+        &[
+            "qcc-diag",
+            "qcc-tensor",
+            "qcc-ir",
+            "qcc-ops",
+            "qcc-exec",
+            "qcc-kernels",
+            "qcc-engine",
+            "qcc-onnx",
+            "qcc-pass",
+            "qcc",
+        ],
     ),
     (
         "qcc-tests",
