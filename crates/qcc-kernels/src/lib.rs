@@ -6,6 +6,7 @@
 
 mod abi;
 mod act;
+pub mod ends;
 pub mod epilogue;
 pub mod limits;
 mod matrix;
@@ -20,7 +21,7 @@ pub use abi::{Kernel, KernelArgs, KernelError, KernelSource};
 pub use act::{ActLayout, Activations};
 pub use matrix::{Matrix, MatrixError};
 pub use pool::Pool;
-pub use product::{Operands, Product, ProductError, Share};
+pub use product::{Factor, Operands, Product, ProductError, Share};
 pub use qcc_quant::panel::{PanelBits as KernelBits, PanelScale as ScaleKind};
 pub use scalar::Scalar;
 pub use spec::{Epilogue, Isa, KernelGroup, KernelSpec, Planes, SpecError};

@@ -62,6 +62,16 @@ pub struct Share<'a> {
     pub operands: Operands<'a>,
     /// `[rows][n]`.
     pub y: &'a mut [f32],
+    /// Where its operand `extra` comes from, if not from [`Self::operands`].
+    pub factor: Option<Factor<'a>>,
+}
+
+/// A product whose results another one reads, panel by panel: both are computed in one job.
+pub struct Factor<'a> {
+    /// The product, without an end that reads anything.
+    pub product: &'a Product,
+    /// `[rows][n]`, for its results.
+    pub y: &'a mut [f32],
 }
 
 /// Why a product was not computed.
@@ -231,7 +241,7 @@ impl Product {
         operands: Operands<'_>,
         y: &mut [f32],
     ) -> Result<(), ProductError> {
-        match self.call(acts, operands, y)? {
+        match self.call(acts, operands, None, y)? {
             Some(call) => fan(pool, &[call]),
             None => Ok(()),
         }
@@ -246,7 +256,17 @@ impl Product {
         acts: &Activations,
         shares: &mut [Share<'_>],
     ) -> Result<(), ProductError> {
-        let calls = shares.iter_mut().map(|it| it.product.call(acts, it.operands, &mut *it.y));
+        let calls = shares.iter_mut().map(|it| {
+            let factor = match &mut it.factor {
+                Some(factor) => {
+                    let n = it.product.layout.n();
+                    check("columns of a factor", factor.product.layout.n(), n)?;
+                    factor.product.call(acts, Operands::default(), None, &mut *factor.y)?
+                }
+                None => None,
+            };
+            it.product.call(acts, it.operands, factor, &mut *it.y)
+        });
         let calls: Vec<Call<'_>> = calls.filter_map(Result::transpose).collect::<Result<_, _>>()?;
         fan(pool, &calls)
     }
@@ -256,6 +276,7 @@ impl Product {
         &'a self,
         acts: &'a Activations,
         operands: Operands<'a>,
+        factor: Option<Call<'a>>,
         y: &'a mut [f32],
     ) -> Result<Option<Call<'a>>, ProductError> {
         if !acts.layout().is_some_and(|it| it.serves(&self.act_layout())) {
@@ -272,11 +293,16 @@ impl Product {
             check(what, given.len(), want).map(|()| given.as_ptr())
         };
         let bias = operand("bias", operands.bias, self.epilogue.reads_bias(), n)?;
-        let extra = operand("operand", operands.extra, self.epilogue.reads_extra(), results)?;
+        let reads_extra = self.epilogue.reads_extra();
+        let extra = match &factor {
+            Some(factor) => factor.y.at(0).cast_const(),
+            // Without rows there is no call of a factor, and nothing is read.
+            None => operand("operand", operands.extra, reads_extra && rows > 0, results)?,
+        };
         if rows == 0 {
             return Ok(None);
         }
-        Ok(Some(Call::new(self, acts, bias, extra, Results(y.as_mut_ptr()))?))
+        Ok(Some(Call::new(self, acts, bias, extra, factor, Results(y.as_mut_ptr()))?))
     }
 }
 
@@ -324,6 +350,8 @@ struct Call<'a> {
     acts: &'a Activations,
     bias: *const f32,
     extra: *const f32,
+    /// What gives `extra`: as many columns of the same rows.
+    factor: Option<Box<Call<'a>>>,
     y: Results,
     /// Blocks of rows.
     blocks: usize,
@@ -344,6 +372,7 @@ impl<'a> Call<'a> {
         acts: &'a Activations,
         bias: *const f32,
         extra: *const f32,
+        factor: Option<Self>,
         y: Results,
     ) -> Result<Self, KernelError> {
         let rows = acts.rows();
@@ -357,22 +386,31 @@ impl<'a> Call<'a> {
         } else {
             (CACHED / layout.panel_stride()).clamp(1, MOST_PANELS)
         };
-        Ok(Self { product, acts, bias, extra, y, blocks, panels, kernels: [small, large] })
+        let (factor, kernels) = (factor.map(Box::new), [small, large]);
+        Ok(Self { product, acts, bias, extra, factor, y, blocks, panels, kernels })
     }
 
     /// Some panels times some blocks of rows.
     fn run(&self, panels: Range<usize>, blocks: Range<usize>) {
-        let rows = self.acts.rows();
         let mut first = panels.start;
         while first < panels.end {
             let end = panels.end.min(first + self.panels);
-            for block in blocks.clone() {
-                // The larger blocks come last.
-                let (from, to) = (block * rows / self.blocks, (block + 1) * rows / self.blocks);
-                let larger = usize::from(to - from > rows / self.blocks);
-                self.block(first..end, from, &self.kernels[larger]);
+            if let Some(factor) = &self.factor {
+                factor.blocks(first..end, blocks.clone());
             }
+            self.blocks(first..end, blocks.clone());
             first = end;
+        }
+    }
+
+    /// Panels that stay in the cache times some blocks of rows.
+    fn blocks(&self, panels: Range<usize>, blocks: Range<usize>) {
+        let rows = self.acts.rows();
+        for block in blocks {
+            // The larger blocks come last.
+            let (from, to) = (block * rows / self.blocks, (block + 1) * rows / self.blocks);
+            let larger = usize::from(to - from > rows / self.blocks);
+            self.block(panels.clone(), from, &self.kernels[larger]);
         }
     }
 

@@ -4,13 +4,13 @@
 //! would map it, and keep it mapped until the session is ready.
 
 use crate::api::Failure;
-use crate::claim::Claim;
 use crate::graph::ValueInfo;
 use crate::kernels::Kernels;
 use crate::linear::Linear;
+use crate::plan::Unit;
 use crate::tensor::{Kind, Tensor, floats};
 use crate::weight::{Operands, Shape, pack};
-use qcc_kernels::{KernelError, Planes};
+use qcc_kernels::{Epilogue, KernelError, Planes};
 use qcc_quant::panel::PanelError;
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -44,6 +44,7 @@ pub(crate) struct Constants<'a> {
     scales: Data<'a>,
     zeros: Option<Data<'a>>,
     bias: Option<Data<'a>>,
+    epilogue: Epilogue,
 }
 
 impl Part {
@@ -111,8 +112,9 @@ impl<'a> Data<'a> {
 }
 
 impl<'a> Constants<'a> {
-    /// Those of a claimed node of a model in `folder`, if it is known where it lies.
-    pub(crate) fn of(claim: &Claim<'a>, folder: Option<&Path>) -> Result<Self, Failure> {
+    /// Those of a product of a model in `folder`, if it is known where it lies.
+    pub(crate) fn of(unit: &Unit<'a>, folder: Option<&Path>) -> Result<Self, Failure> {
+        let claim = &unit.claim;
         let data = |value: &ValueInfo<'a>| Data::of(value, folder);
         Ok(Self {
             shape: claim.shape,
@@ -120,7 +122,8 @@ impl<'a> Constants<'a> {
             codes: data(&claim.codes)?,
             scales: data(&claim.scales)?,
             zeros: claim.zeros.as_ref().map(data).transpose()?,
-            bias: claim.bias.as_ref().map(data).transpose()?,
+            bias: unit.added().as_ref().map(data).transpose()?,
+            epilogue: unit.epilogue,
         })
     }
 
@@ -149,7 +152,7 @@ impl<'a> Constants<'a> {
         if bias.as_ref().is_some_and(|it| it.len() != self.shape.n) {
             return Err(wrong(&"the bias has not N elements"));
         }
-        Ok(Linear::new(matrix, kernels, self.planes, bias))
+        Ok(Linear::new(matrix, kernels, self.planes, bias, self.epilogue))
     }
 }
 

@@ -116,7 +116,7 @@ fn products_of_the_same_rows_are_one_job() {
         let mut ys: Vec<_> = products.iter().map(|it| vec![0.0; it.layout().n() * rows]).collect();
         let shares = products.iter().zip(&mut ys);
         let mut shares: Vec<Share<'_>> = shares
-            .map(|(product, y)| Share { product, operands: Operands::default(), y })
+            .map(|(product, y)| Share { product, operands: Operands::default(), y, factor: None })
             .collect();
         Product::run_all(&pool, &acts, &mut shares).unwrap();
         shares[1].y = &mut [];
