@@ -148,7 +148,8 @@ impl Provider {
         let mut jobs: Vec<_> = inputs.iter().enumerate().collect();
         jobs.sort_by_key(|(_, (_, constants))| Reverse(constants.len()));
         let mut done: Vec<_> = jobs
-            .into_par_iter()
+            .into_iter()
+            .par_bridge() // in this order
             .map(|(at, (name, constants))| {
                 let linear = constants.linear(kernels);
                 (at, linear.map_err(|error| Failure::wrong(format!("node '{name}': {error}"))))
