@@ -4,8 +4,11 @@ import dataclasses
 
 import numpy as np
 import onnx
+from checks import expect
 from onnx import TensorProto, helper, numpy_helper
 
+# Largest relative error: of the planes that a level stands for, with rows as short as these.
+ERROR = {4: 2.5e-2, 2: 2e-4, 0: 2e-6, None: 2e-6}
 TYPES = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 
@@ -148,3 +151,35 @@ def branches(weight):
     ]
     outputs = [helper.make_tensor_value_info("y0", TensorProto.FLOAT, None)]
     return made(helper.make_graph([node], "branches", inputs, outputs, tensors))
+
+
+def followed(weights, nodes, outputs, kind="f32", constants=()):
+    """Products of `x` that give `y0`, `y1`, ..., nodes that read them, and values that are results of the graph.
+
+    A node is its operator, its inputs, its output, and attributes if it has any.
+    """
+    source = model(weights, kind)
+    graph = source.graph
+    for op, inputs, output, *attributes in nodes:
+        domain = "com.microsoft" if op in ("QuickGelu", "Gelu") else ""
+        graph.node.append(helper.make_node(op, inputs, [output], name=output, domain=domain, **dict(*attributes)))
+    for name, values in constants:
+        graph.initializer.append(numpy_helper.from_array(values, name))
+    del graph.output[:]
+    graph.output.extend(helper.make_tensor_value_info(name, TYPES[kind], None) for name in outputs)
+    return source
+
+
+def silu(y):
+    return y / (1 + np.exp(-y))
+
+
+def activations(k, rows, kind="f32", seed=7):
+    x = np.random.default_rng(seed).standard_normal((1, rows, k)).astype(np.float32)
+    return x.astype(np.float16) if kind == "f16" else x
+
+
+def compare(got, want, most, what):
+    error = np.abs(got.astype(np.float64) - want).max() / np.abs(want).max()
+    expect(np.isfinite(got).all() and error <= most, f"{what}: error {error:.2e} of at most {most:.0e}")
+    return error

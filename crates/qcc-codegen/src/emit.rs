@@ -35,9 +35,10 @@ pub fn emit(
     Unit::new(target)?.draft(specs)?.emit(output)
 }
 
-/// The version of LLVM that kernels come from.
+/// The version of LLVM that kernels come from; none where it cannot be loaded.
 #[must_use]
 pub fn llvm_version() -> Option<String> {
+    crate::llvm::load().ok()?;
     let (major, minor, patch) = inkwell::support::get_llvm_version();
     Some(format!("{major}.{minor}.{patch}"))
 }
@@ -85,16 +86,6 @@ pub(crate) struct Draft<'u> {
 }
 
 impl Draft<'_> {
-    /// A name for all that the emitted code follows from.
-    pub(crate) fn key(&self) -> String {
-        let mut hash = blake3::Hasher::new();
-        hash.update(llvm_version().unwrap_or_default().as_bytes());
-        hash.update(PASSES.as_bytes());
-        // Triple, CPU and features are attributes in the text.
-        hash.update(self.module.print_to_string().to_bytes());
-        hash.finalize().to_hex().to_string()
-    }
-
     pub(crate) fn object(self) -> Emitted<Vec<u8>> {
         self.emit(Output::Object)
     }
@@ -183,19 +174,21 @@ pub(crate) fn kernel<'c>(
     Ok(function)
 }
 
-/// Makes the back ends known to LLVM.
-pub(crate) fn backends() {
+/// Loads LLVM and makes its back ends known to it.
+pub(crate) fn backends() -> Emitted<()> {
     static BACKENDS: Once = Once::new();
+    crate::llvm::load()?;
     BACKENDS.call_once(|| {
         let config = InitializationConfig::default();
         Backend::initialize_x86(&config);
         Backend::initialize_aarch64(&config);
     });
+    Ok(())
 }
 
 /// A machine of LLVM for the target.
 pub(crate) fn machine(target: &Target) -> Emitted<TargetMachine> {
-    backends();
+    backends()?;
     let triple = TargetTriple::create(target.architecture().triple());
     let backend = Backend::from_triple(&triple)?;
     let machine = backend.create_target_machine(

@@ -26,7 +26,7 @@ unsafe impl Sync for Engine {}
 #[allow(unsafe_code)]
 impl Engine {
     pub(crate) fn new() -> Result<Self, CodegenError> {
-        crate::emit::backends();
+        crate::emit::backends()?;
         let mut jit = ptr::null_mut();
         // SAFETY: a null builder means defaults, and `jit` outlives the call.
         check(unsafe { LLVMOrcCreateLLJIT(&raw mut jit, ptr::null_mut()) })?;

@@ -9,6 +9,9 @@ pub enum CodegenError {
     /// The crate was built without the feature `llvm`.
     #[error("this qcc was built without LLVM, so it cannot emit kernels")]
     NoLlvm,
+    /// LLVM, which is loaded when there is something to compile, is not there.
+    #[error("cannot load LLVM: {0}")]
+    Load(String),
     /// No target of this name.
     #[error("unknown target '{name}'; known: {known}")]
     UnknownTarget {

@@ -9,6 +9,8 @@
 mod cache;
 mod error;
 mod host;
+#[cfg(feature = "llvm")]
+mod image;
 #[cfg_attr(
     not(feature = "llvm"),
     allow(dead_code, unused_imports, reason = "what the driver reads is read by nobody else")
@@ -42,6 +44,9 @@ mod epilogue;
 mod isa;
 #[cfg(feature = "llvm")]
 mod jit;
+#[cfg(feature = "llvm")]
+#[allow(unsafe_code, reason = "jumps into a library that is not linked")]
+mod llvm;
 #[cfg(feature = "llvm")]
 mod math;
 #[cfg(feature = "llvm")]

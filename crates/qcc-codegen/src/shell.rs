@@ -52,9 +52,11 @@ impl Jit {
         Ok(self)
     }
 
-    /// The CPU at hand.
-    #[must_use]
-    pub fn target(&self) -> &Target {
+    /// Whether the CPU at hand has an instruction set.
+    ///
+    /// # Errors
+    /// None: there is nothing to call it on.
+    pub fn check(&self, _: Isa) -> Result<(), CodegenError> {
         match *self {}
     }
 

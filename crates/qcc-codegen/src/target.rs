@@ -26,6 +26,17 @@ impl Architecture {
             Architecture::Aarch64 => "aarch64-unknown-linux-gnu",
         }
     }
+
+    /// That of the CPU at hand.
+    fn native() -> Result<Self, CodegenError> {
+        if cfg!(target_arch = "x86_64") {
+            Ok(Architecture::X86_64)
+        } else if cfg!(target_arch = "aarch64") {
+            Ok(Architecture::Aarch64)
+        } else {
+            Err(CodegenError::UnknownTarget { name: "native".into(), known: known() })
+        }
+    }
 }
 
 /// What kernels are emitted for.
@@ -122,18 +133,19 @@ impl Target {
     /// The CPU at hand.
     ///
     /// # Errors
-    /// [`CodegenError::NoLlvm`] without LLVM; [`CodegenError::UnknownTarget`] if qcc has no
-    /// kernels for this architecture.
+    /// [`CodegenError::NoLlvm`] or [`CodegenError::Load`] without LLVM;
+    /// [`CodegenError::UnknownTarget`] if qcc has no kernels for this architecture.
     pub fn native() -> Result<Self, CodegenError> {
-        let architecture = if cfg!(target_arch = "x86_64") {
-            Architecture::X86_64
-        } else if cfg!(target_arch = "aarch64") {
-            Architecture::Aarch64
-        } else {
-            return Err(CodegenError::UnknownTarget { name: "native".into(), known: known() });
-        };
+        let architecture = Architecture::native()?;
         let (cpu, features) = crate::host::cpu_and_features()?;
         Ok(Target { name: "native".into(), architecture, cpu, features })
+    }
+
+    /// The CPU at hand as far as it is known without LLVM: enough to choose an instruction set.
+    #[cfg(feature = "llvm")]
+    pub(crate) fn here() -> Result<Self, CodegenError> {
+        let (architecture, features) = (Architecture::native()?, crate::host::features());
+        Ok(Target { name: "native".into(), architecture, cpu: "this CPU".into(), features })
     }
 
     /// The best target with a name of its own that runs wherever this one does: what `native`

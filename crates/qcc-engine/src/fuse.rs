@@ -1,4 +1,5 @@
 //! What follows a product and is done by its kernel: a bias, GELU, `silu(gate) * up`, an addition.
+//! What a graph must look like for that is found by [`qcc_kernels::ends`].
 //!
 //! A kernel does one of them. Each is taken in only if nobody else reads what lies between.
 //!
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use qcc_ir::{Graph, NodeId, OpRef, Value};
+use qcc_kernels::ends::{self, Added, Gated, Readers, Step};
 use qcc_kernels::{ActLayout, Epilogue, Matrix, Overlay, Planes};
 use qcc_ops::activation::Activation;
 use qcc_ops::contrib_activation::ContribActivation;
@@ -82,24 +84,41 @@ pub(crate) fn ends(graph: &Graph, all: &mut [Candidate], apart: &mut Vec<Stays>)
     }
 }
 
-/// The only reader of a value, and which operand it is there; `None` when there are others, or the
-/// value is a result of the graph.
-fn only_reader(graph: &Graph, value: Value) -> Option<(NodeId, usize)> {
-    let [id] = graph.users(value)[..] else { return None };
-    let at = graph.node(id)?.inputs.iter().position(|it| *it == Some(value))?;
-    (graph.n_uses(value) == 1).then_some((id, at))
-}
+/// A graph of qcc for what knows graphs of any kind.
+struct Of<'g>(&'g Graph);
 
-/// The operand of a node of two that is not `at`.
-fn other(graph: &Graph, id: NodeId, at: usize) -> Option<Value> {
-    match *graph.node(id)?.inputs.as_slice() {
-        [Some(a), Some(b)] => Some(if at == 0 { b } else { a }),
-        _ => None,
+impl Readers for Of<'_> {
+    type Node = NodeId;
+    type Value = Value;
+
+    fn users(&self, value: Value) -> Vec<NodeId> {
+        self.0.users(value)
     }
-}
 
-fn is_named(graph: &Graph, id: NodeId, name: &str) -> bool {
-    graph.node(id).and_then(|it| it.op()).is_some_and(|it| it.is_named(name))
+    fn uses(&self, value: Value) -> usize {
+        self.0.n_uses(value)
+    }
+
+    fn step(&self, node: NodeId) -> Step {
+        let Some(op) = self.0.node(node).and_then(|it| it.op()) else { return Step::Other };
+        match (op.is::<Activation>(), op.is::<ContribActivation>()) {
+            (Some(Activation::Gelu), _) | (_, Some(ContribActivation::Gelu)) => Step::Gelu,
+            (Some(Activation::Swish { alpha: 1.0 }), _)
+            | (_, Some(ContribActivation::QuickGelu { alpha: 1.0 })) => Step::Silu,
+            _ if op.is_named("Add") => Step::Add,
+            _ if op.is_named("Mul") => Step::Mul,
+            _ if op.is_named("Sigmoid") => Step::Sigmoid,
+            _ => Step::Other,
+        }
+    }
+
+    fn operands(&self, node: NodeId) -> Vec<Option<Value>> {
+        self.0.node(node).map(|it| it.inputs.to_vec()).unwrap_or_default()
+    }
+
+    fn result(&self, node: NodeId) -> Value {
+        result(node)
+    }
 }
 
 fn result(id: NodeId) -> Value {
@@ -118,9 +137,9 @@ fn reads_much(graph: &Graph, it: &Candidate, test: impl Fn(NodeId) -> bool) -> b
 fn bias(graph: &Graph, it: &mut Candidate, apart: &mut Vec<Stays>) {
     let n = it.matrix.layout().n();
     let of = |id: NodeId, value: Value| {
-        let node = graph.node(id).filter(|_| is_named(graph, id, "Add"))?;
-        let at = node.inputs.iter().position(|it| *it == Some(value))?;
-        let tensor = graph.constant(other(graph, id, at)?)?;
+        let graph_of = Of(graph);
+        let added = ends::other(&graph_of, id, value);
+        let tensor = graph.constant(added.filter(|_| graph_of.step(id) == Step::Add)?)?;
         let (last, around) = tensor.dims().split_last()?;
         // Leading ones may add dimensions where the rank is not known.
         let rank = graph.ty(value).rank().unwrap_or(1);
@@ -132,7 +151,7 @@ fn bias(graph: &Graph, it: &mut Candidate, apart: &mut Vec<Stays>) {
         note(apart, it, "its result is read without its bias too, so the addition stays");
         return;
     }
-    let Some((id, _)) = only_reader(graph, it.value) else { return };
+    let Some(Added { node: id, .. }) = ends::added(&Of(graph), it.value) else { return };
     let Some(values) = of(id, it.value) else { return };
     if it.bias.is_some() {
         note(apart, it, "it has a bias already, so the addition of another one stays");
@@ -143,42 +162,18 @@ fn bias(graph: &Graph, it: &mut Candidate, apart: &mut Vec<Stays>) {
     it.value = result(id);
 }
 
-fn is_gelu(graph: &Graph, id: NodeId) -> bool {
-    let Some(op) = graph.node(id).and_then(|it| it.op()) else { return false };
-    op.is::<Activation>() == Some(&Activation::Gelu)
-        || op.is::<ContribActivation>() == Some(&ContribActivation::Gelu)
-}
-
 fn gelu(graph: &Graph, it: &mut Candidate, apart: &mut Vec<Stays>) {
-    if reads_much(graph, it, |id| is_gelu(graph, id)) {
+    if reads_much(graph, it, |id| Of(graph).step(id) == Step::Gelu) {
         note(apart, it, "its result is read before GELU too, so GELU stays");
         return;
     }
-    let Some((id, _)) = only_reader(graph, it.value) else { return };
-    if !is_gelu(graph, id) {
-        return;
-    }
+    let Some(id) = ends::gelu(&Of(graph), it.value) else { return };
     if it.epilogue != Epilogue::None {
         note(apart, it, "its kernel adds a bias, so GELU stays");
         return;
     }
     it.epilogue = Epilogue::Gelu;
     it.value = result(id);
-}
-
-/// `value * sigmoid(value)`, if nobody reads what lies between.
-fn silu_of(graph: &Graph, value: Value) -> Option<Value> {
-    if let Some((id, _)) = only_reader(graph, value) {
-        let op = graph.node(id)?.op()?;
-        let is_silu = op.is::<Activation>() == Some(&Activation::Swish { alpha: 1.0 })
-            || op.is::<ContribActivation>() == Some(&ContribActivation::QuickGelu { alpha: 1.0 });
-        return is_silu.then_some(result(id));
-    }
-    let users = graph.users(value);
-    let &sigmoid = users.iter().find(|&&id| is_named(graph, id, "Sigmoid"))?;
-    let (mul, at) = only_reader(graph, result(sigmoid))?;
-    let is_both = is_named(graph, mul, "Mul") && other(graph, mul, at) == Some(value);
-    (is_both && graph.n_uses(value) == 2).then(|| result(mul))
 }
 
 fn silu(
@@ -189,13 +184,16 @@ fn silu(
     apart: &mut Vec<Stays>,
 ) {
     let Some(gate) = all.get(at).filter(|it| !it.is_taken) else { return };
-    let Some(silu) = silu_of(graph, gate.value) else { return };
-    let found = only_reader(graph, silu)
-        .filter(|it| is_named(graph, it.0, "Mul"))
-        .and_then(|(id, at)| Some((id, other(graph, id, at)?)));
-    let Some((mul, factor)) = found else {
-        note(apart, gate, "its SiLU is read by more than one product of two values");
-        return;
+    let (mul, factor) = match ends::gated(&Of(graph), gate.value) {
+        Some(Gated::Product { nodes, factor }) => {
+            let Some(&mul) = nodes.last() else { return };
+            (mul, factor)
+        }
+        Some(Gated::Apart) => {
+            note(apart, gate, "its SiLU is read by more than one product of two values");
+            return;
+        }
+        None => return,
     };
     let up = products.get(&factor).and_then(|&up| Some((up, all.get(up)?)));
     let why = match up {
@@ -234,15 +232,12 @@ fn silu(
 }
 
 fn residual(graph: &Graph, it: &mut Candidate, taken: &mut Vec<NodeId>, apart: &mut Vec<Stays>) {
-    let Some((id, at)) = only_reader(graph, it.value).filter(|_| !it.is_taken) else { return };
-    if !is_named(graph, id, "Add") || taken.contains(&id) {
+    let found = ends::added(&Of(graph), it.value).filter(|_| !it.is_taken);
+    let Some(Added { node: id, other: value, is_left }) = found else { return };
+    let Some(add) = graph.node(id).and_then(|it| it.op()).cloned() else { return };
+    if taken.contains(&id) {
         return;
     }
-    let (Some(value), Some(add)) =
-        (other(graph, id, at), graph.node(id).and_then(|it| it.op()).cloned())
-    else {
-        return;
-    };
     if it.epilogue != Epilogue::None {
         let what = if it.bias.is_some() { "adds a bias" } else { "ends in a function" };
         note(apart, it, format!("its kernel {what}, so the addition of a value stays"));
@@ -250,6 +245,6 @@ fn residual(graph: &Graph, it: &mut Candidate, taken: &mut Vec<NodeId>, apart: &
     }
     taken.push(id);
     it.epilogue = Epilogue::Residual;
-    it.residual = Some(Residual { value, is_left: at == 1, add });
+    it.residual = Some(Residual { value, is_left, add });
     it.value = result(id);
 }

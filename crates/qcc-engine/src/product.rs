@@ -10,7 +10,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
 use qcc_kernels::{
-    Activations, Epilogue, KernelSource, Operands, Planes, Product, ProductError, Share,
+    Activations, Epilogue, Factor, KernelSource, Operands, Planes, Product, ProductError, Share,
 };
 use qcc_tensor::{DType, Dim, Tensor, checked_len};
 
@@ -90,35 +90,20 @@ impl KernelProduct {
         if self.products().any(|it| it.overlay().is_some()) {
             acts.keep(threads, x);
         }
-        // Gates read what their other factor gave, so these and the products without come first.
         let mut ups: Vec<Vec<f32>> = Vec::new();
         for (part, out) in self.parts.iter().zip(&*outs) {
             ups.push(if part.up.is_some() { cx.pool.take(out.len()) } else { Vec::new() });
         }
         let mut shares: Vec<Share<'_>> = Vec::new();
-        for ((part, out), (up, extra)) in
+        for ((part, y), (up, extra)) in
             self.parts.iter().zip(&mut *outs).zip(ups.iter_mut().zip(extras))
         {
-            shares.push(match &part.up {
-                Some(product) => Share { product, operands: Operands::default(), y: up },
-                None => {
-                    let operands = Operands { bias: part.bias.as_deref(), extra: *extra };
-                    Share { product: &part.product, operands, y: out }
-                }
-            });
+            let operands = Operands { bias: part.bias.as_deref(), extra: *extra };
+            let factor = part.up.as_ref().map(|product| Factor { product, y: up });
+            shares.push(Share { product: &part.product, operands, y, factor });
         }
         Product::run_all(threads, acts, &mut shares)?;
         drop(shares);
-        let mut gates: Vec<Share<'_>> = Vec::new();
-        for ((part, out), up) in self.parts.iter().zip(&mut *outs).zip(&ups) {
-            if part.up.is_some() {
-                let operands = Operands { bias: None, extra: Some(up) };
-                gates.push(Share { product: &part.product, operands, y: out });
-            }
-        }
-        if !gates.is_empty() {
-            Product::run_all(threads, acts, &mut gates)?;
-        }
         for up in ups.into_iter().filter(|it| !it.is_empty()) {
             // A tensor gives its buffer back when it is dropped.
             drop(cx.pool.tensor(vec![up.len()], up));

@@ -6,6 +6,7 @@
 
 mod abi;
 mod act;
+pub mod ends;
 pub mod epilogue;
 pub mod limits;
 mod matrix;
@@ -22,7 +23,7 @@ pub use act::{ActLayout, Activations};
 pub use matrix::{Matrix, MatrixError};
 pub use overlay::{Overlay, OverlayError};
 pub use pool::Pool;
-pub use product::{Operands, Product, ProductError, Share};
+pub use product::{Factor, Operands, Product, ProductError, Share};
 pub use qcc_quant::panel::{PanelBits as KernelBits, PanelScale as ScaleKind};
 pub use scalar::Scalar;
 pub use spec::{Epilogue, Isa, KernelGroup, KernelSpec, Planes, SpecError};

@@ -186,8 +186,9 @@ mod tests {
 
     /// One weight in `every`.
     fn overlay(n: usize, k: usize, every: usize) -> Overlay {
-        let places: Vec<usize> =
-            (0..n * k).filter(|it| number(*it).to_bits() as usize % every == 0).collect();
+        let places: Vec<usize> = (0..n * k)
+            .filter(|it| (number(*it).to_bits() as usize).is_multiple_of(every))
+            .collect();
         let starts = (0..=n).map(|c| places.partition_point(|&it| it < c * k)).collect();
         let inputs = places.iter().map(|it| (it % k) as u16).collect();
         let values = places.iter().map(|it| number(it + 7)).collect();
@@ -265,7 +266,7 @@ mod speed {
         for _ in 0..n {
             for i in 0..k {
                 s = s.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                if (s >> 33) % 20 == 0 {
+                if (s >> 33).is_multiple_of(20) {
                     inputs.push(i as u16);
                 }
             }

@@ -19,6 +19,9 @@ const ALIGN: usize = 4096;
 /// Larger regions have pages of their own.
 const SHARED: usize = HUGE / 2;
 
+/// Most pages that are looked through for room.
+const MOST_OPEN: usize = 64;
+
 /// Whole huge pages, where the system has them.
 struct Pages {
     /// Keeps the memory mapped.
@@ -77,17 +80,31 @@ impl Region {
     pub(crate) fn new(len: usize) -> io::Result<Self> {
         /// Pages that have room, and how much of them is taken. What was given back is not used
         /// again; pages go when all of their regions have.
-        static OPEN: Mutex<(Weak<Pages>, usize)> = Mutex::new((Weak::new(), 0));
+        static OPEN: Mutex<Vec<(Weak<Pages>, usize)>> = Mutex::new(Vec::new());
         let (pages, at) = if len > SHARED {
             (Arc::new(Pages::map(len)?), 0)
         } else {
             let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-            let (pages, at) = match open.0.upgrade() {
-                Some(pages) if open.1 + len <= HUGE => (pages, open.1),
-                _ => (Arc::new(Pages::map(HUGE)?), 0),
-            };
-            *open = (Arc::downgrade(&pages), (at + len).next_multiple_of(ALIGN));
-            (pages, at)
+            open.retain(|it| it.0.strong_count() > 0);
+            // Where the least is left over, so that much of a size leaves little unused.
+            let fits = open.iter_mut().filter(|it| it.1 + len <= HUGE);
+            let found = fits.max_by_key(|it| it.1).and_then(|it| Some((it.0.upgrade()?, it)));
+            match found {
+                Some((pages, place)) => {
+                    let at = place.1;
+                    place.1 = (at + len).next_multiple_of(ALIGN);
+                    (pages, at)
+                }
+                None => {
+                    let pages = Arc::new(Pages::map(HUGE)?);
+                    if open.len() >= MOST_OPEN {
+                        let fullest = (0..open.len()).max_by_key(|&it| open[it].1);
+                        fullest.map(|it| open.swap_remove(it));
+                    }
+                    open.push((Arc::downgrade(&pages), len.next_multiple_of(ALIGN)));
+                    (pages, 0)
+                }
+            }
         };
         // SAFETY: the pages have `len` bytes from `at` on.
         #[allow(unsafe_code)]
@@ -135,6 +152,23 @@ impl Region {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Others may take room of the same pages meanwhile.
+    #[test]
+    fn small_regions_fill_what_larger_ones_leave() {
+        let count = |regions: &[Region]| {
+            let mut pages: Vec<usize> =
+                regions.iter().map(|it| it.start.addr().get() / HUGE).collect();
+            pages.sort_unstable();
+            pages.dedup();
+            pages.len()
+        };
+        let region = |len: usize| Region::new(len).unwrap();
+        let mut regions: Vec<Region> = (0..30).map(|_| region(540 << 10)).collect();
+        let large = count(&regions);
+        regions.extend((0..10).map(|_| region(338 << 10)));
+        assert!(large >= 10 && count(&regions) <= large + 1, "{large} {}", count(&regions));
+    }
 
     #[test]
     fn regions_are_aligned_zero_and_apart() {

@@ -4,19 +4,20 @@
 //! would map it, and keep it mapped until the session is ready.
 
 use crate::api::Failure;
-use crate::claim::Claim;
 use crate::graph::ValueInfo;
 use crate::kernels::Kernels;
 use crate::linear::Linear;
+use crate::plan::Unit;
 use crate::tensor::{Kind, Tensor, floats};
 use crate::weight::{Operands, Shape, pack};
-use qcc_kernels::{KernelError, Planes};
+use memmap2::MmapMut;
+use qcc_kernels::{Epilogue, KernelError, Planes};
 use qcc_quant::panel::PanelError;
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
-use std::ops::Range;
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
 /// Elements of a constant.
@@ -44,6 +45,7 @@ pub(crate) struct Constants<'a> {
     scales: Data<'a>,
     zeros: Option<Data<'a>>,
     bias: Option<Data<'a>>,
+    epilogue: Epilogue,
 }
 
 impl Part {
@@ -56,19 +58,32 @@ impl Part {
 
     /// Some of its bytes.
     fn read(&self, range: Range<usize>) -> Result<Vec<u8>, Failure> {
+        let mut bytes = vec![0; range.len()];
+        self.read_to(range, &mut bytes).map_err(|error| self.failed(&error))?;
+        Ok(bytes)
+    }
+
+    /// All of its bytes, in memory beside the heap.
+    fn map(&self) -> Result<MmapMut, Failure> {
         let read = || {
-            if range.end > self.len {
-                return Err(ErrorKind::UnexpectedEof.into());
-            }
-            let mut file = File::open(&self.path)?;
-            file.seek(SeekFrom::Start(self.offset + range.start as u64))?;
-            let mut bytes = vec![0; range.len()];
-            file.read_exact(&mut bytes)?;
-            Ok(bytes)
+            let mut map = MmapMut::map_anon(self.len)?;
+            self.read_to(0..self.len, &mut map)?;
+            Ok(map)
         };
-        read().map_err(|error: std::io::Error| {
-            Failure::other(format!("cannot read {}: {error}", self.path.display()))
-        })
+        read().map_err(|error| self.failed(&error))
+    }
+
+    fn read_to(&self, range: Range<usize>, bytes: &mut [u8]) -> io::Result<()> {
+        if range.end > self.len {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(self.offset + range.start as u64))?;
+        file.read_exact(bytes)
+    }
+
+    fn failed(&self, error: &io::Error) -> Failure {
+        Failure::other(format!("cannot read {}: {error}", self.path.display()))
     }
 }
 
@@ -100,19 +115,41 @@ impl<'a> Data<'a> {
         }
     }
 
-    fn floats(&self) -> Result<Cow<'a, [f32]>, Failure> {
+    fn floats(&self) -> Result<Floats<'a>, Failure> {
         match self {
-            Self::Tensor(tensor) => tensor.floats(),
+            Self::Tensor(tensor) => Ok(Floats::Vec(tensor.floats()?)),
+            Self::File(part) if part.kind == Kind::F32 => part.map().map(Floats::Map),
             Self::File(part) => {
-                Ok(Cow::Owned(floats(part.kind, &part.read(0..part.len)?)?.into_owned()))
+                let bytes = part.read(0..part.len)?;
+                Ok(Floats::Vec(Cow::Owned(floats(part.kind, &bytes)?.into_owned())))
             }
         }
     }
 }
 
+/// Floats that are needed for a while.
+enum Floats<'a> {
+    Vec(Cow<'a, [f32]>),
+    /// Beside the heap, which would keep the room of many.
+    Map(MmapMut),
+}
+
+impl Deref for Floats<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match self {
+            Self::Vec(floats) => floats,
+            // Whole floats that begin at a page.
+            Self::Map(map) => bytemuck::try_cast_slice(map).unwrap_or(&[]),
+        }
+    }
+}
+
 impl<'a> Constants<'a> {
-    /// Those of a claimed node of a model in `folder`, if it is known where it lies.
-    pub(crate) fn of(claim: &Claim<'a>, folder: Option<&Path>) -> Result<Self, Failure> {
+    /// Those of a product of a model in `folder`, if it is known where it lies.
+    pub(crate) fn of(unit: &Unit<'a>, folder: Option<&Path>) -> Result<Self, Failure> {
+        let claim = &unit.claim;
         let data = |value: &ValueInfo<'a>| Data::of(value, folder);
         Ok(Self {
             shape: claim.shape,
@@ -120,7 +157,8 @@ impl<'a> Constants<'a> {
             codes: data(&claim.codes)?,
             scales: data(&claim.scales)?,
             zeros: claim.zeros.as_ref().map(data).transpose()?,
-            bias: claim.bias.as_ref().map(data).transpose()?,
+            bias: unit.added().as_ref().map(data).transpose()?,
+            epilogue: unit.epilogue,
         })
     }
 
@@ -145,11 +183,11 @@ impl<'a> Constants<'a> {
         let zeros = self.zeros.as_ref().map(|it| it.bytes(0..it.len()?)).transpose()?;
         let operands = Operands { codes: &codes, scales: &scales, zeros: zeros.as_deref() };
         let matrix = pack(self.shape, &operands)?;
-        let bias = self.bias.as_ref().map(Data::floats).transpose()?.map(Cow::into_owned);
+        let bias = self.bias.as_ref().map(Data::floats).transpose()?.map(|it| it.to_vec());
         if bias.as_ref().is_some_and(|it| it.len() != self.shape.n) {
             return Err(wrong(&"the bias has not N elements"));
         }
-        Ok(Linear::new(matrix, kernels, self.planes, bias))
+        Ok(Linear::new(matrix, kernels, self.planes, bias, self.epilogue))
     }
 }
 
@@ -165,6 +203,8 @@ mod tests {
         assert_eq!(part(0, 4).read(1..4).unwrap(), *b"ELF");
         assert!(part(len - 5, 5).exists() && part(len - 5, 5).read(0..5).is_ok());
         assert!(!part(len - 5, 6).exists() && part(len - 5, 6).read(0..6).is_err());
+        assert_eq!(part(0, 4).map().unwrap()[1..], *b"ELF");
+        assert!(part(len - 5, 6).map().is_err());
         assert!(!part(u64::MAX, 6).exists() && part(0, 3).read(1..4).is_err());
         let none = Part { path: path.join("none"), ..part(0, 0) };
         assert!(!none.exists() && none.read(0..0).unwrap_err().to_string().contains("none"));

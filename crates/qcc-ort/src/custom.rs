@@ -16,7 +16,7 @@ use ort_sys::{
     OrtCustomOpInputOutputCharacteristic, OrtKernelContext, OrtKernelInfo, OrtLoggingLevel,
     OrtMemType, OrtSessionOptions, OrtStatusPtr,
 };
-use qcc_kernels::Planes;
+use qcc_kernels::{Epilogue, Planes};
 use qcc_quant::panel::{GroupedWeight, PanelError};
 use std::borrow::Cow;
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -215,8 +215,8 @@ impl Kernel {
             return Ok((Multiply::Floats(floats(&weight)), Some(error.to_string())));
         }
         let matrix = pack(self.shape, &operands)?;
-        let (linear, error) = Linear::new(matrix, &self.kernels, self.planes, None);
-        Ok((Multiply::Panels(Group::new(vec![linear])?), error.map(|it| it.to_string())))
+        let (linear, error) = Linear::new(matrix, &self.kernels, self.planes, None, Epilogue::None);
+        Ok((Multiply::Panels(Group::new(vec![linear.into()])?), error.map(|it| it.to_string())))
     }
 
     fn compute(&self, context: *mut OrtKernelContext) -> Result<(), Failure> {

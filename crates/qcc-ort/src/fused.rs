@@ -2,9 +2,9 @@
 
 use crate::abi::{ComputeInfo, VERSION};
 use crate::api::{Api, Failure};
-use crate::claim::Claim;
 use crate::graph::{Node, ValueInfo};
 use crate::linear::{Group, Room};
+use crate::plan::Unit;
 use ort_sys::{OrtKernelContext, OrtStatusPtr};
 use std::ffi::c_void;
 use std::ptr;
@@ -29,7 +29,7 @@ impl Fused {
         room: Arc<Room>,
         group: Group,
         node: &Node<'_>,
-        claims: &[&Claim<'_>],
+        units: &[Unit<'_>],
     ) -> Result<Self, Failure> {
         let (inputs, outputs) = (node.inputs()?, node.outputs()?);
         let place = |among: &[Option<ValueInfo<'_>>], value: &ValueInfo<'_>| {
@@ -43,9 +43,9 @@ impl Fused {
             }
             Err(Failure::other(format!("'{name}' is not of the node that was made of it")))
         };
-        let first = claims.first().ok_or_else(|| Failure::other("a node of nothing"))?;
-        let x = place(&inputs, &first.x)?;
-        let ys = claims.iter().map(|it| place(&outputs, &it.y)).collect::<Result<_, Failure>>()?;
+        let first = units.first().ok_or_else(|| Failure::other("a node of nothing"))?;
+        let x = place(&inputs, &first.claim.x)?;
+        let ys = units.iter().map(|it| place(&outputs, &it.y)).collect::<Result<_, Failure>>()?;
         let head = ComputeInfo { version: VERSION, create_state, compute, release_state };
         Ok(Self { head, api, room, group, x, ys })
     }

@@ -115,22 +115,44 @@ impl<'a> Node<'a> {
         Ok(values.into_iter().map(|raw| self.value(raw)).collect())
     }
 
+    /// What graphs inside it read from around it.
+    pub(crate) fn implicit_inputs(&self) -> Result<Vec<Option<ValueInfo<'a>>>, Failure> {
+        let mut count = 0;
+        ort!(self.api, Node_GetNumImplicitInputs(self.raw, &raw mut count))?;
+        let mut values = vec![ptr::null(); count];
+        ort!(self.api, Node_GetImplicitInputs(self.raw, values.as_mut_ptr(), count))?;
+        Ok(values.into_iter().map(|raw| self.value(raw)).collect())
+    }
+
     fn value(&self, raw: *const OrtValueInfo) -> Option<ValueInfo<'a>> {
         (!raw.is_null()).then_some(ValueInfo { api: self.api, raw, graph: PhantomData })
     }
 
     /// An attribute that is an integer; None if it is not there.
     pub(crate) fn int(&self, attribute: &str) -> Result<Option<i64>, Failure> {
+        self.number(attribute, OrtOpAttrType::ORT_OP_ATTR_INT)
+    }
+
+    /// An attribute that is a float; None if it is not there.
+    pub(crate) fn float(&self, attribute: &str) -> Result<Option<f32>, Failure> {
+        self.number(attribute, OrtOpAttrType::ORT_OP_ATTR_FLOAT)
+    }
+
+    /// An attribute of a kind that is a `T`.
+    fn number<T: Default>(
+        &self,
+        attribute: &str,
+        kind: OrtOpAttrType,
+    ) -> Result<Option<T>, Failure> {
         let (key, mut found) = (c_string(attribute), ptr::null());
         // An attribute that is not there is an error to some versions and null to others.
         let got = ort!(self.api, Node_GetAttributeByName(self.raw, key.as_ptr(), &raw mut found));
         if got.is_err() || found.is_null() {
             return Ok(None);
         }
-        let (mut value, mut len) = (0i64, 0);
-        let kind = OrtOpAttrType::ORT_OP_ATTR_INT;
+        let (mut value, mut len) = (T::default(), 0);
         let data = (&raw mut value).cast();
-        ort!(self.api, ReadOpAttr(found, kind, data, size_of::<i64>(), &raw mut len))?;
+        ort!(self.api, ReadOpAttr(found, kind, data, size_of::<T>(), &raw mut len))?;
         Ok(Some(value))
     }
 }
@@ -145,6 +167,13 @@ impl<'a> ValueInfo<'a> {
         let mut constant = false;
         ort!(self.api, ValueInfo_IsConstantInitializer(self.raw, &raw mut constant))?;
         Ok(constant)
+    }
+
+    /// Whether it is a result of the graph.
+    pub(crate) fn is_graph_output(&self) -> Result<bool, Failure> {
+        let mut output = false;
+        ort!(self.api, ValueInfo_IsGraphOutput(self.raw, &raw mut output))?;
+        Ok(output)
     }
 
     /// The element type of a tensor.

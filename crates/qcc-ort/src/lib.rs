@@ -27,6 +27,7 @@ mod kernels;
 #[allow(unsafe_code, reason = "the interface of ONNX Runtime is one of C")]
 mod linear;
 mod options;
+mod plan;
 #[allow(unsafe_code, reason = "the interface of ONNX Runtime is one of C")]
 mod provider;
 #[allow(unsafe_code, reason = "the interface of ONNX Runtime is one of C")]

@@ -1,4 +1,8 @@
 //! Products that read the same activations, as one unit of work.
+//!
+//! Activations are quantized once for all that take them alike, and the products are one job for
+//! the threads. The other factor of a SiLU is computed panel by panel before its gate, in that
+//! job, and goes to room that is used again.
 
 use crate::api::{Api, Failure, ort};
 use crate::kernels::Kernels;
@@ -6,14 +10,11 @@ use crate::tensor::{Kind, Output, Tensor, count};
 use crate::threads::Host;
 use ort_sys::OrtKernelContext;
 use qcc_kernels::{
-    Activations, Alone, Epilogue, KernelError, Matrix, Operands, Planes, Pool, Product,
-    ProductError, Scalar, Share, Threads,
+    ActLayout, Activations, Alone, Epilogue, Factor, KernelError, Matrix, Operands, Planes, Pool,
+    Product, ProductError, Scalar, Share, Threads,
 };
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// Rows from which on all threads quantize activations.
-const SHARED_ROWS: usize = 8;
 
 /// Smaller products, in multiplications, are done before other threads have started.
 const ALONE: usize = 640 << 10;
@@ -36,10 +37,18 @@ impl Workers {
     }
 }
 
-/// What all products of a session share: room for activations that is used again.
+/// What all products of a session share: room that is used again.
 pub(crate) struct Room {
     pub(crate) workers: Workers,
-    spare: Mutex<Vec<Activations>>,
+    spare: Mutex<Vec<Scratch>>,
+}
+
+/// Room for what lies between activations and results.
+#[derive(Default)]
+struct Scratch {
+    acts: Activations,
+    /// Factors of gates.
+    floats: Vec<f32>,
 }
 
 impl Room {
@@ -47,12 +56,22 @@ impl Room {
         Self { workers, spare: Mutex::default() }
     }
 
-    fn with<T>(&self, body: impl FnOnce(&mut Activations) -> T) -> T {
+    fn with<T>(&self, body: impl FnOnce(&mut Scratch) -> T) -> T {
         let spare = || self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut acts = spare().pop().unwrap_or_default();
-        let result = body(&mut acts);
-        spare().push(acts);
+        let mut scratch = spare().pop().unwrap_or_default();
+        let result = body(&mut scratch);
+        spare().push(scratch);
         result
+    }
+}
+
+impl Scratch {
+    /// So many floats, whatever is in them.
+    fn floats(&mut self, count: usize) -> (&mut Activations, &mut [f32]) {
+        if self.floats.len() < count {
+            self.floats.resize(count, 0.0);
+        }
+        (&mut self.acts, &mut self.floats[..count])
     }
 }
 
@@ -70,8 +89,8 @@ impl Linear {
         kernels: &Kernels,
         planes: Planes,
         bias: Option<Vec<f32>>,
+        epilogue: Epilogue,
     ) -> (Self, Option<KernelError>) {
-        let epilogue = if bias.is_some() { Epilogue::Bias } else { Epilogue::None };
         let matrix = Arc::new(matrix);
         let product =
             Product::new(Arc::clone(&matrix), Arc::clone(&kernels.source), planes, epilogue);
@@ -91,36 +110,79 @@ impl Linear {
     fn n(&self) -> usize {
         self.product.layout().n()
     }
+
+    fn k(&self) -> usize {
+        self.product.layout().k()
+    }
+}
+
+/// A result of a group.
+pub(crate) struct Part {
+    pub(crate) linear: Linear,
+    /// What its SiLU is multiplied with.
+    pub(crate) up: Option<Linear>,
+}
+
+impl From<Linear> for Part {
+    fn from(linear: Linear) -> Self {
+        Self { linear, up: None }
+    }
+}
+
+impl Part {
+    fn linears(&self) -> impl Iterator<Item = &Linear> {
+        [Some(&self.linear), self.up.as_ref()].into_iter().flatten()
+    }
+
+    fn acts(&self) -> ActLayout {
+        self.linear.product.act_layout()
+    }
+
+    /// Whether both products take the same quantized activations.
+    fn is_alike(&self) -> bool {
+        self.linears().all(|it| it.product.act_layout().serves(&self.acts()))
+    }
+
+    /// Floats for the factor of a gate.
+    fn between(&self, rows: usize) -> usize {
+        self.up.as_ref().map_or(0, |it| it.n().saturating_mul(rows))
+    }
 }
 
 /// Products of the same activations.
 pub(crate) struct Group {
     k: usize,
-    linears: Vec<Linear>,
+    parts: Vec<Part>,
     /// Which of them take the same quantized activations.
     classes: Vec<Vec<usize>>,
+    /// Gates whose factor takes others: codes of the one weight are shorter.
+    apart: Vec<usize>,
 }
 
 impl Group {
     /// # Errors
     /// If they multiply rows of other lengths.
-    pub(crate) fn new(linears: Vec<Linear>) -> Result<Self, Failure> {
-        let k = linears.first().map_or(0, |it| it.product.layout().k());
-        if linears.iter().any(|it| it.product.layout().k() != k) || k == 0 {
+    pub(crate) fn new(parts: Vec<Part>) -> Result<Self, Failure> {
+        let k = parts.first().map_or(0, |it| it.linear.k());
+        if parts.iter().flat_map(Part::linears).any(|it| it.k() != k) || k == 0 {
             return Err(Failure::wrong("products of the same activations differ in K"));
         }
-        let mut classes: Vec<Vec<usize>> = Vec::new();
-        for (i, linear) in linears.iter().enumerate() {
-            let layout = linear.product.act_layout();
+        let (mut classes, mut apart): (Vec<Vec<usize>>, _) = (Vec::new(), Vec::new());
+        for (i, part) in parts.iter().enumerate() {
+            if !part.is_alike() {
+                apart.push(i);
+                continue;
+            }
+            let layout = part.acts();
             let fits = |it: &&mut Vec<usize>| {
-                it.first().is_some_and(|&it| linears[it].product.act_layout().serves(&layout))
+                it.first().is_some_and(|&it| parts[it].acts().serves(&layout))
             };
             match classes.iter_mut().find(fits) {
                 Some(class) => class.push(i),
                 None => classes.push(vec![i]),
             }
         }
-        Ok(Self { k, linears, classes })
+        Ok(Self { k, parts, classes, apart })
     }
 
     /// Computes the results of a running operator: its input `x`, its outputs `ys`, one per
@@ -139,21 +201,21 @@ impl Group {
         let x = unsafe { Tensor::new(api, value)? };
         let rows = rows(&x, self.k)?;
         let mut outputs = Vec::with_capacity(ys.len());
-        for (linear, &at) in self.linears.iter().zip(ys) {
-            outputs.push(output(api, context, at, &x, linear.n(), rows)?);
+        for (part, &at) in self.parts.iter().zip(ys) {
+            outputs.push(output(api, context, at, &x, part.linear.n(), rows)?);
         }
         if rows == 0 {
             return Ok(());
         }
         let floats = x.floats()?;
         let mut ys: Vec<&mut [f32]> = outputs.iter_mut().map(Output::floats).collect();
-        let columns: usize = self.linears.iter().map(Linear::n).sum();
+        let columns: usize = self.parts.iter().flat_map(Part::linears).map(Linear::n).sum();
         let small = rows.saturating_mul(self.k).saturating_mul(columns) < ALONE;
-        room.with(|acts| match &room.workers {
-            _ if small => self.run(&Alone, acts, &floats, &mut ys),
-            Workers::Own(pool) => self.run(pool, acts, &floats, &mut ys),
+        room.with(|scratch| match &room.workers {
+            _ if small => self.run(&Alone, scratch, &floats, &mut ys),
+            Workers::Own(pool) => self.run(pool, scratch, &floats, &mut ys),
             Workers::Host(threads) => {
-                self.run(&Host::new(api, context, *threads), acts, &floats, &mut ys)
+                self.run(&Host::new(api, context, *threads), scratch, &floats, &mut ys)
             }
         })
         .map_err(|error| Failure::other(error.to_string()))?;
@@ -164,25 +226,38 @@ impl Group {
     fn run(
         &self,
         threads: &dyn Threads,
-        acts: &mut Activations,
+        scratch: &mut Scratch,
         x: &[f32],
         ys: &mut [&mut [f32]],
     ) -> Result<(), ProductError> {
+        let rows = x.len() / self.k;
         for class in &self.classes {
+            let between = class.iter().map(|&it| self.parts[it].between(rows)).sum();
+            let (acts, mut floats) = scratch.floats(between);
             let mut shares: Vec<Share<'_>> = Vec::with_capacity(class.len());
-            for (i, (linear, y)) in self.linears.iter().zip(&mut *ys).enumerate() {
-                if class.contains(&i) {
-                    shares.push(Share { product: &linear.product, operands: linear.operands(), y });
+            for (i, (part, y)) in self.parts.iter().zip(&mut *ys).enumerate() {
+                if !class.contains(&i) {
+                    continue;
                 }
+                let (room, rest) = floats.split_at_mut(part.between(rows));
+                floats = rest;
+                let factor = part.up.as_ref().map(|it| Factor { product: &it.product, y: room });
+                let (product, operands) = (&part.linear.product, part.linear.operands());
+                shares.push(Share { product, operands, y, factor });
             }
-            let Some((first, rest)) = shares.split_first_mut() else { continue };
-            if x.len() / self.k < SHARED_ROWS {
-                acts.quantize(first.product.act_layout(), x);
+            if let Some(first) = shares.first() {
+                acts.quantize_on(threads, first.product.act_layout(), x);
                 Product::run_all(threads, acts, &mut shares)?;
-            } else {
-                first.product.run(threads, acts, x, first.operands, first.y)?;
-                Product::run_all(threads, acts, rest)?;
             }
+        }
+        for &i in &self.apart {
+            let part = &self.parts[i];
+            let (acts, between) = scratch.floats(part.between(rows));
+            if let Some(up) = &part.up {
+                up.product.run(threads, acts, x, up.operands(), between)?;
+            }
+            let operands = Operands { extra: Some(between), ..part.linear.operands() };
+            part.linear.product.run(threads, acts, x, operands, ys[i])?;
         }
         Ok(())
     }

@@ -2,19 +2,18 @@
 
 use crate::abi::{ComputeInfo, Ep, FusionOptions, SupportInfo, VERSION};
 use crate::api::{Api, Failure};
-use crate::claim::{Claim, claim};
 use crate::constants::Constants;
 use crate::factory::{NAME, array};
 use crate::fused::Fused;
 use crate::graph::{Graph, Node};
 use crate::kernels::Kernels;
-use crate::linear::{Group, Linear, Room, Workers};
+use crate::linear::{Group, Linear, Part, Room, Workers};
 use crate::options::Options;
+use crate::plan::{Plan, Unit};
 use ort_sys::{OrtGraph, OrtLogger, OrtLoggingLevel, OrtNode, OrtStatusPtr};
 use qcc_kernels::KernelError;
 use rayon::prelude::*;
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
 use std::ffi::c_char;
 use std::ptr;
 use std::sync::Arc;
@@ -78,27 +77,12 @@ impl Provider {
     /// Tells the runtime which nodes are taken: those that read the same activations together.
     fn capability(&self, graph: Graph<'_>, support: *mut SupportInfo) -> Result<(), Failure> {
         let ep = self.api.ep()?;
-        let (mut taken, mut left) = (0, 0);
-        let mut groups: Vec<Vec<*const OrtNode>> = Vec::new();
-        let mut by_input: BTreeMap<&str, usize> = BTreeMap::new();
-        for node in graph.nodes()? {
-            match claim(&node, &self.options)? {
-                None => {}
-                Some(Ok(claim)) => {
-                    let at = *by_input.entry(claim.x.name()?).or_insert(groups.len());
-                    if at == groups.len() {
-                        groups.push(Vec::new());
-                    }
-                    groups[at].push(node.raw());
-                    taken += 1;
-                }
-                Some(Err(why)) => {
-                    left += 1;
-                    self.info(&format!("qcc: {} '{}' is left: {why}", node.op()?, node.name()?));
-                }
-            }
+        let plan = Plan::of(&graph, &self.options)?;
+        for (node, why) in &plan.left {
+            self.info(&format!("qcc: {} '{}' is left: {why}", node.op()?, node.name()?));
         }
-        for nodes in &groups {
+        for group in &plan.groups {
+            let nodes: Vec<_> = group.iter().flat_map(Unit::all_nodes).map(|it| it.raw()).collect();
             let options = FusionOptions { version: VERSION, drop_constant_initializers: true };
             // SAFETY: nodes of the graph that is asked about; the options are read.
             let status = unsafe {
@@ -106,11 +90,12 @@ impl Provider {
             };
             self.api.check(status)?;
         }
+        let (taken, left) = (plan.products(), plan.left.len());
         if taken + left > 0 {
-            let isa = self.kernels.source.isa();
-            let groups = groups.len();
+            let (groups, ends, isa) = (plan.groups.len(), plan.ends(), self.kernels.source.isa());
             self.info(&format!(
-                "qcc: {taken} products taken in {groups} groups, {left} left; kernels: {isa}"
+                "qcc: {taken} products taken in {groups} groups, {left} left; \
+                 nodes after them taken: {ends}; kernels: {isa}"
             ));
         }
         Ok(())
@@ -118,51 +103,68 @@ impl Provider {
 
     /// Packs the weights of claimed nodes and finds their kernels.
     fn compile(&self, graphs: &[Graph<'_>], fused: &[Node<'_>]) -> Result<Vec<Fused>, Failure> {
-        let mut claims = Vec::new();
-        for (at, graph) in graphs.iter().enumerate() {
+        let mut groups = Vec::with_capacity(graphs.len());
+        let mut inputs = Vec::new();
+        for graph in graphs {
             let folder = graph.folder();
-            for node in graph.nodes()? {
-                match claim(&node, &self.options)? {
-                    Some(Ok(claim)) => {
-                        let constants = Constants::of(&claim, folder.as_deref())?;
-                        claims.push((at, node.name()?, claim, constants));
-                    }
-                    Some(Err(why)) => return Err(Failure::other(why)),
-                    None => return Err(Failure::other("a node that was not claimed")),
-                }
+            let plan = Plan::of(graph, &self.options)?;
+            if let Some((_, why)) = plan.left.first() {
+                return Err(Failure::other(why.clone()));
             }
+            let Ok([group]) = <[_; 1]>::try_from(plan.groups) else {
+                return Err(Failure::other("a node that was not claimed"));
+            };
+            let nodes: usize = group.iter().map(|it| it.all_nodes().count()).sum();
+            if nodes != graph.nodes()?.len() {
+                return Err(Failure::other("nodes that were not claimed"));
+            }
+            for unit in group.iter().flat_map(Unit::products) {
+                let name = unit.nodes.first().map_or(Ok(""), Node::name)?;
+                inputs.push((name, Constants::of(unit, folder.as_deref())?));
+            }
+            groups.push(group);
         }
-        // Calls into the runtime are over: the rest is done by all threads. Large weights come
-        // first, while there is still little in memory beside what packing them takes.
+        let mut linears = self.linears(&inputs)?.into_iter();
+        give_back();
+        let mut compiled = Vec::with_capacity(fused.len());
+        for (group, node) in groups.iter().zip(fused) {
+            let mut parts = Vec::with_capacity(group.len());
+            for unit in group {
+                let up = unit.up.is_some();
+                let Some(linear) = linears.next() else { break };
+                parts.push(Part { linear, up: if up { linears.next() } else { None } });
+            }
+            let products = Group::new(parts)?;
+            compiled.push(Fused::new(self.api, Arc::clone(&self.room), products, node, group)?);
+        }
+        Ok(compiled)
+    }
+
+    /// Products that are ready, for constants with the names of their nodes.
+    fn linears(&self, inputs: &[(&str, Constants<'_>)]) -> Result<Vec<Linear>, Failure> {
+        // No calls into the runtime: all threads do it. Large weights come first, while there is
+        // still little in memory beside what packing them takes.
         let kernels = &self.kernels;
-        let mut inputs: Vec<_> = claims.iter().map(|it| (it.1, &it.3)).enumerate().collect();
-        inputs.sort_by_key(|(_, (_, constants))| Reverse(constants.len()));
-        let mut linears: Vec<_> = inputs
-            .into_par_iter()
+        let mut jobs: Vec<_> = inputs.iter().enumerate().collect();
+        jobs.sort_by_key(|(_, (_, constants))| Reverse(constants.len()));
+        let mut done: Vec<_> = jobs
+            .into_iter()
+            .par_bridge() // in this order
             .map(|(at, (name, constants))| {
                 let linear = constants.linear(kernels);
-                let named = |error| Failure::wrong(format!("node '{name}': {error}"));
-                (at, linear.map_err(named))
+                (at, linear.map_err(|error| Failure::wrong(format!("node '{name}': {error}"))))
             })
             .collect();
-        linears.sort_by_key(|(at, _)| *at);
-        give_back();
-        let mut groups: Vec<(Vec<Linear>, Vec<&Claim<'_>>)> = Vec::new();
-        groups.resize_with(graphs.len(), Default::default);
-        for ((at, name, claim, _), (_, linear)) in claims.iter().zip(linears) {
+        done.sort_by_key(|(at, _)| *at);
+        let mut linears = Vec::with_capacity(done.len());
+        for ((name, _), (_, linear)) in inputs.iter().zip(done) {
             let (linear, error) = linear?;
             if let Some(error) = error {
                 self.slow(name, &error);
             }
-            groups[*at].0.push(linear);
-            groups[*at].1.push(claim);
+            linears.push(linear);
         }
-        let mut compiled = Vec::with_capacity(fused.len());
-        for ((linears, claims), node) in groups.into_iter().zip(fused) {
-            let group = Group::new(linears)?;
-            compiled.push(Fused::new(self.api, Arc::clone(&self.room), group, node, &claims)?);
-        }
-        Ok(compiled)
+        Ok(linears)
     }
 
     fn slow(&self, name: &str, error: &KernelError) {

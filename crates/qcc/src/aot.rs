@@ -128,6 +128,7 @@ fn refused(error: &CodegenError) -> Error {
         CodegenError::NoLlvm => {
             (codes::QCC0701, "build qcc with its default features: tools/setup installs LLVM 22")
         }
+        CodegenError::Load(_) => (codes::QCC0701, "install LLVM 22: tools/setup does"),
         CodegenError::TooLarge { .. } => (codes::QCC0701, "add --weights file"),
         CodegenError::Internal(_) => {
             let help = "report it with the command and, if you may, the model";

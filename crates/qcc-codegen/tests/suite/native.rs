@@ -12,7 +12,7 @@ static JIT: LazyLock<Jit> = LazyLock::new(|| Jit::new().expect("LLVM for this CP
 
 /// Whether the CPU has `isa`; says so if not.
 fn has(isa: Isa) -> bool {
-    let missing = JIT.target().check(isa);
+    let missing = JIT.check(isa);
     if let Err(error) = &missing {
         println!("SKIP {isa}: {error}");
     }
@@ -105,7 +105,7 @@ fn halves_of_every_kind() {
         0x0000, 0x8000, 0x0001, 0x8001, 0x03ff, 0x0400, 0x3c00, 0x7bff, 0xfbff, 0x7c00, 0xfc00,
         0x7e01,
     ];
-    for &isa in Isa::ALL.iter().filter(|isa| JIT.target().check(**isa).is_ok()) {
+    for &isa in Isa::ALL.iter().filter(|isa| JIT.check(**isa).is_ok()) {
         let spec = format!("qcc_mm_b4_g32_m1_t1_f16_a8_{isa}").parse().expect("a spec");
         let shape =
             Shape { spec, steps: 1, blocks: 1, panels: 1, columns: 12, extreme: false, seed: 11 };

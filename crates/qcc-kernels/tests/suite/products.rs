@@ -3,8 +3,9 @@
 use crate::oracle::{Case, Random, cases, row};
 use proptest::prelude::*;
 use qcc_kernels::{
-    Activations, Epilogue, Isa, Kernel, KernelBits, KernelError, KernelSource, KernelSpec, Matrix,
-    MatrixError, Operands, Overlay, Planes, Pool, Product, ProductError, Scalar, ScaleKind, Share,
+    Activations, Epilogue, Factor, Isa, Kernel, KernelBits, KernelError, KernelSource, KernelSpec,
+    Matrix, MatrixError, Operands, Overlay, Planes, Pool, Product, ProductError, Scalar, ScaleKind,
+    Share,
 };
 use qcc_quant::panel::{PanelLayout, UnpackedWeight};
 use std::ops::Range;
@@ -208,7 +209,7 @@ fn products_of_the_same_rows_are_one_job() {
         let mut ys: Vec<_> = products.iter().map(|it| vec![0.0; it.layout().n() * rows]).collect();
         let shares = products.iter().zip(&mut ys);
         let mut shares: Vec<Share<'_>> = shares
-            .map(|(product, y)| Share { product, operands: Operands::default(), y })
+            .map(|(product, y)| Share { product, operands: Operands::default(), y, factor: None })
             .collect();
         Product::run_all(&pool, &acts, &mut shares).unwrap();
         shares[1].y = &mut [];
@@ -218,6 +219,58 @@ fn products_of_the_same_rows_are_one_job() {
         }
     }
     Product::run_all(&Pool::new(2), &Activations::new(), &mut []).unwrap();
+}
+
+/// As if the factor were computed first; beside other products, in any number of rows and threads.
+#[test]
+fn a_factor_is_computed_in_the_same_job() {
+    let layout = |n| PanelLayout::new(KernelBits::B4, 32, 96, n, ScaleKind::F32, true).unwrap();
+    for n in [7, 40, 333] {
+        let [gate, up, other] =
+            [(1, n, Epilogue::SiluMul), (2, n, Epilogue::None), (3, 50, Epilogue::None)].map(
+                |(seed, n, epilogue)| product(&Case::new(layout(n), seed), Planes::A8, epilogue),
+            );
+        for (threads, rows) in [(1, 1), (2, 1), (1, 6), (2, 13), (3, 40), (40, 19), (2, 0)] {
+            let (pool, mut acts) = (Pool::new(threads), Activations::new());
+            let x = Random::new(4).floats(96 * rows);
+            acts.quantize(gate.act_layout(), &x);
+            let [mut y, mut between] = [(); 2].map(|()| vec![f32::NAN; rows * n]);
+            let mut beside = vec![f32::NAN; rows * 50];
+            let factor = Some(Factor { product: &up, y: &mut between });
+            let operands = Operands::default();
+            let mut shares = [
+                Share { product: &gate, operands, y: &mut y, factor },
+                Share { product: &other, operands, y: &mut beside, factor: None },
+            ];
+            Product::run_all(&pool, &acts, &mut shares).unwrap();
+            let extra = run(&up, &pool, &x, operands);
+            let want = run(&gate, &pool, &x, Operands { extra: Some(&extra), bias: None });
+            assert_eq!(bits(&between), bits(&extra), "{n} {threads} {rows}");
+            assert_eq!(bits(&y), bits(&want), "{n} {threads} {rows}");
+            assert_eq!(bits(&beside), bits(&run(&other, &pool, &x, operands)));
+        }
+    }
+}
+
+#[test]
+fn factors_that_do_not_fit_are_refused() {
+    let layout = |n| PanelLayout::new(KernelBits::B4, 32, 64, n, ScaleKind::F32, false).unwrap();
+    let of = |n, planes, epilogue| product(&Case::new(layout(n), 1), planes, epilogue);
+    let gate = of(40, Planes::A8, Epilogue::SiluMul);
+    let mut acts = Activations::new();
+    acts.quantize(gate.act_layout(), &[1.0; 64]);
+    let fails = |factor: &Product, room: usize| {
+        let (mut y, mut between) = ([0.0; 40], vec![0.0; room]);
+        let factor = Some(Factor { product: factor, y: &mut between });
+        let mut share =
+            [Share { product: &gate, operands: Operands::default(), y: &mut y, factor }];
+        Product::run_all(&Pool::new(1), &acts, &mut share).is_err()
+    };
+    assert!(!fails(&of(40, Planes::A8, Epilogue::None), 40));
+    assert!(fails(&of(40, Planes::A8, Epilogue::None), 39));
+    assert!(fails(&of(41, Planes::A8, Epilogue::None), 41));
+    assert!(fails(&of(40, Planes::A15, Epilogue::None), 40));
+    assert!(fails(&of(40, Planes::A8, Epilogue::Residual), 40));
 }
 
 #[test]
