@@ -7,6 +7,8 @@
 
 mod shapes;
 
+use std::sync::Arc;
+
 use kuva::backend::svg::SvgBackend;
 use kuva::plot::MarkerShape;
 use kuva::plot::legend::{LegendEntry, LegendPosition, LegendShape};
@@ -154,8 +156,12 @@ pub(crate) struct Frame {
     pub(crate) y_digits: Option<usize>,
     /// Range of the vertical axis.
     pub(crate) y_range: Option<(f64, f64)>,
+    /// Range of the horizontal axis.
+    pub(crate) x_range: Option<(f64, f64)>,
     /// Whether equal distances at the vertical axis are equal ratios; all values are above 0 then.
     pub(crate) is_log_y: bool,
+    /// Whether its numbers are written out, not as powers of ten.
+    pub(crate) is_plain_y: bool,
     /// What colors and marks stand for.
     pub(crate) legend: Vec<(String, Mark)>,
 }
@@ -206,8 +212,14 @@ pub(crate) fn draw(ink: Ink, plots: Vec<Plot>, frame: Frame) -> Chart {
     if let Some((low, high)) = frame.y_range {
         layout = layout.with_y_axis_min(low).with_y_axis_max(high);
     }
+    if let Some((low, high)) = frame.x_range {
+        layout = layout.with_x_axis_min(low).with_x_axis_max(high);
+    }
     if frame.is_log_y {
         layout = layout.with_log_y();
+    }
+    if frame.is_plain_y {
+        layout = layout.with_y_tick_format(TickFormat::Custom(Arc::new(written_out)));
     }
     if let Some(heading) = &frame.heading {
         layout = layout.with_title(heading.clone()).with_title_size(13);
@@ -244,6 +256,12 @@ pub(crate) fn draw(ink: Ink, plots: Vec<Plot>, frame: Frame) -> Chart {
         Ink::File => Some("#ffffff".to_owned()),
     };
     Chart { frame, scene, ink }
+}
+
+/// A number at an axis of ratios, with one digit that counts.
+fn written_out(value: f64) -> String {
+    let digits = (-value.abs().log10().floor()).clamp(0.0, 20.0) as usize;
+    format!("{value:.digits$}")
 }
 
 impl Chart {
@@ -369,6 +387,12 @@ mod tests {
     #[test]
     fn equal_charts_are_equal_bytes() {
         assert_eq!(chart(Ink::Page, "one"), chart(Ink::Page, "one"));
+    }
+
+    #[test]
+    fn numbers_of_ratios_are_written_out() {
+        let found = [0.001, 0.02, 0.5, 1.0, 20.0, 1e5].map(written_out);
+        assert_eq!(found, ["0.001", "0.02", "0.5", "1", "20", "100000"]);
     }
 
     #[test]

@@ -94,6 +94,9 @@ fn draw(run: &Run, ink: Ink) -> Option<Drawing> {
         let marks = marks.with_size(size + 1.0).with_color(ink.line(Paint(3)));
         plots.push(marks.with_tooltips().with_tooltip_labels(tips).into());
     }
+    let known = all.iter().flat_map(|it| [it.found.median, it.found.largest]).filter_map(shown);
+    let (least, most) =
+        known.fold((f64::MAX, 0.0), |(a, b), it| (f64::min(a, it), f64::max(b, it)));
     let frame = Frame {
         title: format!("Magnitudes of the inputs of {} weights", all.len()),
         description: format!(
@@ -107,6 +110,7 @@ fn draw(run: &Run, ink: Ink) -> Option<Drawing> {
         x: "weight, in the order of the graph".to_owned(),
         y: "magnitude".to_owned(),
         is_log_y: true,
+        is_plain_y: least >= 1e-3 && most <= 1e4,
         legend,
         ..Default::default()
     };

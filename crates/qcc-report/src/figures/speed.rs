@@ -129,11 +129,14 @@ fn panel(speed: &Speed, rows: usize, ink: Ink) -> Option<Chart> {
     let gain = gain.map_or(String::new(), |(least, most)| {
         format!(" Float takes {} to {} times as long.", number(least, 2), number(most, 2))
     });
+    // Beside each other, or as wide as charts of other figures.
+    let width = count as f64 * WIDTH + 90.0;
+    let width = if width <= 390.0 { 390.0 } else { width.max(760.0) };
     let frame = Frame {
         title: format!("Times of {count} products, {rows} {tokens}"),
         description: format!("Slowest: {}.{gain}", tip(slowest.1, slowest.2.seconds, "codes")),
         heading: Some(format!("{rows} {tokens}")),
-        size: ((count as f64 * WIDTH + 90.0).max(390.0), 260.0),
+        size: (width, 260.0),
         x: "product, by its number in the table".to_owned(),
         y: "µs".to_owned(),
         legend,
