@@ -1,6 +1,6 @@
 """Reports in a real browser: what must be there is, nothing is loaded, nothing goes wrong.
 
-Quantizes the bundled model twice, makes reports of one record and of two, and of a record with hostile names, and
+Quantizes and times the bundled model, makes reports of one record and of two, and of a record with hostile names, and
 opens each in headless Chromium by way of Playwright: light, dark, on a narrow screen and as print.
 
     report_check.py --qcc target/ci/qcc [--keep FOLDER]
@@ -19,6 +19,25 @@ ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "tests/models/books1M"
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome", "chromium-browser")
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">'\"&"
+
+# Texts of a chart that reach out of it, and pairs that lie on each other.
+LABELS = """() => {
+  const cut = [], over = [];
+  for (const svg of document.querySelectorAll('svg[role=img]')) {
+    const frame = svg.getBoundingClientRect();
+    const all = [...svg.querySelectorAll('text')].filter(it => it.textContent.trim())
+      .map(it => [it.textContent, it.getBoundingClientRect()]);
+    for (const [text, at] of all)
+      if (at.left < frame.left - 1 || at.right > frame.right + 1 || at.top < frame.top - 1 || at.bottom > frame.bottom + 1)
+        cut.push(text);
+    all.forEach(([text, a], i) => all.slice(i + 1).forEach(([other, b]) => {
+      const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+      const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+      if (wide > 1 && high > 3) over.push(text + ' / ' + other);
+    }));
+  }
+  return [cut, over];
+}"""
 
 SCREENS = {
     "light": {"width": 1280, "color_scheme": "light", "media": "screen"},
@@ -55,9 +74,18 @@ def records(binary, folder):
             "--data", MODEL / "eval.npy", "-n", "2", "--json",
         )  # fmt: skip
         (folder / f"{recipe}.eval.json").write_text(text)
+    text = qcc(
+        binary, "bench", folder / "kl.onnx", "--ref", MODEL / "model.onnx", "-m", "1,16", "--runs", "3", "--json",
+    )  # fmt: skip
+    (folder / "kl.bench.json").write_text(text)
+    speed = json.loads(text)
+    for layer in speed["layers"]:
+        layer["name"] = HOSTILE + layer["name"]
+    (folder / "hostile.bench.json").write_text(json.dumps(speed))
     record = json.loads((folder / "budget.json").read_text())
-    for row in record["weights"]:
+    for i, row in enumerate(record["weights"]):
         row["name"] = HOSTILE + row["name"]
+        row["activations"] = {"largest": 20.0 * (i % 3) + 1, "median": 1.0, "beyond": 0.001}
         row["sites"] = [HOSTILE + it for it in row["sites"]]
     for row in record["histograms"] + record["heat_maps"]:
         row["name"] = HOSTILE + row["name"]
@@ -179,6 +207,37 @@ def check_table(browser, path, record):
         page.close()
 
 
+def check_labels(browser, path):
+    """No label of a chart is cut, and none lies on another one."""
+    from checks import expect
+
+    page = Page(browser, path, SCREENS["light"])
+    try:
+        cut, over = page.page.evaluate(LABELS)
+        expect(not cut, f"{len(cut)} labels are cut: {cut[:3]}")
+        expect(not over, f"{len(over)} labels lie on others: {over[:3]}")
+    finally:
+        page.close()
+
+
+def check_activations(browser, path, record):
+    """The table has what the record has of each weight."""
+    from checks import expect
+
+    rows = [it for it in json.loads(record.read_text())["weights"] if it.get("activations")]
+    page = Page(browser, path, SCREENS["light"])
+    try:
+        cells = page.page.locator("#activations tbody tr").evaluate_all(
+            "all => all.map(it => [...it.cells].map(c => c.textContent))"
+        )
+        expect(rows and len(cells) == len(rows), f"{len(cells)} rows, {len(rows)} weights")
+        for cell, row in zip(cells, rows):
+            ratio = row["activations"]["largest"] / row["activations"]["median"]
+            expect(cell[4] == f"{ratio:.1f}", f"{cell} is not {row['activations']}")
+    finally:
+        page.close()
+
+
 def check_hostile(browser, path):
     from checks import expect
 
@@ -220,29 +279,32 @@ def main():
     from playwright.sync_api import sync_playwright
 
     tally = Tally()
-    single = ["headline", "size", "error", "histograms", "heat", "left", "provenance"]
+    single = ["headline", "size", "error", "histograms", "heat", "activations", "left", "provenance"]
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         folder = Path(folder)
         if args.keep:
             args.keep.mkdir(parents=True, exist_ok=True)
         tally.run("records", records, args.qcc, folder)
-        tally.run("report of one", qcc, args.qcc, "report", folder / "kl.json", folder / "kl.eval.json", "-o", folder / "one.html")
+        tally.run("report of one", qcc, args.qcc, "report", folder / "kl.json", folder / "kl.eval.json", folder / "kl.bench.json", "-o", folder / "one.html")
         tally.run(
             "report of two", qcc, args.qcc, "report", folder / "rtn.json", folder / "rtn.eval.json",
             folder / "kl.json", folder / "kl.eval.json", "-o", folder / "two.html",
         )  # fmt: skip
-        tally.run("report of hostile names", qcc, args.qcc, "report", folder / "hostile.json", "-o", folder / "hostile.html")
+        tally.run("report of hostile names", qcc, args.qcc, "report", folder / "hostile.json", folder / "hostile.bench.json", "-o", folder / "hostile.html")
         tally.run("report of a model", qcc, args.qcc, "report", folder / "kl.onnx", "-o", folder / "model.html")
         # Chromium does not start in its own sandbox as root.
         flags = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = playwright.chromium.launch(executable_path=browser_path(), args=flags)
         tally.run("figures of --report", check_content, browser, folder / "kl.html", single)
-        tally.run("figures of one", check_content, browser, folder / "one.html", single)
+        tally.run("figures of one", check_content, browser, folder / "one.html", [*single[:6], "speed", *single[6:]])
         two = [single[0], "compare", *single[1:]]
         tally.run("figures of two", check_content, browser, folder / "two.html", two)
-        full = [*single[:3], "sensitivity", "budget", *single[3:5], "tuning", *single[5:]]
+        full = [*single[:3], "sensitivity", "budget", *single[3:6], "tuning", "speed", *single[6:]]
         tally.run("figures of everything", check_content, browser, folder / "hostile.html", full)
         tally.run("table of weights", check_table, browser, folder / "one.html", folder / "kl.json")
+        tally.run("table of activations", check_activations, browser, folder / "kl.html", folder / "kl.json")
+        for name in ("one", "two", "hostile"):
+            tally.run(f"labels of {name}", check_labels, browser, folder / f"{name}.html")
         tally.run("hostile names", check_hostile, browser, folder / "hostile.html")
         tally.run("without scripts", check_without_script, browser, folder / "one.html")
         for name in SCREENS:

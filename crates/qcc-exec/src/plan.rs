@@ -162,6 +162,15 @@ impl Plan {
         self.types.get(*self.index.get(&value)?)
     }
 
+    /// A value that every run has, since it follows from the bound shapes and from constants: the
+    /// shape that something is reshaped to, say. `None` for others, and for large ones.
+    pub fn known(&self, value: Value) -> Option<&Tensor> {
+        match self.regs.get(*self.index.get(&value)?)? {
+            Held::Fixed(it) => Some(it),
+            Held::Live | Held::Lazy { .. } => None,
+        }
+    }
+
     /// The pool that results of runs come from.
     pub fn pool(&self) -> &Pool {
         &self.env.cx.pool

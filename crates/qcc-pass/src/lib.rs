@@ -40,7 +40,8 @@ pub use pass::{Ctx, PassInfo};
 pub use pipeline::{Pipeline, Recipe, Step};
 pub use progress::{Progress, Silent};
 pub use record::{
-    BlockRecord, BudgetRecord, Candidate, Estimate, PassRecord, Record, WeightRecord,
+    ActivationRecord, BlockRecord, BudgetRecord, Candidate, Estimate, PassRecord, Record,
+    WeightRecord,
 };
 pub use rng::Rng;
 pub use run::{Outcome, run};

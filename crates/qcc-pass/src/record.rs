@@ -78,10 +78,23 @@ pub struct WeightRecord {
     pub objective_after: Option<f64>,
     /// Weights that lie outside of the range of the grid.
     pub clipped: Option<u64>,
+    /// How large what it is multiplied with is; `None` where no samples were run.
+    pub activations: Option<ActivationRecord>,
     /// What it could become, and what was chosen; empty where nothing was to choose.
     pub candidates: Vec<Candidate>,
     /// Why it was left in float; `None` when it was not.
     pub reason_left_float: Option<String>,
+}
+
+/// How large what a weight is multiplied with is, on samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ActivationRecord {
+    /// The largest magnitude.
+    pub largest: f64,
+    /// The median of the largest magnitudes of groups of 32 inputs.
+    pub median: f64,
+    /// The share of values beyond 8 times the root mean square of their token.
+    pub beyond: f64,
 }
 
 /// What a weight could become.

@@ -5,17 +5,20 @@
 //! ones. The colors of series are those of Okabe and Ito, told apart also without red and green;
 //! each comes with a hatching, so that none is needed.
 
-use std::collections::BTreeMap;
+mod shapes;
+
+use std::sync::Arc;
 
 use kuva::backend::svg::SvgBackend;
 use kuva::plot::MarkerShape;
 use kuva::plot::legend::{LegendEntry, LegendPosition, LegendShape};
-use kuva::render::color::Color;
 use kuva::render::layout::{AxisLabelOverlap, Layout, TickFormat};
 use kuva::render::plots::Plot;
-use kuva::render::render::{PathData, Primitive, Scene, render_multiple};
+use kuva::render::render::{Primitive, Scene, render_multiple};
 use kuva::render::theme::Theme;
 use maud::html;
+
+use shapes::joined;
 
 /// Where charts are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,8 +156,12 @@ pub(crate) struct Frame {
     pub(crate) y_digits: Option<usize>,
     /// Range of the vertical axis.
     pub(crate) y_range: Option<(f64, f64)>,
+    /// Range of the horizontal axis.
+    pub(crate) x_range: Option<(f64, f64)>,
     /// Whether equal distances at the vertical axis are equal ratios; all values are above 0 then.
     pub(crate) is_log_y: bool,
+    /// Whether its numbers are written out, not as powers of ten.
+    pub(crate) is_plain_y: bool,
     /// What colors and marks stand for.
     pub(crate) legend: Vec<(String, Mark)>,
 }
@@ -205,8 +212,14 @@ pub(crate) fn draw(ink: Ink, plots: Vec<Plot>, frame: Frame) -> Chart {
     if let Some((low, high)) = frame.y_range {
         layout = layout.with_y_axis_min(low).with_y_axis_max(high);
     }
+    if let Some((low, high)) = frame.x_range {
+        layout = layout.with_x_axis_min(low).with_x_axis_max(high);
+    }
     if frame.is_log_y {
         layout = layout.with_log_y();
+    }
+    if frame.is_plain_y {
+        layout = layout.with_y_tick_format(TickFormat::Custom(Arc::new(written_out)));
     }
     if let Some(heading) = &frame.heading {
         layout = layout.with_title(heading.clone()).with_title_size(13);
@@ -245,76 +258,10 @@ pub(crate) fn draw(ink: Ink, plots: Vec<Plot>, frame: Frame) -> Chart {
     Chart { frame, scene, ink }
 }
 
-/// Shapes of one look as one, which takes half of the space: marks that follow each other, and cells.
-fn joined(all: Vec<Primitive>) -> Vec<Primitive> {
-    let mut kept: Vec<Primitive> = Vec::with_capacity(all.len());
-    for it in all {
-        match (it, kept.last_mut()) {
-            (Primitive::Path(it), Some(Primitive::Path(last))) if is_alike(last, &it) => {
-                last.d.push_str(&it.d);
-            }
-            (Primitive::RectBatch { x, y, w, h, fills }, _) => {
-                let places = x.into_iter().zip(y).zip(w.into_iter().zip(h));
-                let cells = places.map(|((x, y), (w, h))| [x, y, w, h]).zip(&fills);
-                kept.extend(cells_by_color(cells.map(|(at, fill)| (at, fill.to_svg_string()))));
-            }
-            (it, _) => kept.push(it),
-        }
-    }
-    kept
-}
-
-fn is_alike(a: &PathData, b: &PathData) -> bool {
-    let fill = |it: &PathData| it.fill.as_ref().map(Color::to_svg_string);
-    let is_closed = |it: &PathData| it.d.ends_with(['Z', 'z']) && it.stroke_dasharray.is_none();
-    is_closed(a)
-        && is_closed(b)
-        && fill(a) == fill(b)
-        && a.stroke.to_svg_string() == b.stroke.to_svg_string()
-        && (a.stroke_width, a.opacity) == (b.stroke_width, b.opacity)
-}
-
-/// Strokes of one color and width, and where the last one ends, in tenths of a pixel.
-#[derive(Default)]
-struct Shape {
-    width: f64,
-    d: String,
-    at: (f64, f64),
-}
-
-/// Cells `[x, y, width, height]` of one color as strokes; those beside each other are one.
-fn cells_by_color(cells: impl Iterator<Item = ([f64; 4], String)>) -> Vec<Primitive> {
-    let mut runs: Vec<([f64; 4], String)> = Vec::new();
-    for ([x, y, w, h], color) in cells {
-        match runs.last_mut() {
-            Some((last, own)) if *own == color && last[1] == y && last[0] < x => {
-                last[2] = x + w - last[0];
-            }
-            _ => runs.push(([x, y, w, h], color)),
-        }
-    }
-    // In tenths of a pixel, and relative to the end of the run before.
-    let tenths = |it: f64| (10.0 * it).round();
-    let mut shapes: BTreeMap<String, Shape> = BTreeMap::new();
-    for ([x, y, w, h], color) in runs {
-        let shape = shapes.entry(color).or_default();
-        let [x, y, w] = [x, y + h / 2.0, w].map(tenths);
-        let (dx, dy) = ((x - shape.at.0) / 10.0, (y - shape.at.1) / 10.0);
-        shape.d.push_str(&format!("m{dx} {dy}h{}", w / 10.0));
-        shape.at = (x + w, y);
-        shape.width = h;
-    }
-    let path = |(color, shape): (String, Shape)| {
-        Primitive::Path(Box::new(PathData {
-            d: shape.d,
-            fill: None,
-            stroke: color.into(),
-            stroke_width: shape.width,
-            opacity: None,
-            stroke_dasharray: None,
-        }))
-    };
-    shapes.into_iter().map(path).collect()
+/// A number at an axis of ratios, with one digit that counts.
+fn written_out(value: f64) -> String {
+    let digits = (-value.abs().log10().floor()).clamp(0.0, 20.0) as usize;
+    format!("{value:.digits$}")
 }
 
 impl Chart {
@@ -431,26 +378,6 @@ mod tests {
     }
 
     #[test]
-    fn cells_of_a_color_are_one_shape() {
-        let cell = |x: f64, y: f64, color: &str| ([x, y, 10.04, 4.0], color.to_owned());
-        let cells = [
-            cell(5.0, 0.0, "#111111"),
-            cell(15.0, 0.0, "#111111"),
-            cell(25.0, 0.0, "#222222"),
-            cell(5.0, 4.0, "#111111"),
-        ];
-        let paths = cells_by_color(cells.into_iter());
-        let d = |it: &Primitive| match it {
-            Primitive::Path(it) => (it.d.clone(), it.stroke.to_svg_string(), it.stroke_width),
-            _ => panic!("no path"),
-        };
-        let want = [("m5 2h20", "#111111"), ("m25 2h10", "#222222")];
-        assert_eq!(d(&paths[0]), (format!("{}m-20 4h10", want[0].0), want[0].1.to_owned(), 4.0));
-        assert_eq!(d(&paths[1]), (want[1].0.to_owned(), want[1].1.to_owned(), 4.0));
-        assert_eq!(paths.len(), 2);
-    }
-
-    #[test]
     fn only_numbers_in_tags_lose_digits() {
         let text = r#"<rect x="61.300000000000004" y="7"/><title>w.123456 &lt;.5555</title>"#;
         let want = r#"<rect x="61.30" y="7"/><title>w.123456 &lt;.5555</title>"#;
@@ -460,6 +387,12 @@ mod tests {
     #[test]
     fn equal_charts_are_equal_bytes() {
         assert_eq!(chart(Ink::Page, "one"), chart(Ink::Page, "one"));
+    }
+
+    #[test]
+    fn numbers_of_ratios_are_written_out() {
+        let found = [0.001, 0.02, 0.5, 1.0, 20.0, 1e5].map(written_out);
+        assert_eq!(found, ["0.001", "0.02", "0.5", "1", "20", "100000"]);
     }
 
     #[test]

@@ -12,14 +12,16 @@ mod read;
 mod record;
 mod run;
 mod size;
+mod speed;
 mod table;
 
 pub use page::{Report, report};
 pub use read::{Document, ReadError, read};
 pub use record::{
-    BlockRow, BudgetRow, CandidateRow, Environment, ErrorRecord, EstimateRow, Gate, HeatMap,
-    Histogram, Note, OutputQuality, PassRow, Quality, RunRecord, SCHEMA, WeightRow,
+    ActivationRow, BlockRow, BudgetRow, CandidateRow, Environment, ErrorRecord, EstimateRow, Gate,
+    HeatMap, Histogram, Note, OutputQuality, PassRow, Quality, RunRecord, SCHEMA, WeightRow,
 };
 pub use run::Run;
 pub use size::{bytes, parse_bytes};
+pub use speed::{LayerSpeed, LayerTime, Speed, SpeedLimits, WholeSpeed};
 pub use table::{columns, left, summary};

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::{ErrorRecord, Gate, OutputQuality, Quality, RunRecord, SCHEMA};
+use crate::{ErrorRecord, Gate, OutputQuality, Quality, RunRecord, SCHEMA, Speed};
 
 /// What a file holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +13,8 @@ pub enum Document {
     Run(Box<RunRecord>),
     /// What `qcc eval --json` or `qcc compare --json` found.
     Quality(Quality),
+    /// What `qcc bench --json` found.
+    Speed(Box<Speed>),
 }
 
 /// Why a document is not read.
@@ -69,8 +71,11 @@ pub fn read(bytes: &[u8]) -> Result<Document, ReadError> {
     if fields.contains_key("first_difference") && fields.contains_key("values") {
         return Ok(Document::Quality(typed::<Compared>(value)?.into()));
     }
+    if fields.contains_key("limits") && fields.contains_key("layers") {
+        return Ok(Document::Speed(typed(value)?));
+    }
     Err(ReadError::Other(
-        "neither the record of a run ('weights' and 'pipeline') nor of eval or compare",
+        "neither the record of a run ('weights' and 'pipeline') nor of eval, compare or bench",
     ))
 }
 
@@ -183,7 +188,7 @@ mod tests {
         check(&serde_json::json!([1]), "it is JSON, but not an object");
         check(
             &serde_json::json!({"a": 1}),
-            "it is JSON, but neither the record of a run ('weights' and 'pipeline') nor of eval or compare",
+            "it is JSON, but neither the record of a run ('weights' and 'pipeline') nor of eval, compare or bench",
         );
         let failed = ErrorRecord {
             error: crate::Note { message: "no room".to_owned(), ..Default::default() },
@@ -216,6 +221,24 @@ mod tests {
         let want =
             [("snr:15", "21.5 in logits", true), ("cosine:0.8", "no number in logits", false)];
         assert_eq!((it.samples, told), (2, want.to_vec()));
+    }
+
+    #[test]
+    fn times_are_told_by_their_limits() {
+        let mut value = serde_json::json!({
+            "input": "m.onnx", "reference": null, "past": 0, "isa": "avx2",
+            "limits": {"threads": 2, "read": [], "dot_ops_per_second": null},
+            "whole": [{"rows": 1, "seconds": 0.5, "best_seconds": 0.4, "reference_seconds": null}],
+            "layers": [{
+                "name": "q", "count": 3, "k": 64, "n": [32], "bits": [4], "group": [32],
+                "times": [{"rows": 1, "seconds": 0.25, "reference_seconds": 0.5, "share_of_limit": 1}],
+            }],
+        });
+        let Document::Speed(it) = read(value.to_string().as_bytes()).unwrap() else { panic!() };
+        assert_eq!((it.limits.threads, it.whole[0].seconds), (2, 0.5));
+        assert_eq!(it.layers[0].times[0].reference_seconds, Some(0.5));
+        value["layers"][0]["times"][0]["seconds"] = Value::Null;
+        check(&value, "field 'layers[0].times[0].seconds': invalid type: null, expected f64");
     }
 
     proptest! {

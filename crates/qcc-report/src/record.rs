@@ -105,11 +105,25 @@ pub struct WeightRow {
     pub snr_db: Option<f64>,
     /// The same by plain rounding.
     pub rtn_snr_db: Option<f64>,
+    /// How large what it is multiplied with is; `None` where no samples were run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activations: Option<ActivationRow>,
     /// What it could become, where a budget let choose.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<CandidateRow>,
     /// Why it was left in float; `None` when it was not.
     pub reason_left_float: Option<String>,
+}
+
+/// How large what a weight is multiplied with is, on samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ActivationRow {
+    /// The largest magnitude.
+    pub largest: f64,
+    /// The median of the largest magnitudes of groups of 32 inputs.
+    pub median: f64,
+    /// The share of values beyond 8 times the root mean square of their token.
+    pub beyond: f64,
 }
 
 /// What a weight could become.
@@ -309,7 +323,8 @@ pub struct Gate {
 pub struct Environment {
     /// Wall clock, in seconds.
     pub seconds: f64,
-    /// The most memory that the process held, in bytes; `None` where it is not known.
+    /// The most memory that the process held, in bytes, without mapped files; `None` where it is
+    /// not known.
     #[serde(default)]
     pub peak_memory_bytes: Option<u64>,
     /// Threads that worked.

@@ -1,6 +1,6 @@
 //! A run as the figures see it: its record, with numbers that several figures share.
 
-use crate::{RunRecord, WeightRow};
+use crate::{RunRecord, Speed, WeightRow};
 
 /// A run that a report shows.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -9,6 +9,8 @@ pub struct Run {
     pub label: String,
     /// What it did.
     pub record: RunRecord,
+    /// How fast its output is, where that was timed.
+    pub speed: Option<Speed>,
 }
 
 /// A part of a model by what it is for.

@@ -5,6 +5,8 @@
 //! the sums of all weights would need too much memory, the samples run several times, each time for
 //! as many weights as fit.
 
+mod magnitudes;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,6 +20,8 @@ use qcc_tensor::Tensor;
 
 use crate::choose::Weight;
 use crate::sites::{Place, Role, find_sites};
+
+pub(crate) use magnitudes::Seen;
 
 /// Sums over the tokens of an input.
 pub(crate) trait Sums {
@@ -130,7 +134,7 @@ pub(crate) fn quick_source(ctx: &Ctx<'_>) -> Option<(Arc<dyn SampleSource>, Orig
 const MAX_SUMS_BYTES: u64 = 4 << 30;
 
 /// Runs the samples and hands each weight the sums of its inputs, as soon as they are whole; `None`
-/// for weights that multiply nothing, such as tables.
+/// for weights that multiply nothing, such as tables. How large inputs are goes into the record.
 pub(crate) fn for_each<S: Sums>(
     root: &Graph,
     ctx: &mut Ctx<'_>,
@@ -147,18 +151,18 @@ pub(crate) fn for_each<S: Sums>(
     let mut first = 0;
     while first < weights.len() {
         // Weights with the same inputs share one sum.
-        let mut sums: BTreeMap<&[Place], S> = BTreeMap::new();
+        let mut sums: BTreeMap<&[Place], Seen<S>> = BTreeMap::new();
         let mut size = 0;
         let mut last = first;
         while let Some(weight) = weights.get(last) {
             let places = inputs[last].as_slice();
             let k = weight.quant.form.k;
             if !places.is_empty() && !sums.contains_key(places) {
-                size += S::size_bytes(k);
+                size += Seen::<S>::size_bytes(k);
                 if size > cap && last > first {
                     break;
                 }
-                sums.insert(places, S::new(k));
+                sums.insert(places, Seen::new(k));
             }
             last += 1;
         }
@@ -166,7 +170,11 @@ pub(crate) fn for_each<S: Sums>(
             run(&copy, ctx, samples, &mut sums)?;
         }
         for (idx, places) in inputs.iter().enumerate().take(last).skip(first) {
-            then(idx, sums.get(places.as_slice()), ctx)?;
+            let found = sums.get(places.as_slice());
+            if let Some(it) = found {
+                ctx.record.weight(&weights[idx].name).activations = it.magnitudes.record();
+            }
+            then(idx, found.map(|it| &it.sums), ctx)?;
         }
         first = last;
     }

@@ -5,7 +5,8 @@
 //! block should give, and through that of the weights chosen so far, which gives what the block
 //! will read. A block starts from scales searched with the mean squares of its inputs; every few
 //! steps it is tried on samples that no step has seen, and the best that was tried is kept, the
-//! start among them.
+//! start among them. Blocks that read what they read in the float model do not wait for each other:
+//! as many as there are threads are tuned at a time, where there is memory for that.
 //!
 //! Source: arXiv 2309.05516; the parameters and their update: [`qcc_quant::tuner`].
 
@@ -13,6 +14,7 @@ mod chain;
 mod few;
 mod forward;
 mod gradient;
+mod group;
 mod joint;
 mod needs;
 mod outline;
@@ -25,7 +27,7 @@ mod tune;
 mod weights;
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, Patch};
@@ -35,19 +37,18 @@ use qcc_quant::tuner::Scales;
 
 pub(crate) use probe::probe;
 
-use crate::activations::Squares;
+use crate::activations::{Seen, Squares};
 use crate::choose::{self, Weight};
 
-use chain::{Chain, Results};
+use chain::Chain;
 use few::Few;
 use forward::Forward;
 use joint::Kind;
-use needs::Needs;
+use needs::{Held, Needs};
 use outline::Outline;
 use pace::Pace;
 use resume::Kept;
 use shares::Shares;
-use tune::Objective;
 use weights::Tuned;
 
 /// How blocks are tuned.
@@ -63,6 +64,16 @@ pub(crate) struct Options {
     pub(crate) scales: Scales,
     /// What weights start from.
     pub(crate) start: Start,
+}
+
+impl Options {
+    /// How many blocks can be tuned at a time.
+    fn blocks_at_most(&self, threads: usize) -> usize {
+        match self.inputs {
+            Inputs::Quantized => 1,
+            Inputs::Float => threads.max(1),
+        }
+    }
 }
 
 /// What weights start from.
@@ -117,9 +128,10 @@ pub(crate) fn tune(
     let chain = Chain::new(samples, &ctx.session.store)?;
     let cap = ctx.session.max_mem;
     let needs = chain.largest().and_then(|it| Needs::of(&outline, weights, it, chain.len()));
-    let together = needs.map_or(Ok(options.batch), |it| it.at_a_time(options.batch, cap))?;
+    let most = options.blocks_at_most(ctx.session.threads);
+    let held = Held::of(needs, (options.batch, most), cap)?;
     ctx.record.estimate =
-        needs.map(|it| Estimate { seconds: None, memory_bytes: it.total(together, cap) });
+        needs.map(|it| Estimate { seconds: None, memory_bytes: it.total(held, cap) });
     let kept = Kept::new(ctx.session, &outline.graph, weights, samples, options)?;
     let mut run = Run {
         pass,
@@ -128,7 +140,7 @@ pub(crate) fn tune(
         pace: Pace::new(options.steps, kept.steps()),
         kept,
         chain,
-        together,
+        held,
         shares: Shares::read(samples)?,
         joins: BTreeMap::new(),
         patches: BTreeMap::new(),
@@ -138,9 +150,10 @@ pub(crate) fn tune(
     };
     let begin = run.resume(ctx);
     run.announce(ctx, 0);
-    for at in 0..outline.blocks.len() {
-        ctx.check_cancelled()?;
-        run.block(ctx, at, begin)?;
+    (0..begin).try_for_each(|at| run.skip(ctx, at))?;
+    let mut at = begin;
+    while at < outline.blocks.len() {
+        at = run.group(ctx, at)?;
     }
     ctx.session.progress.finish();
     Ok(Outcome { patches: run.patches.into_values().collect(), left: run.left })
@@ -156,8 +169,7 @@ struct Run<'a> {
     pace: Pace,
     kept: Kept,
     chain: Chain,
-    /// How many samples are held at a time: those of a step, or one.
-    together: usize,
+    held: Held,
     shares: Shares,
     /// Which blocks run on joined samples: those of a class do, or do not.
     joins: BTreeMap<u64, Option<Vec<Kind>>>,
@@ -199,102 +211,36 @@ impl Run<'_> {
         ctx.session.progress.start(self.pass, steps);
     }
 
-    /// One block: what the float model gives, the steps, and what the next block reads.
-    fn block(&mut self, ctx: &mut Ctx<'_>, at: usize, begin: usize) -> Result<(), PassError> {
-        let Outline { graph, blocks, reads, .. } = self.outline;
-        let (block, reads) = (&blocks[at], &reads[at]);
-        let before = self.finished(at);
-        if before.is_some() {
-            let done = format!("block {at}, done before");
-            ctx.session.progress.step(u64::from(self.pace.steps()), &done);
+    /// Takes what an earlier run has found for a block.
+    fn skip(&mut self, ctx: &mut Ctx<'_>, at: usize) -> Result<(), PassError> {
+        let codes = self.finished(at);
+        if codes.is_some() {
+            self.tell_finished(ctx, at);
         }
-        if at < begin {
-            for (read, codes) in reads.iter().zip(before.iter().flatten()) {
-                self.take(ctx, read.index, codes)?;
-            }
-            return Ok(());
-        }
-        let began = Instant::now();
-        let joined = match self.joins.get(&block.class) {
-            Some(known) => known.clone(),
-            None => self.forward(ctx, at).joined(),
-        };
-        self.joins.insert(block.class, joined.clone());
-        let joined = joined.as_deref();
-        let (results, squares) = self.forward(ctx, at).float(joined, reads, self.weights)?;
-        let mut tuned = self.start(at, &squares)?;
-        let mut why = None;
-        if let Some(before) = before {
-            tuned.iter_mut().zip(before).for_each(|(it, codes)| it.take(codes));
-        } else if !tuned.is_empty() {
-            why = self.steps(ctx, at, (&mut tuned, joined), (&results, began))?.err();
-        }
-        let is_read = at + 1 < blocks.len() && self.options.inputs == Inputs::Quantized;
-        let rounded = (is_read && (self.chain.has_parted() || !tuned.is_empty()))
-            .then(|| self.forward(ctx, at).rounded(joined, &tuned))
-            .transpose()?;
-        self.chain.advance(graph, (block, &blocks[at + 1..]), joined, results, rounded);
-        match why {
-            Some(why) => self.left.extend(tuned.iter().map(|it| (it.index, why.clone()))),
-            None => {
-                self.kept.finish(at, &tuned, &self.chain.entry(graph), ctx)?;
-                for it in tuned {
-                    self.take(ctx, it.index, &it.best)?;
-                }
-            }
+        for (read, codes) in self.outline.reads[at].iter().zip(codes.iter().flatten()) {
+            self.take(ctx, read.index, codes)?;
         }
         Ok(())
+    }
+
+    fn tell_finished(&self, ctx: &Ctx<'_>, at: usize) {
+        let steps = u64::from(self.pace.steps());
+        ctx.session.progress.step(steps, &format!("block {at}, done before"));
     }
 
     /// The weights of a block, with searched scales.
     fn start(
         &self,
         at: usize,
-        squares: &BTreeMap<usize, Squares>,
+        squares: &BTreeMap<usize, Seen<Squares>>,
     ) -> Result<Vec<Tuned>, PassError> {
         let each = self.outline.reads[at].iter().map(|it| {
-            let d = squares.get(&it.index).and_then(Squares::mean);
+            let d = squares.get(&it.index).and_then(|it| it.sums.mean());
             let name = self.outline.graph.value_name(it.weight).to_owned();
             let weight = (it.index, &self.weights[it.index]);
             Tuned::new(weight, (it.weight, name), d.as_deref(), self.options)
         });
         each.collect()
-    }
-
-    /// The steps of a block; the inner error says why there are none.
-    fn steps(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        at: usize,
-        (tuned, joined): (&mut [Tuned], Option<&[Kind]>),
-        (wanted, began): (&Results, Instant),
-    ) -> Result<Result<(), String>, PassError> {
-        let block = &self.outline.blocks[at];
-        let objective = Objective {
-            graph: &self.outline.graph,
-            block,
-            chain: &self.chain,
-            shares: &self.shares,
-            wanted,
-            at,
-            joined: joined.filter(|it| joint::are_rows(it, block.outputs.len())),
-        };
-        // What was done so far comes once more, with the weights that are found, and trials.
-        let fixed = began.elapsed() * 5 / 2;
-        if let Some(time) = self.pace.open()
-            && let Ok(step) = objective.probe(tuned, ctx, self.options.batch)?
-        {
-            let left = self.outline.count_from(at);
-            let steps = self.pace.choose(time, left, (fixed, step), (&mut *ctx, self.pass));
-            self.kept.save_steps(steps, ctx);
-            self.announce(ctx, 0);
-        }
-        let steps = self.pace.steps().max(1);
-        Ok(objective.tune(tuned, ctx, (steps, self.options.batch))?.map(|curve| {
-            let row = ctx.record.block(&format!("block {at}"));
-            row.steps = steps.into();
-            row.objective = curve;
-        }))
     }
 
     fn forward<'b>(&'b self, ctx: &Ctx<'b>, at: usize) -> Forward<'b> {
@@ -304,7 +250,7 @@ impl Run<'_> {
             chain: &self.chain,
             shares: &self.shares,
             session: ctx.session,
-            batch: self.together,
+            batch: self.held.samples,
         }
     }
 

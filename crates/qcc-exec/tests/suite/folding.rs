@@ -31,6 +31,9 @@ fn shape_arithmetic_leaves_two_nodes() {
     assert_eq!(plan.n_steps(), 2, "Reshape and Transpose");
     assert_eq!(plan.ty(value(&graph, "y")), Some(&Type::tensor(DType::F32, [2usize, 2, 5, 3])));
     assert_eq!(run(&plan, &inputs)[0].dims(), [2, 2, 5, 3]);
+    let target = plan.known(value(&graph, "target")).unwrap();
+    assert_eq!(target.to_i64().unwrap().as_ref(), [2, 5, 2, -1]);
+    assert_eq!(plan.known(value(&graph, "y")), None);
 }
 
 /// `x * W'`, where the constant `W` is large and behind an `Identity`.

@@ -99,7 +99,7 @@ fn draw(run: &Run, ink: Ink) -> Option<Drawing> {
 }
 
 /// The position of a bar, where there is room for it.
-fn label(position: usize, count: usize) -> String {
+pub(super) fn label(position: usize, count: usize) -> String {
     let every = match count {
         0..=40 => 1,
         41..=120 => 5,

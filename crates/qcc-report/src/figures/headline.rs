@@ -91,7 +91,11 @@ fn tiles(run: &Run) -> Vec<Tile> {
     let left = record.weights.iter().filter(|it| it.bits.is_none()).map(|it| it.bytes_before);
     if count < all {
         let text = bytes(total(left));
-        tile("left in float", text, format!("{} weights", all - count));
+        let note = match all - count {
+            1 => "1 weight".to_owned(),
+            count => format!("{count} weights"),
+        };
+        tile("left in float", text, note);
     }
     quality(run, &mut tile);
     if let Some(it) = &record.environment {
@@ -101,7 +105,7 @@ fn tiles(run: &Run) -> Vec<Tile> {
         };
         tile("time", format!("{} s", number(it.seconds, 1)), threads);
         if let Some(peak) = it.peak_memory_bytes {
-            tile("memory, at most", bytes(peak), String::new());
+            tile("memory, at most", bytes(peak), "without mapped files".to_owned());
         }
     }
     tiles

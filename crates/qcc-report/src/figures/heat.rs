@@ -109,11 +109,12 @@ fn panel(it: &HeatMap, places: &[Place], ink: Ink) -> Chart {
     };
     let (width, height) = (it.cells.first().map_or(0, Vec::len) as f64, it.cells.len() as f64);
     let wide = width * it.cell_groups as f64 * it.group as f64;
+    let high = (height * it.cell_rows as f64).max(1.0);
     let map = Heatmap::new()
         .with_data(it.cells.iter().map(|row| row.iter().map(level)))
         .with_color_map(ColorMap::Viridis)
         .with_x_range(0.0, wide.max(1.0))
-        .with_y_range(0.0, (height * it.cell_rows as f64).max(1.0))
+        .with_y_range(0.0, high)
         .with_cell_size(1.0);
     let description = places.first().map(|worst| {
         let (rows, inputs) = spans(it, worst);
@@ -128,6 +129,8 @@ fn panel(it: &HeatMap, places: &[Place], ink: Ink) -> Chart {
         size: (390.0, 330.0),
         x: "input".to_owned(),
         y: "output".to_owned(),
+        x_range: Some((0.0, wide.max(1.0))),
+        y_range: Some((0.0, high)),
         ..Default::default()
     };
     chart(ink, vec![map.into()], frame)

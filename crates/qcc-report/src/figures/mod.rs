@@ -1,5 +1,6 @@
 //! The figures of a report, one file each. A new figure is a file and a line in [`ALL`].
 
+mod activations;
 mod budget;
 mod compare;
 mod error;
@@ -10,6 +11,7 @@ mod left;
 mod provenance;
 mod sensitivity;
 mod size;
+mod speed;
 mod tuning;
 
 use maud::Markup;
@@ -63,7 +65,9 @@ pub(crate) const ALL: &[Figure] = &[
     budget::FIGURE,
     histograms::FIGURE,
     heat::FIGURE,
+    activations::FIGURE,
     tuning::FIGURE,
+    speed::FIGURE,
     left::FIGURE,
     provenance::FIGURE,
 ];

@@ -20,7 +20,7 @@ pub(super) const FIGURE: Figure = Figure {
 const MOST: usize = 64;
 
 /// Points of a curve; of more, some are left out.
-const POINTS: usize = 128;
+const POINTS: usize = 40;
 
 /// Points that can be drawn: steps that go on, and ratios that are numbers.
 fn points(block: &BlockRow) -> Vec<(f64, f64)> {

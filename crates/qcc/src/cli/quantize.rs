@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use qcc::{
     Compiler, Error, External, Model, OpenOptions, Output, OwnTextSize, ReadOptions, SaveOptions,
@@ -17,7 +16,8 @@ use super::command::{QuantizeArgs, When};
 use super::detail::Detail;
 use super::emit::Plan;
 use super::exit::{self, Ended, Json, say, show};
-use super::record::{environment, record};
+use super::record::record;
+use super::took::Begin;
 use super::verify::{Choices, Verify};
 use super::work::Work;
 use super::{report, took, watch, words};
@@ -28,7 +28,7 @@ pub(super) fn run(
     options: BTreeMap<String, String>,
     json: Option<&Json>,
 ) -> Result<Ended, Error> {
-    let start = Instant::now();
+    let begin = Begin::now();
     // What was typed wrong is said before a large model is opened.
     let settings = Settings::of(args)?;
     let output = args.output.clone().unwrap_or_else(|| beside(args, &tag(args, &settings)));
@@ -149,7 +149,7 @@ pub(super) fn run(
         tell("", "nothing written");
         record.notes = notes.rows();
         json.map_or(Ok(Ended::Well), |it| it.write(&record))?;
-        let told = tell_more(args, &compiled, &mut record, &detail, start)?;
+        let told = tell_more(args, &compiled, &mut record, &detail, &begin)?;
         return if json == Some(&Json::Stream) { Ok(Ended::Well) } else { show(&told) };
     }
     let mut save = save_options(args);
@@ -184,7 +184,7 @@ pub(super) fn run(
     if let Some(json) = json {
         json.write(&record)?;
     }
-    let told = tell_more(args, &compiled, &mut record, &detail, start)?;
+    let told = tell_more(args, &compiled, &mut record, &detail, &begin)?;
     if args.quiet || json == Some(&Json::Stream) {
         return Ok(Ended::Well);
     }
@@ -192,7 +192,7 @@ pub(super) fn run(
         [] => String::new(),
         _ => qcc_report::summary(&record),
     };
-    let took = took::line(&record, start);
+    let took = took::line(&record, &begin);
     let mut names = files.iter().map(|it| it.0.display().to_string());
     let first = names.next().unwrap_or_default();
     let others: String = names.map(|it| format!("  {it}\n")).collect();
@@ -220,14 +220,14 @@ fn tell_more(
     compiled: &Output,
     record: &mut RunRecord,
     detail: &Detail,
-    start: Instant,
+    begin: &Begin,
 ) -> Result<String, Error> {
     if args.record.is_none() && args.report.is_none() {
         return Ok(String::new());
     }
     detail.add_to(record);
     record.provenance = compiled.metadata().into_iter().filter(|it| is_new(&it.0)).collect();
-    record.environment = Some(environment(start, args.threads));
+    record.environment = Some(begin.environment(args.threads));
     if let Some(path) = &args.record {
         Json::File(path.clone()).write(&*record)?;
     }

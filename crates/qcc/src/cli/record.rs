@@ -1,11 +1,9 @@
 //! From what a run told to the record that tables and JSON are made from.
 
-use std::time::Instant;
-
 use qcc::Output;
 use qcc_pass::{Candidate, WeightRecord};
 use qcc_report::{
-    BlockRow, BudgetRow, CandidateRow, Environment, EstimateRow, PassRow, RunRecord, SCHEMA,
+    ActivationRow, BlockRow, BudgetRow, CandidateRow, EstimateRow, PassRow, RunRecord, SCHEMA,
     WeightRow,
 };
 
@@ -67,6 +65,11 @@ fn weight(it: &WeightRecord) -> WeightRow {
         relative_error: it.relative_error,
         snr_db: it.snr_db,
         rtn_snr_db: it.rtn_snr_db,
+        activations: it.activations.map(|it| ActivationRow {
+            largest: it.largest,
+            median: it.median,
+            beyond: it.beyond,
+        }),
         candidates: it.candidates.iter().map(candidate).collect(),
         reason_left_float: it.reason_left_float.clone(),
     }
@@ -80,24 +83,6 @@ fn candidate(it: &Candidate) -> CandidateRow {
         loss: it.loss,
         chosen: it.is_chosen,
     }
-}
-
-/// What the run took so far.
-pub(super) fn environment(start: Instant, threads: Option<usize>) -> Environment {
-    let all = || std::thread::available_parallelism().map_or(1, usize::from);
-    Environment {
-        seconds: start.elapsed().as_secs_f64(),
-        peak_memory_bytes: peak_memory(),
-        threads: threads.unwrap_or_else(all),
-    }
-}
-
-/// The most memory that the process held; known on Linux. Mapped files count where they were read.
-pub(super) fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|it| it.strip_prefix("VmHWM:"))?;
-    let count: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    count.checked_mul(1024)
 }
 
 fn float_bpw(it: &WeightRecord) -> f64 {

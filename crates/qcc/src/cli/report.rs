@@ -13,8 +13,8 @@ use super::exit::{Ended, show};
 /// Options of `report`.
 #[derive(Args, Debug)]
 pub(super) struct ReportArgs {
-    /// Records of `--record` or `--json`, each with the output of `eval --json` and `compare --json`
-    /// behind it if there is one; or models that qcc wrote
+    /// Records of `--record` or `--json`, each with the output of `eval --json`, `compare --json` and
+    /// `bench --json` behind it if there is one; or models that qcc wrote
     #[arg(required = true, value_name = "RECORD")]
     pub(super) inputs: Vec<PathBuf>,
 
@@ -45,23 +45,17 @@ pub(super) fn run(args: &ReportArgs) -> Result<Ended, Error> {
     for path in &args.inputs {
         match document(path)? {
             Document::Run(record) => runs.push(named(*record, path)),
-            Document::Quality(quality) => match runs.last_mut() {
-                Some(run) => {
-                    run.record.gates.extend(quality.gates.iter().cloned());
-                    run.record.quality = Some(match run.record.quality.take() {
-                        Some(it) => it.then(quality),
-                        None => quality,
-                    });
-                }
-                None => {
-                    let text = format!("'{}' tells of no run", path.display());
-                    return Err(Diagnostic::error(codes::QCC0110, text)
-                        .at(path.display().to_string())
-                        .with_note("it is what 'qcc eval --json' or 'qcc compare --json' found")
-                        .with_help("put the record of the run before it")
-                        .into());
-                }
-            },
+            Document::Quality(quality) => {
+                let run = last(&mut runs, path, "'qcc eval --json' or 'qcc compare --json'")?;
+                run.record.gates.extend(quality.gates.iter().cloned());
+                run.record.quality = Some(match run.record.quality.take() {
+                    Some(it) => it.then(quality),
+                    None => quality,
+                });
+            }
+            Document::Speed(speed) => {
+                last(&mut runs, path, "'qcc bench --json'")?.speed = Some(*speed);
+            }
         }
     }
     let report = qcc_report::report(&runs, args.svg.is_some());
@@ -73,6 +67,18 @@ pub(super) fn run(args: &ReportArgs) -> Result<Ended, Error> {
         }
     }
     show(&format!("  {}\n", told(&output, &report, &runs)))
+}
+
+/// The run that the output of another command belongs to.
+fn last<'a>(runs: &'a mut [Run], path: &Path, command: &str) -> Result<&'a mut Run, Error> {
+    runs.last_mut().ok_or_else(|| {
+        let text = format!("'{}' tells of no run", path.display());
+        Diagnostic::error(codes::QCC0110, text)
+            .at(path.display().to_string())
+            .with_note(format!("it is what {command} found"))
+            .with_help("put the record of the run before it")
+            .into()
+    })
 }
 
 /// What there is to say of a report that is written.
@@ -124,7 +130,7 @@ fn named(record: RunRecord, path: &Path) -> Run {
     let name = |it: &Path| it.file_name().map(|it| it.to_string_lossy().into_owned());
     let label = record.output.as_deref().and_then(|it| name(Path::new(it)));
     let label = label.or_else(|| name(path)).unwrap_or_else(|| path.display().to_string());
-    Run { label, record }
+    Run { label, record, speed: None }
 }
 
 fn document(path: &Path) -> Result<Document, Error> {

@@ -2,9 +2,32 @@
 
 use std::time::{Duration, Instant};
 
-use qcc_report::{RunRecord, bytes};
+use qcc_report::{Environment, RunRecord, bytes};
 
-use super::record::peak_memory;
+use super::memory::Memory;
+
+/// The beginning of a run; its memory is watched from there on.
+pub(super) struct Begin {
+    start: Instant,
+    memory: Memory,
+}
+
+impl Begin {
+    /// A run begins.
+    pub(super) fn now() -> Self {
+        Self { start: Instant::now(), memory: Memory::watch() }
+    }
+
+    /// What the run took so far.
+    pub(super) fn environment(&self, threads: Option<usize>) -> Environment {
+        let all = || std::thread::available_parallelism().map_or(1, usize::from);
+        Environment {
+            seconds: self.start.elapsed().as_secs_f64(),
+            peak_memory_bytes: self.memory.peak(),
+            threads: threads.unwrap_or_else(all),
+        }
+    }
+}
 
 /// Lines of a run that writes nothing: a label and its text.
 pub(super) fn expected(record: &RunRecord, cap: Option<u64>) -> Vec<(&'static str, String)> {
@@ -28,9 +51,9 @@ pub(super) fn expected(record: &RunRecord, cap: Option<u64>) -> Vec<(&'static st
 }
 
 /// The end of a run: how long it took, and what memory beside what was planned.
-pub(super) fn line(record: &RunRecord, start: Instant) -> String {
-    let seconds = start.elapsed().as_secs_f64();
-    let memory = record.estimate.as_ref().zip(peak_memory()).map(|(planned, peak)| {
+pub(super) fn line(record: &RunRecord, begin: &Begin) -> String {
+    let seconds = begin.start.elapsed().as_secs_f64();
+    let memory = record.estimate.as_ref().zip(begin.memory.peak()).map(|(planned, peak)| {
         format!(
             ", {} of memory (planned {} beside the model)",
             bytes(peak),

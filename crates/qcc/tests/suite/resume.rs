@@ -41,9 +41,9 @@ fn kept(bench: &Bench) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// Runs until a block more is finished and kills it then; whether it was still running.
-fn kill_behind_a_block(bench: &Bench) -> bool {
+fn kill_behind_a_block(bench: &Bench, args: &[&str]) -> bool {
     let before: Vec<String> = kept(bench).into_keys().collect();
-    let mut run = bench.command(TUNE).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut run = bench.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     loop {
         if run.try_wait().unwrap().is_some() {
             return false;
@@ -65,7 +65,7 @@ fn a_run_that_is_killed_goes_on_and_gives_the_same_bytes() {
     assert!(kept(&bench).is_empty() && !bench.path("out.onnx.work").exists());
     std::fs::remove_file(bench.path("out.onnx")).unwrap();
     let mut kills = 0;
-    while kill_behind_a_block(&bench) {
+    while kill_behind_a_block(&bench, TUNE) {
         kills += 1;
         assert!(!bench.path("out.onnx").exists() && kills < 50);
     }
@@ -73,9 +73,31 @@ fn a_run_that_is_killed_goes_on_and_gives_the_same_bytes() {
     assert!(bench.read("out.onnx") == whole);
     std::fs::remove_file(bench.path("out.onnx")).unwrap();
     // What a run that was stopped in the middle of writing leaves goes as well.
-    assert!(kill_behind_a_block(&bench));
+    assert!(kill_behind_a_block(&bench, TUNE));
     bench.put("out.onnx.work/.tmpAb12Cd", b"half");
     bench.passes(TUNE);
+    assert!(bench.read("out.onnx") == whole);
+    assert!(!bench.path("out.onnx.work").exists());
+}
+
+#[test]
+fn blocks_that_run_side_by_side_are_kept_as_well() {
+    let bench = bench();
+    let with = |threads: &'static str| {
+        let mut args = [TUNE, &[threads]].concat();
+        args[2] = "signround{iters=4,batch=2,inputs=float}";
+        args
+    };
+    bench.passes(&with("-j1"));
+    let whole = bench.read("out.onnx");
+    std::fs::remove_file(bench.path("out.onnx")).unwrap();
+    // Another number of threads goes on where the one before was stopped.
+    let mut kills = 0;
+    while kill_behind_a_block(&bench, &with(["-j2", "-j1", "-j3"][kills % 3])) {
+        kills += 1;
+        assert!(!bench.path("out.onnx").exists() && kills < 50);
+    }
+    assert!(kills >= 2, "{kills} kills");
     assert!(bench.read("out.onnx") == whole);
     assert!(!bench.path("out.onnx.work").exists());
 }
@@ -86,7 +108,7 @@ fn damaged_blocks_are_made_again() {
     bench.passes(TUNE);
     let whole = bench.read("out.onnx");
     std::fs::remove_file(bench.path("out.onnx")).unwrap();
-    assert!(kill_behind_a_block(&bench) && kill_behind_a_block(&bench));
+    assert!(kill_behind_a_block(&bench, TUNE) && kill_behind_a_block(&bench, TUNE));
     let found = kept(&bench);
     assert!(!found.is_empty());
     for (number, (name, bytes)) in found.into_iter().enumerate() {

@@ -77,6 +77,51 @@ fn memory_is_told_before_and_kept_to() {
     refused(&format!("{}MiB", mib - 1));
 }
 
+/// The size in front of some words.
+fn size_before(text: &str, words: &str) -> u64 {
+    let (before, _) = text.split_once(words).unwrap_or_else(|| panic!("no '{words}' in {text}"));
+    let mut last = before.rsplit(' ');
+    let (unit, number) = (last.next().unwrap(), last.next().unwrap());
+    qcc_report::parse_bytes(&format!("{number}{unit}")).unwrap()
+}
+
+#[test]
+fn blocks_side_by_side_give_what_they_give_one_after_the_other() {
+    let bench = bench();
+    let recipe = ["-O", "signround{iters=5,batch=4,inputs=float}"];
+    let planned = |more: &[&str]| {
+        let args = ["in.onnx", "-o", "none.onnx", "--dry-run"];
+        let ran = bench.passes(&[&args[..], &recipe, SAMPLES, more].concat());
+        size_before(&ran.stderr, " beside the model")
+    };
+    let alone = planned(&["-j1"]);
+    let cap = (alone + 1_000_000).to_string();
+    assert!(planned(&["-j2"]) > alone + 2_000_000, "two are planned for");
+    assert!(planned(&["-j2", "--max-mem", &cap]) <= alone, "a cap leaves one");
+    let one = tuned(&bench, &[&recipe[..], &["-j1"]].concat());
+    for more in [&["-j2"][..], &["-j3"], &["-j2", "--max-mem", &cap]] {
+        assert!(tuned(&bench, &[&recipe[..], more].concat()) == one, "{more:?}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn no_more_memory_is_taken_than_was_planned() {
+    let bench = bench();
+    for inputs in ["quantized", "float"] {
+        let recipe = format!("signround{{iters=2,inputs={inputs}}}");
+        let args = ["in.onnx", "-f", "-o", "out.onnx", "-O", &recipe, "-j2"];
+        let samples = ["--calib", "calib.npy", "-n", "32", "--seq-len", "256"];
+        let output = bench.command(&[&args[..], &samples].concat()).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let taken = size_before(&said, " of memory (planned ");
+        let planned = size_before(&said, " beside the model)");
+        assert!(taken < planned, "{said}");
+        // It is of the run: more than the samples at one side of a block.
+        assert!(taken > 10_000_000, "{said}");
+    }
+}
+
 #[test]
 fn scales_of_the_whole_model_are_trained_where_the_cap_leaves_room() {
     let bench = bench();

@@ -22,7 +22,8 @@ pub(super) type Results = Vec<Vec<Tensor>>;
 /// Smaller values stay where they are: a file for each would be too many.
 const LEAST_KEPT: usize = 64 << 10;
 
-/// The samples at the boundary of a block.
+/// The samples at the boundary of a block. A copy shares their values.
+#[derive(Clone)]
 pub(super) struct Chain {
     /// Inputs of the model, by name.
     given: Vec<Feed>,

@@ -12,7 +12,7 @@ use super::outline::Read;
 use super::part::Part;
 use super::shares::Shares;
 use super::weights::Tuned;
-use crate::activations::{self, Squares, Sums as _};
+use crate::activations::{self, Seen, Squares, Sums as _};
 use crate::blocks::Block;
 use crate::choose::Weight;
 
@@ -35,17 +35,16 @@ impl Forward<'_> {
         joint::kinds(&mut self.part(Vec::new()), &feeds, self.chain.same())
     }
 
-    /// What the block gives in the float model, and the squares of what its products read.
+    /// What the block gives in the float model, and squares and magnitudes of what its products
+    /// read.
     pub(super) fn float(
         &self,
         joined: Option<&[Kind]>,
         reads: &[Read],
         weights: &[Weight],
-    ) -> Result<(Results, BTreeMap<usize, Squares>), PassError> {
-        let mut squares: BTreeMap<usize, Squares> = reads
-            .iter()
-            .map(|it| (it.index, Squares::new(weights[it.index].quant.form.k)))
-            .collect();
+    ) -> Result<(Results, BTreeMap<usize, Seen<Squares>>), PassError> {
+        let mut squares: BTreeMap<usize, Seen<Squares>> =
+            reads.iter().map(|it| (it.index, Seen::new(weights[it.index].quant.form.k))).collect();
         let mut failed = None;
         let mut part = self.part(reads.iter().map(|it| it.left).collect());
         let found =

@@ -6,7 +6,7 @@ use qcc_diag::{Diagnostic, codes};
 use qcc_exec::{Bound, Plan, PlanOptions};
 use qcc_ir::{Graph, Value};
 use qcc_pass::PassError;
-use qcc_tensor::{Dim, Pool};
+use qcc_tensor::{DType, Dim, Pool};
 
 use super::gradient::Gradients;
 use super::outline::Outline;
@@ -19,6 +19,9 @@ use crate::room::{PROGRAM, bytes};
 /// and its gradient, 4 bytes each; codes of the start, of the present and the best.
 const BYTES_A_WEIGHT: u64 = 5 * 4 + 3;
 
+/// Without a cap blocks are tuned side by side as long as that takes no more.
+const MAX_SIDE_BY_SIDE_BYTES: u64 = 4 << 30;
+
 /// Memory that tuning takes, in bytes. Mapped files do not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Needs {
@@ -26,9 +29,38 @@ pub(super) struct Needs {
     pub(super) sample: u64,
     /// The weights of a block while they are tuned.
     pub(super) weights: u64,
-    /// What stays: samples at the boundary of a block, codes that were chosen. It goes to files
-    /// where the cap leaves no room.
-    pub(super) kept: u64,
+    /// What the samples are at one side of a block, in one of the models. It goes to files where
+    /// the cap leaves no room, and so do codes.
+    pub(super) boundary: u64,
+    /// Codes that were chosen.
+    pub(super) codes: u64,
+    /// How many blocks have weights to be tuned.
+    pub(super) blocks: u64,
+}
+
+/// What is held at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    /// Samples of a step: all of it, or one.
+    pub(super) samples: usize,
+    /// Blocks that are tuned side by side.
+    pub(super) blocks: usize,
+}
+
+impl Held {
+    /// The most that fits: of steps of `batch` samples, and at most `blocks` side by side. Without
+    /// `needs` nobody knows, and it is one block.
+    ///
+    /// # Errors
+    /// As [`Needs::at_a_time`].
+    pub(super) fn of(
+        needs: Option<Needs>,
+        (batch, blocks): (usize, usize),
+        cap: Option<u64>,
+    ) -> Result<Self, PassError> {
+        let alone = Self { samples: batch, blocks: 1 };
+        needs.map_or(Ok(alone), |it| it.at_a_time(batch, blocks, cap))
+    }
 }
 
 impl Needs {
@@ -56,8 +88,8 @@ impl Needs {
         for (block, reads) in outline.blocks.iter().zip(&outline.reads) {
             let read = block.inputs.iter().chain(&block.side).chain(&block.outputs);
             let bounds: Bounds = read.filter_map(|it| bound(graph, &whole, *it)).collect();
-            // Both models, and what the block gives while what it read is still there.
-            boundary = boundary.max(3 * bounds.values().map(bytes).sum::<u64>());
+            boundary = boundary.max(bounds.values().map(bytes).sum::<u64>());
+            most.blocks += u64::from(!reads.is_empty());
             if reads.is_empty() || !seen.insert(block.class) {
                 continue;
             }
@@ -73,35 +105,50 @@ impl Needs {
             let bits = u64::from(it.quant.spec.bits.get().next_power_of_two());
             it.tensor.len() as u64 * bits / 8
         });
-        most.kept = boundary * count as u64 + numbers.sum::<u64>();
+        most.boundary = boundary * count as u64;
+        most.codes = numbers.sum::<u64>();
         Some(most)
     }
 
-    /// What a run takes whose steps hold `batch` samples at a time.
-    pub(super) fn total(&self, batch: usize, cap: Option<u64>) -> u64 {
-        let kept = cap.map_or(self.kept, |it| self.kept.min(it / 2));
-        self.working(batch) + kept
+    /// What a run takes.
+    pub(super) fn total(&self, held: Held, cap: Option<u64>) -> u64 {
+        let kept = self.kept(held.blocks);
+        self.working(held) + cap.map_or(kept, |it| kept.min(it / 2))
+    }
+
+    /// What stays. One block: both models, and what it gives while what it read is still there. Of
+    /// several each has what it reads and gives.
+    fn kept(&self, blocks: usize) -> u64 {
+        self.boundary.saturating_mul(2 + blocks as u64) + self.codes
     }
 
     /// What cannot lie in files.
-    fn working(&self, batch: usize) -> u64 {
-        PROGRAM + self.weights + self.sample.saturating_mul(batch as u64)
+    fn working(&self, held: Held) -> u64 {
+        let block = self.weights + self.sample.saturating_mul(held.samples as u64);
+        PROGRAM + block.saturating_mul(held.blocks as u64)
     }
 
-    /// How many samples of a step, all `batch` or one, are held at a time under a cap.
+    /// What is held at a time under a cap: as many blocks as fit with all `batch` samples of a
+    /// step, at most `blocks` of them; else one block with one sample.
     ///
     /// # Errors
-    /// When one is too much: names the least cap.
-    pub(super) fn at_a_time(&self, batch: usize, cap: Option<u64>) -> Result<usize, PassError> {
-        let Some(cap) = cap else { return Ok(batch) };
-        if self.total(batch, Some(cap)) <= cap {
-            return Ok(batch);
+    /// When that is too much: names the least cap.
+    fn at_a_time(&self, batch: usize, blocks: usize, cap: Option<u64>) -> Result<Held, PassError> {
+        let most = usize::try_from(self.blocks).unwrap_or(usize::MAX).min(blocks).max(1);
+        let limit = cap.unwrap_or(MAX_SIDE_BY_SIDE_BYTES);
+        let fits = |held: &Held| self.total(*held, cap) <= limit;
+        let several = (2..=most).rev().map(|blocks| Held { samples: batch, blocks });
+        let alone = Held { samples: batch, blocks: 1 };
+        if let Some(held) = several.chain([alone]).find(fits) {
+            return Ok(held);
         }
-        if self.total(1, Some(cap)) <= cap {
-            return Ok(1);
+        let Some(cap) = cap else { return Ok(alone) };
+        let least = Held { samples: 1, blocks: 1 };
+        if fits(&least) {
+            return Ok(least);
         }
-        let working = self.working(1);
-        let least = (working + working.min(self.kept)).div_ceil(1 << 20);
+        let working = self.working(least);
+        let least = (working + working.min(self.kept(1))).div_ceil(1 << 20);
         let text = format!("tuning of blocks needs {least} MiB, and may use {} MiB", cap >> 20);
         Err(Diagnostic::error(codes::QCC0501, text)
             .at("option --max-mem")
@@ -139,8 +186,13 @@ fn step(graph: &Graph, block: &Block, weights: &[Value], mut inputs: Bounds) -> 
     Some(plan.peak_bytes() as u64 + given)
 }
 
-/// A value by its shape in a plan; `None` for one that the plan does not compute.
+/// A value by its shape in a plan; `None` for one that the plan does not compute. Integers that
+/// the plan knows stand for themselves: other shapes may follow from them.
 fn bound(graph: &Graph, plan: &Plan, value: Value) -> Option<(String, Bound)> {
+    let known = plan.known(value).filter(|it| it.dtype() == DType::I64);
+    if let Some(it) = known {
+        return Some((graph.value_name(value).to_owned(), Bound::Value(it.clone())));
+    }
     let ty = plan.ty(value)?;
     let dims = ty.shape()?.iter().map(Dim::known).collect::<Option<Vec<_>>>()?;
     Some((graph.value_name(value).to_owned(), Bound::Shape(ty.dtype()?, dims)))
@@ -152,15 +204,46 @@ mod tests {
 
     #[test]
     fn a_cap_takes_samples_one_at_a_time_and_then_names_what_would_do() {
-        let needs = Needs { sample: 100 << 20, weights: 50 << 20, kept: 1 << 30 };
-        assert_eq!(needs.at_a_time(8, None).unwrap(), 8);
-        assert_eq!(needs.at_a_time(8, Some(4 << 30)).unwrap(), 8);
-        assert_eq!(needs.at_a_time(8, Some(500 << 20)).unwrap(), 1);
-        let error = needs.at_a_time(8, Some(300 << 20)).unwrap_err().to_string();
+        let all = Held { samples: 8, blocks: 1 };
+        let one = Held { samples: 1, blocks: 1 };
+        let needs = Needs {
+            sample: 100 << 20,
+            weights: 50 << 20,
+            boundary: 300 << 20,
+            codes: 124 << 20,
+            blocks: 3,
+        };
+        assert_eq!(needs.at_a_time(8, 1, None).unwrap(), all);
+        assert_eq!(needs.at_a_time(8, 1, Some(4 << 30)).unwrap(), all);
+        assert_eq!(needs.at_a_time(8, 1, Some(500 << 20)).unwrap(), one);
+        let error = needs.at_a_time(8, 4, Some(300 << 20)).unwrap_err().to_string();
         assert!(error.contains("396 MiB"), "{error}");
-        assert_eq!(needs.at_a_time(8, Some(396 << 20)).unwrap(), 1);
-        let small = Needs { kept: 1 << 20, ..needs };
-        assert_eq!(small.at_a_time(8, Some(199 << 20)).unwrap(), 1);
-        assert!(small.at_a_time(8, Some(198 << 20)).is_err());
+        assert_eq!(needs.at_a_time(8, 4, Some(396 << 20)).unwrap(), one);
+        let small = Needs { boundary: 0, codes: 1 << 20, ..needs };
+        assert_eq!(small.at_a_time(8, 1, Some(199 << 20)).unwrap(), one);
+        assert!(small.at_a_time(8, 1, Some(198 << 20)).is_err());
+    }
+
+    #[test]
+    fn blocks_are_side_by_side_where_there_is_memory_for_it() {
+        let needs =
+            Needs { sample: 1 << 20, weights: 2 << 20, boundary: 1 << 20, codes: 5, blocks: 3 };
+        let total = |blocks| needs.total(Held { samples: 8, blocks }, None);
+        assert_eq!(total(1), PROGRAM + (13 << 20) + 5);
+        assert_eq!(total(3), PROGRAM + (35 << 20) + 5);
+        for (threads, cap, blocks) in [
+            (1, None, 1),
+            (2, None, 2),
+            (9, None, 3),
+            (9, Some(total(3)), 3),
+            (9, Some(total(3) - 1), 2),
+            (9, Some(total(2) - 1), 1),
+        ] {
+            let held = needs.at_a_time(8, threads, cap).unwrap();
+            assert_eq!(held, Held { samples: 8, blocks }, "{threads} {cap:?}");
+        }
+        let large = Needs { weights: MAX_SIDE_BY_SIDE_BYTES / 2, ..needs };
+        assert_eq!(large.at_a_time(8, 2, None).unwrap().blocks, 1);
+        assert_eq!(Held::of(None, (8, 9), None).unwrap().blocks, 1);
     }
 }

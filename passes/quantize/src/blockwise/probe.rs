@@ -9,13 +9,12 @@ use qcc_pass::{Ctx, Estimate, PassError, SampleSource};
 use super::chain::Chain;
 use super::few::Few;
 use super::forward::Forward;
-use super::needs::Needs;
+use super::needs::{Held, Needs};
 use super::outline::Outline;
 use super::shares::Shares;
 use super::tune::{Objective, TRIALS};
 use super::weights::Tuned;
 use super::{Options, Steps};
-use crate::activations::Squares;
 use crate::choose::Weight;
 use crate::held::Samples;
 
@@ -48,8 +47,8 @@ pub(crate) fn probe(
     let all = Few::of(samples, options).len();
     let mut chain = Chain::new(&Few::first(samples), &session.store)?;
     let needs = chain.largest().and_then(|it| Needs::of(&outline, weights, it, all));
-    let together =
-        needs.map_or(Ok(options.batch), |it| it.at_a_time(options.batch, session.max_mem))?;
+    let most = options.blocks_at_most(session.threads);
+    let held_at_a_time = Held::of(needs, (options.batch, most), session.max_mem)?;
     let shares = Shares::read(&Few::first(samples))?;
     let held = Samples::new(all, session.rng("")).held.len();
     let mut known: BTreeMap<u64, Option<Times>> = BTreeMap::new();
@@ -74,7 +73,7 @@ pub(crate) fn probe(
             forward.float(None, reads, weights)?;
             let (forward, began) = (began.elapsed(), Instant::now());
             let each = reads.iter().map(|it| {
-                let d = squares.get(&it.index).and_then(Squares::mean);
+                let d = squares.get(&it.index).and_then(|it| it.sums.mean());
                 let name = outline.graph.value_name(it.weight).to_owned();
                 let weight = (it.index, &weights[it.index]);
                 Tuned::new(weight, (it.weight, name), d.as_deref(), options)
@@ -126,6 +125,6 @@ pub(crate) fn probe(
     if let Steps::Within(time) = options.steps {
         seconds = time.as_secs_f64();
     }
-    let memory_bytes = needs.map_or(0, |it| it.total(together, session.max_mem));
+    let memory_bytes = needs.map_or(0, |it| it.total(held_at_a_time, session.max_mem));
     Ok(has_any.then_some(Estimate { seconds: Some(seconds), memory_bytes }))
 }

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -123,35 +124,37 @@ impl Kept {
         weights.map(|(idx, weight)| to_codes(idx, weight, &entry)).collect()
     }
 
-    /// Keeps a block and what is behind it. A folder that cannot be written to is told once, and
-    /// then nothing is kept.
+    /// Keeps the weights of a block. A folder that cannot be written to is told once, and then
+    /// nothing is kept.
     pub(super) fn finish(
         &mut self,
         block: usize,
         tuned: &[Tuned],
-        chain: &Entry,
         ctx: &mut Ctx<'_>,
     ) -> Result<(), PassError> {
-        if self.folder.is_none() {
+        if self.folder.is_none() || tuned.is_empty() {
             return Ok(());
         }
         let each = tuned.iter().map(|it| of_codes(it.index, &it.best));
         let codes = each.collect::<Result<Vec<Entry>, PassError>>()?.concat();
+        let done = self.save(block, Part::Codes, &codes);
+        self.give_up(done, ctx);
+        Ok(())
+    }
+
+    /// Keeps what is behind the last of some blocks; what is behind an earlier one is not needed
+    /// any more.
+    pub(super) fn go_on(&mut self, blocks: Range<usize>, chain: &Entry, ctx: &mut Ctx<'_>) {
+        let Some(last) = blocks.end.checked_sub(1) else { return };
         let mut done = Ok(());
-        if !tuned.is_empty() {
-            done = self.save(block, Part::Codes, &codes);
+        if is_writable(chain) {
+            done = self.save(last, Part::Chain, chain);
         }
-        if done.is_ok() && is_writable(chain) {
-            done = self.save(block, Part::Chain, chain);
-        }
-        // What is behind an earlier block is not needed any more.
-        if let (Ok(()), Some(path)) =
-            (&done, block.checked_sub(1).and_then(|it| self.path(it, Part::Chain)))
-        {
+        let before = blocks.start.checked_sub(1).and_then(|it| self.path(it, Part::Chain));
+        if let (Ok(()), Some(path)) = (&done, before) {
             let _ = std::fs::remove_file(path);
         }
         self.give_up(done, ctx);
-        Ok(())
     }
 
     fn give_up(&mut self, done: io::Result<()>, ctx: &mut Ctx<'_>) {
