@@ -184,8 +184,7 @@ impl<F: FnMut(usize, usize, &[f32])> Each<'_, F> {
             for (sums, column) in tile[..count].iter_mut().zip(from..) {
                 *sums = self.overlay.sums(x, column);
             }
-            for lane in 0..L {
-                let row = first + lane;
+            for (lane, row) in (first..first + L).enumerate() {
                 if self.rows.contains(&row) {
                     let line: [f32; TILE] = std::array::from_fn(|column| tile[column][lane]);
                     (self.add)(row, from, &line[..count]);
