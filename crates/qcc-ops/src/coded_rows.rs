@@ -221,8 +221,8 @@ mod tests {
                 outliers: None,
             };
             prop_assert!(rows.is_whole());
-            for at in 0..n * k {
-                prop_assert_eq!(rows.code(at / k, at % k), codes[at]);
+            for (at, &code) in codes.iter().enumerate() {
+                prop_assert_eq!(rows.code(at / k, at % k), code);
             }
             let mut out = vec![0.0; n * k];
             rows.decode(0, &mut out);

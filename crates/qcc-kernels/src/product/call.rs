@@ -155,12 +155,12 @@ impl<'a> Call<'a> {
     fn overlay(&self, it: &Overlay, lanes: &Lanes, panels: Range<usize>, rows: Range<usize>) {
         let n = self.product.layout.n();
         let columns = panels.start * PANEL..(panels.end * PANEL).min(n);
-        it.each(lanes, rows.clone(), columns.clone(), |row, column, sum| {
-            // SAFETY: a result of these rows and columns, which are this thread's.
+        it.each(lanes, rows.clone(), columns.clone(), |row, first, sums| {
+            // SAFETY: results of these rows and columns, which are this thread's.
             #[allow(unsafe_code)]
-            unsafe {
-                *self.y.at(row * n + column) += sum;
-            }
+            let y =
+                unsafe { std::slice::from_raw_parts_mut(self.y.at(row * n + first), sums.len()) };
+            y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
         });
         if self.product.epilogue == Epilogue::None {
             return;

@@ -283,7 +283,7 @@ mod tests {
             let compiler = Compiler::new().recipe(recipe).unwrap().format(format).unwrap();
             let compiler = compiler.instrument(Box::new(choices.clone()));
             let output = compiler.run(&Model::open(model).unwrap()).unwrap();
-            let path = dir.path().join(format!("{format}.onnx"));
+            let path = dir.path().join(format!("{recipe}-{format}.onnx"));
             output.save(&path, &SaveOptions::default()).unwrap();
             let record = record(&output, 42);
             assert_eq!(choices.compare(&record, &path).unwrap(), (2, 0));
@@ -302,7 +302,7 @@ mod tests {
             bytes[at + codes.len() / 2] ^= 0x10;
             fs::write(&path, bytes).unwrap();
             let error = choices.compare(&record, &path).unwrap_err();
-            assert_eq!(error.code(), codes::QCC0802, "{format}");
+            assert_eq!(error.code(), codes::QCC0802, "{recipe} {format}");
         }
     }
 
