@@ -156,18 +156,25 @@ def together(runtime):
 
 
 def without_llvm(runtime):
-    """LLVM is loaded where a kernel must be compiled, and not where all of them are in the folder."""
+    """LLVM is loaded where a kernel must be compiled, and not where all of them are in the folder, or where it is broken."""
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import numpy as np, plugin, plugin_models as m\n"
-        "runtime = plugin.Runtime(sys.argv[2]); weight = m.Weight(40, 128, 4, 32, level=4)\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); import plugin, plugin_models as m\n"
+        "runtime = plugin.Runtime(sys.argv[2]); weight = m.Weight(40, 128, 4, 32, level=4); x = m.activations(128, 3)\n"
         "session = runtime.session(m.model([weight]), options={'cache': sys.argv[3]})\n"
-        "plugin.compare(session.run(None, {'x': plugin.activations(128, 3)})[0], weight.apply(plugin.activations(128, 3)), 2.5e-2, 'x')\n"
-        "print('libLLVM' in open('/proc/self/maps').read())\n"
+        "m.compare(session.run(None, {'x': x})[0], weight.apply(x), 2.5e-2, 'x')\n"
+        "print([line.split()[-1] for line in open('/proc/self/maps') if 'libLLVM' in line][:1])\n"
     )
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", program, os.path.dirname(os.path.abspath(__file__)), runtime.lib, folder]
-        found = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1] for _ in range(2)]
-    expect(found == ["True", "False"], f"LLVM is in memory at first and then: {found}")
+        command = [sys.executable, "-c", program, os.path.dirname(os.path.abspath(__file__)), runtime.lib]
+        run = lambda cache, **env: subprocess.run(
+            [*command, os.path.join(folder, cache)], capture_output=True, text=True, check=True, env=os.environ | env
+        ).stdout.split()[-1]
+        for name in ("libLLVM.so.22.1", "libLLVM-22.so"):
+            open(os.path.join(folder, name), "w").close()
+        broken = run("none", LD_LIBRARY_PATH=folder)
+        first, then = run("kept"), run("kept")
+        kept = run("kept", LD_LIBRARY_PATH=folder)
+    expect([broken, then, kept] == ["[]"] * 3 and "libLLVM" in first, f"LLVM in memory: {[broken, first, then, kept]}")
 
 
 def halves(runtime):

@@ -41,6 +41,12 @@ impl KernelCache {
         &self.folder
     }
 
+    /// Whether there is nothing in it.
+    #[cfg_attr(not(feature = "llvm"), allow(dead_code, reason = "asked by `Jit`"))]
+    pub(crate) fn is_empty(&self) -> bool {
+        fs::read_dir(&self.folder).map_or(true, |mut it| it.next().is_none())
+    }
+
     /// The object file kept under `key`, if there is one and it is whole.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<Vec<u8>> {
@@ -88,7 +94,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let cache = KernelCache::new(folder.path().join("new"));
         assert_eq!(cache.get("key"), None);
+        assert!(cache.is_empty());
         cache.put("key", b"code").expect("kept");
+        assert!(!cache.is_empty());
         assert_eq!(cache.get("key").as_deref(), Some(&b"code"[..]));
         cache.put("key", b"other").expect("kept");
         assert_eq!(cache.get("key").as_deref(), Some(&b"other"[..]));

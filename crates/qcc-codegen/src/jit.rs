@@ -59,6 +59,18 @@ impl Jit {
         Ok(Jit { isa, ..self })
     }
 
+    /// Whether kernels can be expected: some are on disk, or LLVM is there. It is loaded if none
+    /// are, since the first one that is asked for will need it.
+    ///
+    /// # Errors
+    /// [`CodegenError::Load`].
+    pub fn ready(&self) -> Result<(), CodegenError> {
+        match &self.cache {
+            Some(cache) if !cache.is_empty() => Ok(()),
+            _ => crate::llvm::load(),
+        }
+    }
+
     /// Whether the CPU at hand has an instruction set.
     ///
     /// # Errors

@@ -52,6 +52,14 @@ impl Jit {
         Ok(self)
     }
 
+    /// Whether kernels can be expected.
+    ///
+    /// # Errors
+    /// None: there is nothing to call it on.
+    pub fn ready(&self) -> Result<(), CodegenError> {
+        match *self {}
+    }
+
     /// Whether the CPU at hand has an instruction set.
     ///
     /// # Errors

@@ -55,10 +55,11 @@ fn source() -> Arc<dyn KernelSource> {
             Some(isa) => jit.with_isa(isa).ok()?,
             None => jit,
         };
-        Some(match KernelCache::of_user() {
+        let jit = match KernelCache::of_user() {
             Some(cache) => jit.with_cache(cache),
             None => jit,
-        })
+        };
+        jit.ready().ok().map(|()| jit)
     };
     let jit = if wish == Some(Isa::Scalar) { None } else { jit() };
     jit.map_or_else(|| Arc::new(Scalar) as Arc<dyn KernelSource>, |jit| Arc::new(jit))

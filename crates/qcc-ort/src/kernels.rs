@@ -53,8 +53,10 @@ fn compiled(options: &Options) -> Result<Jit, CodegenError> {
         Cache::Off => None,
         Cache::Folder(folder) => Some(KernelCache::new(folder)),
     };
-    Ok(match cache {
+    let jit = match cache {
         Some(cache) => jit.with_cache(cache),
         None => jit,
-    })
+    };
+    jit.ready()?;
+    Ok(jit)
 }

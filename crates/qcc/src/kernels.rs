@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use qcc_codegen::Jit;
+use qcc_codegen::{CodegenError, Jit, KernelCache};
 use qcc_diag::{Diagnostic, codes};
 use qcc_engine::{LowerError, LowerOptions, Report};
 use qcc_kernels::{KernelSource, Planes, Pool, Scalar};
@@ -27,15 +27,8 @@ impl Kernels {
     /// Where they cannot be compiled, those in plain Rust, and a note.
     pub fn new(threads: usize) -> Self {
         let threads = Arc::new(Pool::new(threads.max(1)));
-        match Jit::new() {
-            Ok(jit) => {
-                #[cfg(feature = "llvm")]
-                let jit = match qcc_codegen::KernelCache::of_user() {
-                    Some(cache) => jit.with_cache(cache),
-                    None => jit,
-                };
-                Self { source: Arc::new(jit), threads, notes: Vec::new() }
-            }
+        match compiled() {
+            Ok(jit) => Self { source: Arc::new(jit), threads, notes: Vec::new() },
             Err(error) => {
                 let text = "products run on kernels in plain Rust, which are slow";
                 let note = Diagnostic::warning(codes::QCC0609, text).with_note(error.to_string());
@@ -43,6 +36,15 @@ impl Kernels {
             }
         }
     }
+}
+
+fn compiled() -> Result<Jit, CodegenError> {
+    let jit = match KernelCache::of_user() {
+        Some(cache) => Jit::new()?.with_cache(cache),
+        None => Jit::new()?,
+    };
+    jit.ready()?;
+    Ok(jit)
 }
 
 /// Makes a copy of a model that runs on kernels, and says what became of its products.

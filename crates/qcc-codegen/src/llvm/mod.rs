@@ -106,7 +106,7 @@ fn fill() -> Result<(), CodegenError> {
     for name in NAMES {
         // SAFETY: it is a function of the library, which is called as what it is only.
         let function = unsafe { library.get::<*mut c_void>(name.as_bytes()) };
-        found.push(function.map_err(|error| CodegenError::Load(error.to_string()))?.into_raw());
+        found.push(function.map_err(|error| failed(&error))?.into_raw());
     }
     // SAFETY: made above.
     let slots = unsafe { &SLOTS };
@@ -129,7 +129,13 @@ fn open() -> Result<Library, CodegenError> {
             }
         }
     }
-    Err(CodegenError::Load(first.map(|it| it.to_string()).unwrap_or_default()))
+    Err(first.map_or(CodegenError::Load(String::new()), |error| failed(&error)))
+}
+
+/// What the system says of it.
+fn failed(error: &libloading::Error) -> CodegenError {
+    let reason = std::error::Error::source(error).map_or(error.to_string(), ToString::to_string);
+    CodegenError::Load(reason)
 }
 
 #[cfg(test)]
