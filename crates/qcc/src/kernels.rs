@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use qcc_codegen::{CodegenError, Jit, KernelCache};
+use qcc_codegen::{CodegenError, Jit};
 use qcc_diag::{Diagnostic, codes};
 use qcc_engine::{LowerError, LowerOptions, Report};
 use qcc_kernels::{KernelSource, Planes, Pool, Scalar};
@@ -38,8 +38,15 @@ impl Kernels {
     }
 }
 
+/// Without LLVM there are none.
+#[cfg(not(feature = "llvm"))]
 fn compiled() -> Result<Jit, CodegenError> {
-    let jit = match KernelCache::of_user() {
+    Jit::new()
+}
+
+#[cfg(feature = "llvm")]
+fn compiled() -> Result<Jit, CodegenError> {
+    let jit = match qcc_codegen::KernelCache::of_user() {
         Some(cache) => Jit::new()?.with_cache(cache),
         None => Jit::new()?,
     };
