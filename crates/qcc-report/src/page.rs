@@ -66,7 +66,7 @@ fn section(figure: &Figure, runs: &[Run]) -> Option<Markup> {
                         @if is_several { h3 { (run.label) } }
                         @match drawing {
                             Some(it) => (body(it, &format!("{}-{idx}", figure.id))),
-                            None => p { "This record has no " (figure.needs) "." },
+                            None => p { "This record lacks " (figure.needs) "." },
                         }
                     }
                 }

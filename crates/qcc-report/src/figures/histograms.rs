@@ -82,7 +82,7 @@ fn values(it: &Histogram, ink: Ink) -> Option<Chart> {
         return None;
     }
     let edge = |idx: usize| it.low + width * idx as f64 / count as f64;
-    Some(panel(it, ink, outline(&it.floats, edge, Paint(7), ink), "float values", "value", false))
+    Some(panel(it, ink, outline(&it.floats, edge, Paint(7), ink), "float values", "float value", false))
 }
 
 fn codes(it: &Histogram, ink: Ink) -> Option<Chart> {
@@ -135,7 +135,7 @@ fn panel(it: &Histogram, ink: Ink, plot: Plot, what: &str, x: &str, is_codes: bo
     let frame = Frame {
         title: format!("{}: {what}", shortened(&it.name, 60)),
         description,
-        heading: Some(format!("{}: {what}", shortened(&it.name, 26))),
+        heading: Some(shortened(&it.name, 30)),
         size: SIZE,
         x: x.to_owned(),
         y: "values".to_owned(),

@@ -248,7 +248,7 @@ fn several_records_stand_side_by_side() {
     let report = report(&[first, second], true);
     assert!(report.figures.contains(&"compare"));
     assert_eq!(report.html.matches("<h3>other</h3>").count(), report.figures.len() - 1);
-    assert!(report.html.contains("This record has no histograms"));
+    assert!(report.html.contains("This record lacks histograms"));
     let names: Vec<&str> = report.files.iter().map(|it| it.0.as_str()).collect();
     assert!(names.contains(&"compare.svg") && names.contains(&"error-2.svg"), "{names:?}");
     assert!(report.files.iter().all(|it| !it.1.contains("var(")));

@@ -139,7 +139,7 @@ fn an_interrupted_run_leaves_nothing() {
 }
 
 #[cfg(target_os = "linux")]
-fn catches_interrupts(process: &str) -> bool {
+pub(crate) fn catches_interrupts(process: &str) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     // A process that is over has no such line.
     let mask = status.lines().find_map(|it| it.strip_prefix("SigCgt:")).unwrap().trim();

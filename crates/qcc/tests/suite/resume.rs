@@ -6,6 +6,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::bench::{Bench, bundled};
+#[cfg(target_os = "linux")]
+use crate::{bench::Ran, outputs::catches_interrupts};
 
 const TUNE: &[&str] = &[
     "in.onnx",
@@ -100,6 +102,26 @@ fn blocks_that_run_side_by_side_are_kept_as_well() {
     assert!(kills >= 2, "{kills} kills");
     assert!(bench.read("out.onnx") == whole);
     assert!(!bench.path("out.onnx.work").exists());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn blocks_that_run_side_by_side_stop_when_they_are_asked_to() {
+    let bench = bench();
+    let mut args = [TUNE, &["-j2"]].concat();
+    args[2] = "signround{iters=10000,batch=2,inputs=float}";
+    let mut command = bench.command(&args);
+    let run = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let id = run.id().to_string();
+    while !catches_interrupts(&id) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(700));
+    let sent = std::process::Command::new("kill").args(["-INT", &id]).status().unwrap();
+    assert!(sent.success());
+    let ran = Ran::from(run.wait_with_output().unwrap());
+    ran.is_refusal(130, "QCC0509", &[]);
+    assert!(!bench.path("out.onnx").exists() && kept(&bench).is_empty());
 }
 
 #[test]
