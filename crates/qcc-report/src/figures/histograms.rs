@@ -82,7 +82,14 @@ fn values(it: &Histogram, ink: Ink) -> Option<Chart> {
         return None;
     }
     let edge = |idx: usize| it.low + width * idx as f64 / count as f64;
-    Some(panel(it, ink, outline(&it.floats, edge, Paint(7), ink), "float values", "float value", false))
+    Some(panel(
+        it,
+        ink,
+        outline(&it.floats, edge, Paint(7), ink),
+        "float values",
+        "float value",
+        false,
+    ))
 }
 
 fn codes(it: &Histogram, ink: Ink) -> Option<Chart> {
