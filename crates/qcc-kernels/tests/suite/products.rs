@@ -97,7 +97,7 @@ proptest! {
 
 #[test]
 fn an_overlay_leaves_rows_apart_too() {
-    let (k, n) = (200, 333);
+    let (k, n) = (100, 70);
     let layout = PanelLayout::new(KernelBits::B4, 32, k, n, ScaleKind::F16, false).unwrap();
     let overlay = Arc::new(overlay(k, n, 20, 3));
     let x = Random::new(9).floats(k * 40);
