@@ -82,7 +82,7 @@ def run(a, folder, ids, scheme, start, steps, seed):
         raise SystemExit(f"--calib has no {a.rows} rows for seed {seed}")
     np.save(calib, rows)
     grid = "false" if asym else "true"
-    tune = f",signround{{objective=block,start=given,iters={steps}}}" if steps else ""
+    tune = f",signround{{objective=block,start=given,iters={steps},batch=8}}" if steps else ""
     passes = f"infer-types,select{{bits={bits},group={group},sym={grid}}},{STARTS[start]}{tune},pack,to-nbits{{accuracy-level=0}}"
     command = [a.qcc, a.model, "--passes", passes, "--calib", calib, "-o", out, "-f", "-q", "--seed", str(seed)]
     subprocess.run(command, check=True)
