@@ -57,7 +57,7 @@ fn blocks_of_f16_are_tuned_as_those_of_f32_are() {
     let tuned = |model: &Model, steps: usize| {
         let options = OpenOptions { samples: Some(16), ..OpenOptions::default() };
         let samples = Arc::new(model.samples(books1m().join("calib.npy"), options).unwrap());
-        let recipe = format!("signround{{objective=block,iters={steps}}}");
+        let recipe = format!("signround{{objective=block,iters={steps},batch=8}}");
         let compiler = Compiler::new().recipe(&recipe).unwrap().bits(2).unwrap();
         let output = compiler.calibration(samples).threads(2).run(model).unwrap();
         let tuned = output.record().weights.iter().filter(|it| it.pass == "signround").count();
