@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use qcc_data::{CacheShape, ModelInput, OpenOptions, Samples, pseudo_shape, pseudo_tokens};
-use qcc_ir::{Kind, Value};
+use qcc_ir::{Attr, Graph, Kind, Value};
 use qcc_pass::Session;
 use qcc_quantize::{Role, find_sites};
 
@@ -78,10 +78,14 @@ impl Model {
         rows.min()
     }
 
-    /// Heads and head size of the cache, from the `genai_config.json` beside the model.
+    /// Heads and head size of the cache, for models that leave them open: from the
+    /// `genai_config.json` beside the model, else as grouped attention has them.
     pub(crate) fn cache_shape(&self) -> Option<CacheShape> {
         let config = self.source().path().with_file_name("genai_config.json");
-        CacheShape::from_genai_config(&std::fs::read(config).ok()?)
+        let config = std::fs::read(config).ok();
+        config
+            .and_then(|it| CacheShape::from_genai_config(&it))
+            .or_else(|| grouped_cache(self.graph()))
     }
 
     /// Samples without data: random token ids. `None` for a model that takes none. Of `options`,
@@ -109,5 +113,52 @@ impl Model {
         let length = options.seq_len.unwrap_or(shape.1);
         let made = pseudo_tokens(&inputs, vocab, (count, length), self.cache_shape(), &mut rng);
         made.map_err(|it| Error::from(it.0))
+    }
+}
+
+/// The cache of the first `GroupQueryAttention` whose query has a known width: its heads are in
+/// the query, and those of keys and values behind them where these are no operands.
+fn grouped_cache(graph: &Graph) -> Option<CacheShape> {
+    graph.nodes().find_map(|(_, node)| {
+        let op = node.op().filter(|it| it.name() == "GroupQueryAttention")?;
+        let attrs = op.attrs();
+        let number = |name: &str| match attrs.iter().find(|it| it.0 == name)?.1 {
+            Attr::Int(it) => usize::try_from(it).ok(),
+            _ => None,
+        };
+        let (query, heads) = (number("num_heads")?, number("kv_num_heads")?);
+        let is_packed = !node.inputs.get(1).is_some_and(Option::is_some);
+        let parts = if is_packed { query.checked_add(heads.checked_mul(2)?)? } else { query };
+        let width = graph.ty((*node.inputs.first()?)?).shape()?.last()?.known()?;
+        let size = width.checked_div(parts).filter(|it| it * parts == width)?;
+        Some(CacheShape { heads, size })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache(head: &str, operands: &str) -> Option<CacheShape> {
+        let text = format!(
+            "graph @gqa({head}, %last: i32[b], %total: i32[]) -> (%y) {{
+               %y = com.microsoft::GroupQueryAttention({operands}, _, _, %last, %total) {{num_heads = 4, kv_num_heads = 2}}
+             }}"
+        );
+        let make = |domain: &str, name: &str, opset, attrs| {
+            qcc_ops::parse(domain, name, opset, attrs).map_err(|it| it.to_string())
+        };
+        let graphs = qcc_ir::text::parse(&text, &make, &qcc_ir::text::no_bytes).unwrap();
+        grouped_cache(&graphs[0])
+    }
+
+    #[test]
+    fn heads_of_the_cache_follow_from_the_query() {
+        let of = |heads, size| Some(CacheShape { heads, size });
+        assert_eq!(cache("%q: f32[b, t, 40]", "%q, _, _"), of(2, 5), "keys and values in it");
+        let apart = "%q: f32[b, t, 40], %k: f32[b, t, 20], %v: f32[b, t, 20]";
+        assert_eq!(cache(apart, "%q, %k, %v"), of(2, 10));
+        assert_eq!(cache("%q: f32[b, t, 41]", "%q, _, _"), None);
+        assert_eq!(cache("%q: f32[b, t, width]", "%q, _, _"), None);
     }
 }
