@@ -147,7 +147,7 @@ impl<'a> Planner<'a> {
             let flops = flops(op, &types(&inputs), &types(&outputs)).unwrap_or(0);
             self.plan.flops = self.plan.flops.saturating_add(flops);
             let label = Label::of(node);
-            self.plan.steps.push(Step { label, work, inputs, outputs, frees: Vec::new() });
+            self.plan.steps.push(Step { label, work, inputs, outputs, frees: Vec::new(), flops });
         }
         for &value in self.job.outputs {
             let reg = self.reg(value);

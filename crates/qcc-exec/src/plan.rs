@@ -44,6 +44,8 @@ pub(crate) struct Step {
     pub(crate) outputs: Vec<Option<Reg>>,
     /// Values that it is the last to read.
     pub(crate) frees: Vec<Reg>,
+    /// Additions and multiplications of a product of matrices; 0 for others.
+    pub(crate) flops: u64,
 }
 
 impl Step {

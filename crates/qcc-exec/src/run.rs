@@ -119,7 +119,7 @@ impl Plan {
             }
             let results = self.step(step, &mut state, taps)?;
             if let (Some(clock), Some(start)) = (&self.env.clock, start) {
-                clock.add(&step.label.op, start.elapsed());
+                clock.add(&step.label.op, start.elapsed(), step.flops);
             }
             let count = results.len();
             let mut results = results.into_iter();

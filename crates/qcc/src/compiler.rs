@@ -344,6 +344,10 @@ impl Compiler {
                             .with_help("choose bits with -b, or another recipe: kl or signround")
                             .into());
                     }
+                    // Bits are chosen by what the weights hold.
+                    let set = steps.get_mut(at).map(|it| it.options.set("scan", "true"));
+                    set.transpose()
+                        .map_err(|error| Diagnostic::error(codes::QCC0302, error.to_string()))?;
                     let pack = steps.iter().find(|it| it.pass.name == "pack");
                     let layout = pack.map_or("dense", |it| it.options.text("layout"));
                     let text = format!("allocate-bits{{layout={layout}}}");

@@ -24,7 +24,7 @@ pub const RECIPES: &[Recipe] = &[
     Recipe {
         name: "rtn",
         summary: "round to nearest on the range of each group; fastest, needs no data",
-        passes: "infer-types,select,rtn",
+        passes: "infer-types,select{scan=false},rtn",
         main: "rtn",
     },
     Recipe {

@@ -13,6 +13,9 @@ use qcc_quant::numbers::NumbersMut;
 use qcc_quant::rows::WeightRows;
 use qcc_tensor::Tensor;
 
+use crate::select::{damaged, left_in_float};
+use crate::sites::Skip;
+
 /// A weight that `select` has chosen.
 pub(crate) struct Weight {
     pub(crate) scope: Scope,
@@ -72,7 +75,7 @@ pub(crate) fn weights(root: &Graph) -> Vec<Weight> {
 }
 
 /// Chooses numbers for weights: `choose` gets one at a time, works on its rows in parallel,
-/// and writes them where they stay.
+/// and writes them where they stay. A weight that is not finite is left in float.
 pub(crate) fn for_each(
     root: &Graph,
     ctx: &mut Ctx<'_>,
@@ -88,7 +91,12 @@ pub(crate) fn for_each(
         let rows = weight.rows()?;
         let mut buffer = buffer(ctx, weight)?;
         let error = choose(weight, &rows, buffer.numbers_mut());
-        patches.push(patch(root, ctx, weight, buffer.finish()?, error, pass)?);
+        // One bad value shows in the sum of all squares, which huge ones exceed as well.
+        let bad = (!error.energy.is_finite()).then(|| rows.first_non_finite()).flatten();
+        patches.push(match bad {
+            Some(at) => leave(root, ctx, weight, at, pass)?,
+            None => patch(root, ctx, weight, buffer.finish()?, error, pass)?,
+        });
         ctx.session.progress.step(weight.tensor.len() as u64, &weight.name);
     }
     ctx.session.progress.finish();
@@ -130,9 +138,7 @@ pub(crate) fn patch(
     error: SquaredError,
     pass: &'static str,
 ) -> Result<Patch, PassError> {
-    let Some(graph) = root.at(&weight.scope) else {
-        return Err(PassError::internal("a scope is gone"));
-    };
+    let graph = scope_of(root, weight)?;
     let row = ctx.record.weight(&weight.name);
     row.pass = pass;
     row.relative_error = Some(error.relative());
@@ -148,6 +154,44 @@ pub(crate) fn patch(
     let mut patch = Patch::within(pass, weight.scope.clone());
     patch.at(weight.node);
     let new = patch.op1(&node.name, op, node.inputs.clone(), graph.ty(old).clone());
+    patch.replace(old, new);
+    Ok(patch)
+}
+
+fn scope_of<'a>(root: &'a Graph, weight: &Weight) -> Result<&'a Graph, PassError> {
+    root.at(&weight.scope).ok_or_else(|| PassError::internal("a scope is gone"))
+}
+
+/// The patch that takes the choice of a weight back, whose value at this row and column is not
+/// finite. Says so, and notes it in the record.
+fn leave(
+    root: &Graph,
+    ctx: &mut Ctx<'_>,
+    weight: &Weight,
+    at: (usize, usize),
+    pass: &'static str,
+) -> Result<Patch, PassError> {
+    let graph = scope_of(root, weight)?;
+    let source = graph[weight.node].inputs.first().copied().flatten();
+    let Some(source) = source else { return Err(PassError::internal("a weight is gone")) };
+    let note = damaged(&weight.name, at);
+    let row = ctx.record.weight(&weight.name);
+    (row.bits, row.bpw) = (None, 0.0);
+    (row.group, row.grid) = (String::new(), String::new());
+    row.reason_left_float = Some(Skip::NotFinite.to_string());
+    let left: Vec<Diagnostic> = row
+        .sites
+        .iter()
+        .map(|it| left_in_float(&row.name, &row.op, it, &Skip::NotFinite))
+        .collect();
+    ctx.note(note);
+    left.into_iter().for_each(|it| ctx.note(it));
+    let mut patch = Patch::within(pass, weight.scope.clone());
+    patch.at(weight.node);
+    let old = Value { node: weight.node, slot: 0 };
+    // The name of a weight whose uses were all chosen is that of its `Quant`.
+    let is_whole = graph.value_name(old) == weight.name;
+    let new = if is_whole { patch.constant("", weight.tensor.clone()) } else { source };
     patch.replace(old, new);
     Ok(patch)
 }

@@ -1,6 +1,7 @@
 //! A plan that is made anew when the shapes of what it is given change.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use qcc_exec::{Bound, ExecError, Plan, PlanOptions};
 use qcc_ir::{Graph, Value};
@@ -11,7 +12,14 @@ pub(crate) type Feed = BTreeMap<String, Tensor>;
 
 /// The last plan, and what it is for.
 #[derive(Debug, Default)]
-pub(crate) struct Planned(Option<(Vec<(String, Bound)>, Plan)>);
+pub(crate) struct Planned {
+    last: Option<(Vec<(String, Bound)>, Plan)>,
+    /// Products of the plans before it.
+    before: Products,
+}
+
+/// Products of matrices: how long they took, and their additions and multiplications.
+pub(crate) type Products = (Duration, u64);
 
 impl Planned {
     /// Runs a graph, always the same one with the same options: its outputs in their order. A name
@@ -26,14 +34,25 @@ impl Planned {
     ) -> Result<Vec<Tensor>, ExecError> {
         let bound: Vec<(String, Bound)> =
             feed.iter().map(|(name, it)| (name.clone(), Bound::like(it))).collect();
-        let plan = match &mut self.0 {
-            Some((shapes, plan)) if *shapes == bound => &*plan,
-            plan => {
-                let new = Plan::new(graph, &bound, options)?;
-                &plan.insert((bound, new)).1
+        if self.last.as_ref().is_some_and(|(shapes, _)| *shapes != bound) {
+            self.before = self.products();
+            self.last = None;
+        }
+        let plan = match &mut self.last {
+            Some((_, plan)) => &*plan,
+            none => {
+                let plan = Plan::new(graph, &bound, options)?;
+                &none.insert((bound, plan)).1
             }
         };
         let outputs = plan.run(feed, &options.tapped, sink)?;
         Ok(outputs.into_iter().map(|it| it.1).collect())
+    }
+
+    /// Products of all runs; none unless the options ask for a profile.
+    pub(crate) fn products(&self) -> Products {
+        let (time, flops) =
+            self.last.as_ref().map(|(_, plan)| plan.profile().products()).unwrap_or_default();
+        (self.before.0 + time, self.before.1.saturating_add(flops))
     }
 }

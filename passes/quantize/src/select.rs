@@ -96,6 +96,12 @@ pub const INFO: PassInfo = PassInfo {
             default: "false",
             help: "a weight that is not finite is an error",
         },
+        OptionInfo {
+            name: "scan",
+            kind: OptionKind::Bool,
+            default: "true",
+            help: "look for values that are not finite now; rtn sees them in what it reads",
+        },
     ],
     run,
 };
@@ -125,6 +131,8 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     }
     rules.check(&sites)?;
 
+    let strict = ctx.options.flag("strict");
+    let scan = strict || ctx.options.flag("scan");
     let mut patches = Vec::new();
     for key in order {
         let uses = chosen.remove(&key).unwrap_or_default();
@@ -133,14 +141,9 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
             left.extend(uses.iter().map(|it| (it.site, Skip::Shared)));
             continue;
         }
-        let (name, finite) = (first.site.name.clone(), is_finite(graph, &key, first.form));
-        if let Some((row, col)) = finite {
-            let text = format!(
-                "'{name}' is left in float: its value at row {row}, column {col} is not finite"
-            );
-            let note = Diagnostic::warning(codes::QCC0607, text)
-                .with_help("qcc inspect MODEL --weights shows the weights that are damaged");
-            if ctx.options.flag("strict") {
+        if let Some(at) = scan.then(|| non_finite(graph, &key, first.form)).flatten() {
+            let note = damaged(&first.site.name, at);
+            if strict {
                 return Err(Diagnostic { severity: qcc_diag::Severity::Error, ..note }.into());
             }
             ctx.note(note);
@@ -340,8 +343,16 @@ fn has_known_rank(root: &Graph, site: &Site) -> bool {
     site.role == Role::Table || site.weight.dims.len() <= 2 || rank.is_some()
 }
 
+/// Says that a weight has a value that is not finite, and where: row and column.
+pub(crate) fn damaged(name: &str, (row, column): (usize, usize)) -> Diagnostic {
+    let text =
+        format!("'{name}' is left in float: its value at row {row}, column {column} is not finite");
+    Diagnostic::warning(codes::QCC0607, text)
+        .with_help("qcc inspect MODEL --weights shows the weights that are damaged")
+}
+
 /// Row and column of a value that is not finite.
-fn is_finite(root: &Graph, key: &(Scope, Value), form: Form) -> Option<(usize, usize)> {
+fn non_finite(root: &Graph, key: &(Scope, Value), form: Form) -> Option<(usize, usize)> {
     let tensor = root.at(&key.0)?.constant(key.1)?;
     form.rows(tensor)?.first_non_finite()
 }
@@ -461,6 +472,11 @@ fn record_left(ctx: &mut Ctx<'_>, graph: &Graph, site: &Site, skip: &Skip) {
     }
     row.bytes_before = bytes as u64;
     row.reason_left_float = Some(skip.to_string());
-    let text = format!("'{}' of {} '{}' is left in float: {skip}", site.name, site.op, site.label);
-    ctx.note(Diagnostic::note(codes::QCC0602, text));
+    ctx.note(left_in_float(&site.name, &site.op, &site.label, skip));
+}
+
+/// Says why a use of a weight stays in float.
+pub(crate) fn left_in_float(name: &str, op: &str, label: &str, why: &Skip) -> Diagnostic {
+    let text = format!("'{name}' of {op} '{label}' is left in float: {why}");
+    Diagnostic::note(codes::QCC0602, text)
 }

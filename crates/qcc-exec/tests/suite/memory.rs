@@ -86,5 +86,14 @@ fn products_are_counted() {
          }",
     );
     let inputs = inputs([("x", ramp(&[3, 4])), ("w", ramp(&[8, 4]))]);
-    assert_eq!(plan(&graph, &inputs).unwrap().flops(), 2 * 3 * 4 * 8);
+    let options = PlanOptions { profile: true, ..Default::default() };
+    let plan = Plan::new(&graph, &bound(&inputs), &options).unwrap();
+    assert_eq!(plan.flops(), 2 * 3 * 4 * 8);
+    for runs in 1..3 {
+        run(&plan, &inputs);
+        let profile = plan.profile();
+        let flops: Vec<_> = profile.rows.iter().map(|it| (it.op.as_str(), it.flops)).collect();
+        assert_eq!(flops, [("Gemm", runs * 2 * 3 * 4 * 8)]);
+        assert_eq!(profile.products(), (profile.rows[0].time, flops[0].1));
+    }
 }

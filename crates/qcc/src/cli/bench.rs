@@ -266,7 +266,7 @@ fn to_json(args: &BenchArgs, model: &Model, found: &Bench) -> Value {
         });
         if let Some(profile) = &it.profile {
             let rows = profile.rows.iter().map(
-                |it| json!({"op": it.op, "count": it.count, "seconds": it.time.as_secs_f64()}),
+                |it| json!({"op": it.op, "count": it.count, "seconds": it.time.as_secs_f64(), "flops": it.flops}),
             );
             row["operators"] = rows.collect();
         }

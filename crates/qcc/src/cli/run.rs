@@ -215,6 +215,6 @@ fn on_threads(args: &RunArgs, model: &Model, threads: usize) -> Result<Ended, Er
 
 /// Time of each operator, for JSON.
 fn profile_json(profile: &Profile) -> Value {
-    let row = |it: &qcc_exec::ProfileRow| json!({"operator": it.op, "nodes": it.count, "seconds": it.time.as_secs_f64()});
+    let row = |it: &qcc_exec::ProfileRow| json!({"operator": it.op, "nodes": it.count, "seconds": it.time.as_secs_f64(), "flops": it.flops});
     profile.rows.iter().map(row).collect()
 }

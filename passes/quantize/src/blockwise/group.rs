@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::chain::{Chain, Results};
 use super::joint::{self, Kind};
-use super::tune::{Curve, Objective};
+use super::tune::{Course, Objective};
 use super::weights::Tuned;
 use super::{Inputs, Run};
 
@@ -28,8 +28,8 @@ struct Job {
     is_open: bool,
 }
 
-/// Steps of a block with their errors, none where it was finished before; or why it has none.
-type Steps = Result<Option<Curve>, String>;
+/// Steps of a block, none where it was finished before; or why it has none.
+type Steps = Result<Option<Course>, String>;
 
 impl Run<'_> {
     /// The next blocks, as many as there is memory for, from `first` on: which one comes then.
@@ -149,8 +149,11 @@ impl Run<'_> {
                 self.left.extend(job.tuned.iter().map(|it| (it.index, why.clone())));
                 return Ok(false);
             }
-            Ok(curve) => {
-                if let Some(curve) = curve {
+            Ok(course) => {
+                if let Some(Course { curve, time, products }) = course {
+                    ctx.count("signround.steps-ms", time.as_millis() as u64);
+                    ctx.count("signround.products-ms", products.0.as_millis() as u64);
+                    ctx.count("signround.products-mflop", products.1 / 1_000_000);
                     let row = ctx.record.block(&format!("block {}", job.at));
                     row.steps = self.pace.steps().max(1).into();
                     row.objective = curve;

@@ -5,7 +5,7 @@ use qcc_ir::{Graph, Value};
 use qcc_tensor::{Pool, Tensor};
 
 pub(super) use crate::planned::Feed;
-use crate::planned::Planned;
+use crate::planned::{Planned, Products};
 
 /// A part of a graph, from values that are given to some of its values.
 pub(super) struct Part<'a> {
@@ -23,7 +23,7 @@ impl<'a> Part<'a> {
         pool: &Pool,
     ) -> Self {
         let options =
-            PlanOptions { outputs: Some(outputs), tapped, pool: pool.clone(), profile: false };
+            PlanOptions { outputs: Some(outputs), tapped, pool: pool.clone(), profile: true };
         Self { graph, options, plan: Planned::default() }
     }
 
@@ -34,5 +34,10 @@ impl<'a> Part<'a> {
         sink: &mut dyn FnMut(Value, &Tensor),
     ) -> Result<Vec<Tensor>, ExecError> {
         self.plan.run(self.graph, &self.options, feed, sink)
+    }
+
+    /// Products of matrices of all runs.
+    pub(super) fn products(&self) -> Products {
+        self.plan.products()
     }
 }

@@ -15,9 +15,19 @@ use super::weights::Tuned;
 use crate::activations;
 use crate::blocks::Block;
 use crate::held::Samples;
+use crate::planned::Products;
 
 /// Steps, with the error on samples that no step has seen, by that at the start.
 pub(super) type Curve = Vec<(usize, f64)>;
+
+/// What the steps of a block have come to.
+pub(super) struct Course {
+    pub(super) curve: Curve,
+    /// Time of the steps, trials included.
+    pub(super) time: Duration,
+    /// Products of matrices within it.
+    pub(super) products: Products,
+}
 
 /// How often a block is tried on samples that no step has seen.
 pub(super) const TRIALS: u16 = 4;
@@ -43,7 +53,8 @@ impl Objective<'_> {
         tuned: &mut [Tuned],
         ctx: &Ctx<'_>,
         (steps, samples): (u16, usize),
-    ) -> Result<Result<Curve, String>, PassError> {
+    ) -> Result<Result<Course, String>, PassError> {
+        let began = Instant::now();
         let values: Vec<Value> = tuned.iter().map(|it| it.value).collect();
         let gradients = match Gradients::new(self.graph, &self.block.outputs, &values) {
             Ok(it) => it,
@@ -92,7 +103,9 @@ impl Objective<'_> {
                 .progress
                 .step(1, &format!("block {}, error {ratio:.3} of the start", self.at));
         }
-        Ok(Ok(curve))
+        let (first, second) = (backward.products(), forward.products());
+        let products = (first.0 + second.0, first.1.saturating_add(second.1));
+        Ok(Ok(Course { curve, time: began.elapsed(), products }))
     }
 
     /// How long the gradients of one step take; the inner error says why there are none.
