@@ -266,7 +266,6 @@ impl Span<'_> {
             energy: V::splat(0.0),
             squared: V::splat(0.0),
         };
-        let mut error = SquaredError::default();
         let bytes = self.width.div_ceil(PER);
         let is_one_group = self.size.is_multiple_of(LANES * PER);
         for vector in 0..vectors {
@@ -293,11 +292,8 @@ impl Span<'_> {
                     }
                 }
             }
-            error.energy += sum(join.energy.lanes());
-            error.squared += sum(join.squared.lanes());
-            (join.energy, join.squared) = (V::splat(0.0), V::splat(0.0));
         }
-        error
+        SquaredError { energy: sum(join.energy.lanes()), squared: sum(join.squared.lanes()) }
     }
 }
 
