@@ -11,6 +11,10 @@ so that one program scores both: KL to the float model, perplexity, the share of
 are those of a process: with imports and the loading of the model for auto-round ('tuning' leaves them out), the
 whole command for qcc. One JSON line for each run, appended to --log; runs that are in it already are not repeated.
 A scheme ends in 'a' for asymmetric; the side qcc-asym makes every scheme asymmetric for qcc alone.
+
+With --feeds FEEDS.npz in place of --eval MODEL.onnx is an encoder, whose weights are found in DIR by their values. FEEDS has
+its inputs, and scores are cosines of `sentence_embedding` with that of the float model: mean, least, and the mean change of the
+cosine of two sentences.
 """
 
 import argparse
@@ -40,6 +44,20 @@ def linears(model):
         sys.exit("this is not a Llama of seven linears a layer and a head")
     names = [f"model.layers.{i}.{part}.weight" for i in range(layers) for part in PARTS]
     return dict(zip(names + ["lm_head.weight"], found))
+
+
+def by_value(model, folder):
+    """The same as `linears` for any model: weights of the folder that a product reads, transposed."""
+    from safetensors.numpy import load_file
+
+    constants = {it.name: numpy_helper.to_array(it) for it in model.graph.initializer}
+    read = {n.input[1] for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in constants}
+    found = {constants[it].tobytes(): it for it in read}
+    weights = {}
+    for file in Path(folder).glob("*.safetensors"):
+        weights.update({name: it for name, it in load_file(file).items() if it.ndim == 2})
+    keys = {name: np.ascontiguousarray(it.T.astype(np.float32)).tobytes() for name, it in weights.items()}
+    return {name: found[key] for name, key in keys.items() if key in found}
 
 
 def make_hf(model, folder, theta, tokenizer):
@@ -81,11 +99,12 @@ def tune(a, scheme, seed, out):
     import torch
     from auto_round import AutoRound
     from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
     torch.set_num_threads(a.threads)
     bits, group, asym = scheme
-    model = AutoModelForCausalLM.from_pretrained(a.hf, dtype=torch.float32).eval()
+    kind = AutoModel if a.feeds else AutoModelForCausalLM
+    model = kind.from_pretrained(a.hf, dtype=torch.float32).eval()
     options = dict(it.split("=", 1) for it in a.ext)
     options = {name: eval(value, {}, {}) for name, value in options.items()}
     rows = torch.from_numpy(np.load(a.calib))
@@ -149,12 +168,12 @@ def measured(command, env=None):
     return text, {"wall": round(wall, 1), "cpu": round(cpu, 1), "rss_mb": peak // 1024}
 
 
-def with_weights(model_path, weights, out):
+def with_weights(model_path, folder, weights, out):
     """The ONNX model with these weights, by their names in torch."""
     from safetensors.numpy import load_file
 
     model = onnx.load(model_path)
-    names = linears(model)
+    names = by_value(model, folder) if folder else linears(model)
     index = {it.name: it for it in model.graph.initializer}
     for name, value in load_file(weights).items():
         old = index[names[name]]
@@ -164,7 +183,21 @@ def with_weights(model_path, weights, out):
     onnx.save(model, out, save_as_external_data=True, location=data)
 
 
+def embeddings(path, feeds):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    given = {it.name: feeds[it.name] for it in session.get_inputs()}
+    found = session.run(["sentence_embedding"], given)[0]
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
 def scores(a, path):
+    if a.feeds:
+        feeds = np.load(a.feeds)
+        want, got = embeddings(a.model, feeds), embeddings(path, feeds)
+        cosine, change = (want * got).sum(axis=1), np.abs(want @ want.T - got @ got.T)
+        return {"cosine": float(cosine.mean()), "least": float(cosine.min()), "change": float(change.mean())}
     import perplexity
 
     ids = np.load(a.eval)[: a.eval_rows, : a.eval_length]
@@ -181,7 +214,7 @@ def run(a, side, text, seed, work):
         env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(a.threads)}
         log, row = measured(inner, env)
         row["tuning"] = round(float(re.findall(r"^tuning (\S+)$", log, re.M)[-1]), 1)
-        with_weights(a.model, weights, out)
+        with_weights(a.model, a.hf if a.feeds else None, weights, out)
     else:
         recipe = f"signround{{iters={a.iters},batch={a.batch}{',' + a.options if a.options else ''}}}"
         command = [a.qcc, a.model, "-O", recipe, f"-b{bits}", f"-g{group}", "--calib", a.calib, "--seed", seed]
@@ -204,7 +237,8 @@ def main():
     p.add_argument("--hf", type=Path, required=True)
     p.add_argument("--theta", type=float, default=10000.0)
     p.add_argument("--calib", required=True)
-    p.add_argument("--eval", required=True)
+    p.add_argument("--eval")
+    p.add_argument("--feeds")
     p.add_argument("--eval-rows", type=int)
     p.add_argument("--eval-length", type=int)
     p.add_argument("--schemes", default="W4G32,W4G128,W3G128,W2G64,W2G32a")
