@@ -13,7 +13,7 @@ mod tensor;
 
 pub use dtype::DType;
 pub use element::Element;
-pub use mapped::{MappedFile, Origin};
+pub use mapped::{MappedFile, Origin, release};
 pub use pool::Pool;
 pub use shape::{Dim, checked_len};
 pub use store::{Buffer, Store};

@@ -156,6 +156,14 @@ impl Tensor {
         self
     }
 
+    /// Takes the bytes out of the memory of this process if a mapped file has them: they come back
+    /// when they are read. For those who have read a large weight and will not soon again.
+    pub fn release(&self) {
+        if let Data::Packed(bytes) = &self.data {
+            crate::mapped::release(bytes);
+        }
+    }
+
     /// Notes the buffer of a pool that the bytes lie in.
     pub(crate) fn with_lease(mut self, lease: Lease) -> Self {
         self.lease = Some(lease);

@@ -260,6 +260,7 @@ impl Run<'_> {
         let weight = &self.weights[idx];
         let (numbers, error) = choose::numbers(ctx, weight, codes)?;
         let patch = choose::patch(self.root, ctx, weight, numbers, error, self.pass)?;
+        weight.tensor.release(); // later blocks do not read it
         self.patches.insert(idx, patch);
         Ok(())
     }

@@ -64,6 +64,7 @@ pub(crate) fn for_each(
                 let error = searched(weight, &rows, buffer.numbers_mut());
                 patches.push(choose::patch(graph, ctx, weight, buffer.finish()?, error, pass)?);
             }
+            weight.tensor.release(); // the rest of the model does not read it
             ctx.session.progress.step(1, &weight.name);
             Ok(())
         },

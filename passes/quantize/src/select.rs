@@ -354,7 +354,9 @@ pub(crate) fn damaged(name: &str, (row, column): (usize, usize)) -> Diagnostic {
 /// Row and column of a value that is not finite.
 fn non_finite(root: &Graph, key: &(Scope, Value), form: Form) -> Option<(usize, usize)> {
     let tensor = root.at(&key.0)?.constant(key.1)?;
-    form.rows(tensor)?.first_non_finite()
+    let found = form.rows(tensor)?.first_non_finite();
+    tensor.release(); // passes read it one by one, later
+    found
 }
 
 /// `Quant` around the constant when all its uses are chosen, else around the chosen ones.

@@ -86,6 +86,7 @@ impl Rope {
                 Piece::Own(bytes) => bytes,
             };
             out.write_all(bytes)?;
+            qcc_tensor::release(bytes);
         }
         Ok(())
     }

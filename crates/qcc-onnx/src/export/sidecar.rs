@@ -63,6 +63,7 @@ impl Sidecar {
             let gap = usize::try_from(offset - at).unwrap_or(0);
             out.write_all(&vec![0; gap])?;
             out.write_all(bytes)?;
+            qcc_tensor::release(bytes);
             at = offset + bytes.len() as u64;
         }
         Ok(())
