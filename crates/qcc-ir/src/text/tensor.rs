@@ -44,7 +44,9 @@ impl Display for TensorText<'_> {
         } else {
             f.write_str("hash")?;
         }
-        write!(f, " \"{}\"", blake3::hash(bytes))
+        let hash = blake3::hash(bytes);
+        tensor.release(); // all of a model would be in memory at the end of its text
+        write!(f, " \"{hash}\"")
     }
 }
 
