@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use qcc_codegen::{Architecture, Library, Output, Storage, Target};
+pub use qcc_codegen::{Architecture, Library, Output, Storage, Target, Targets};
 use qcc_codegen::{CodegenError, LibraryProduct};
 use qcc_diag::{Diagnostic, codes};
 use qcc_engine::weights::{LowBit, low_bit};
@@ -13,11 +13,26 @@ use qcc_quant::panel::PanelError;
 
 use crate::Error;
 
-/// A target by its name, as `--target` takes it.
+/// Targets by their names with commas between them, as `--target` takes them.
 ///
 /// # Errors
-/// No target of this name; `native` in a build without LLVM.
-pub fn target(name: &str) -> Result<Target, Error> {
+/// No target of a name; targets of two architectures; `native` in a build without LLVM.
+pub fn targets(names: &str) -> Result<Targets, Error> {
+    let all = names.split(',').map(target).collect::<Result<Vec<Target>, Error>>()?;
+    Targets::new(all).map_err(|error| match error {
+        CodegenError::Architectures { .. } => {
+            let text = "code for one architecture does not run on another";
+            Diagnostic::error(codes::QCC0304, error.to_string())
+                .at("option --target")
+                .with_note(text)
+                .with_help("run qcc once for each architecture, with another name for -o")
+                .into()
+        }
+        other => refused(&other),
+    })
+}
+
+fn target(name: &str) -> Result<Target, Error> {
     let wrong = |error| match error {
         CodegenError::UnknownTarget { name, known } => {
             let error = Diagnostic::error(codes::QCC0304, format!("no target is called '{name}'"))
@@ -54,7 +69,7 @@ fn nearest(name: &str) -> Option<String> {
 pub fn library(
     graph: &Graph,
     prefix: &str,
-    target: &Target,
+    targets: &Targets,
     storage: Storage,
 ) -> Result<(Library, Vec<Diagnostic>), Error> {
     let (mut products, mut left) = (Vec::new(), Vec::new());
@@ -99,7 +114,7 @@ pub fn library(
         let help = "quantize it in the same run: leave out '-O none', '-O adpq' or '--format fake'";
         return Err(error.with_help(help).into());
     }
-    Ok((Library::new(prefix, target, storage, products), left))
+    Ok((Library::new(prefix, targets, storage, products), left))
 }
 
 /// What a product is called: as its node, or by its operator and number.
@@ -160,5 +175,9 @@ mod tests {
         }
         assert!(target("aarch64+avx512vnni").is_err());
         assert_eq!(target("aarch64+i8mm").unwrap().name(), "aarch64+i8mm");
+        assert_eq!(targets("x86-64,x86-64-v3").unwrap().to_string(), "x86-64-v3,x86-64");
+        for names in ["x86-64-v3,aarch64", "aarch64,x86-64-v3,x86-64-v4", "x86-64-v3,"] {
+            assert_eq!(targets(names).unwrap_err().code(), codes::QCC0304, "{names}");
+        }
     }
 }

@@ -1,16 +1,14 @@
 //! The functions that programs call: for every CPU of the architecture. They look at what they
 //! are given, then call what is compiled for the target.
 
+use super::choice::Choice;
 use super::fields::{Descriptor, Field, Link};
 use super::scalars::{Int, Pointer, int, pointer};
-use crate::CodegenError;
 use crate::code::{Code, Emitted};
 use crate::library::abi::{self, Code as Verdict};
+use inkwell::IntPredicate;
 use inkwell::types::FunctionType;
-use inkwell::values::{
-    BasicMetadataValueEnum, BasicValue as _, FunctionValue, GlobalValue, PointerValue,
-};
-use inkwell::{AtomicOrdering, IntPredicate};
+use inkwell::values::{BasicMetadataValueEnum, FunctionValue, GlobalValue, PointerValue};
 
 /// Entries of one library.
 pub(super) struct Entries<'a, 'c> {
@@ -21,7 +19,22 @@ pub(super) struct Entries<'a, 'c> {
     pub multiply: FunctionValue<'c>,
     /// What a descriptor's link to the function that quantizes is called with.
     pub quantizer: FunctionType<'c>,
-    pub multiplier: FunctionValue<'c>,
+    pub multiplier: Multiplier<'c>,
+}
+
+/// The function that multiplies.
+#[derive(Clone, Copy)]
+pub(super) enum Multiplier<'c> {
+    /// The only one.
+    One(FunctionValue<'c>),
+    /// That of the version in use.
+    Of {
+        /// Which one is in use.
+        choice: Choice<'c>,
+        /// The functions, the best first.
+        table: PointerValue<'c>,
+        ty: FunctionType<'c>,
+    },
 }
 
 /// What a file of weights must hold: record after record.
@@ -69,11 +82,7 @@ impl<'c> Entries<'_, 'c> {
         [rows, part, parts]: [Int<'c>; 3],
     ) -> Emitted<Pointer<'c>> {
         let code = self.code;
-        let state = code.load(code.pointer_type(), self.state.as_pointer_value(), 8)?;
-        if let Some(load) = state.as_instruction_value() {
-            let set = load.set_atomic_ordering(AtomicOrdering::Acquire);
-            set.map_err(|e| CodegenError::Internal(e.to_string()))?;
-        }
+        let state = code.acquire(code.pointer_type(), self.state.as_pointer_value())?;
         let state = state.into_pointer_value();
         self.refuse(function, code.builder.build_is_null(state, "")?, Verdict::Closed)?;
         let many = code.compare(IntPredicate::UGT, parts, code.index(abi::MOST_PARTS))?;
@@ -101,7 +110,7 @@ impl<'c> Entries<'_, 'c> {
         let next = code.times(rows, code.plus(part, code.index(1))?)?;
         let to = code.over(next, parts)?;
         let operands = [it.at.into(), x.into(), workspace.into(), from.into(), to.into()];
-        let link = it.link(Link::Quantize)?;
+        let link = it.quantize(self.version()?)?;
         code.builder.build_indirect_call(self.quantizer, link, &operands, "")?;
         self.done()
     }
@@ -126,8 +135,24 @@ impl<'c> Entries<'_, 'c> {
             part.into(),
             parts.into(),
         ];
-        code.builder.build_call(self.multiplier, &operands, "")?;
+        match self.multiplier {
+            Multiplier::One(function) => {
+                code.builder.build_call(function, &operands, "")?;
+            }
+            Multiplier::Of { choice, table, ty } => {
+                let at = code.offset(table, code.scaled(choice.in_use(code)?, 8)?)?;
+                code.builder.build_indirect_call(ty, code.read_pointer(at, 0)?, &operands, "")?;
+            }
+        }
         self.done()
+    }
+
+    /// Which version is in use; none if there is one only.
+    fn version(&self) -> Emitted<Option<Int<'c>>> {
+        match self.multiplier {
+            Multiplier::One(_) => Ok(None),
+            Multiplier::Of { choice, .. } => choice.in_use(self.code).map(Some),
+        }
     }
 
     /// `(descriptor, x, rows, y, workspace, part, parts)`.
@@ -154,23 +179,17 @@ impl<'c> Entries<'_, 'c> {
         function: FunctionValue<'c>,
         operands: &[BasicMetadataValueEnum<'c>],
     ) -> Emitted<Int<'c>> {
-        let lost = || CodegenError::Internal("a call without a result".into());
-        let call = self.code.builder.build_call(function, operands, "")?;
-        Ok(call.try_as_basic_value().basic().ok_or_else(lost)?.into_int_value())
+        Ok(self.code.ask(function, operands)?.into_int_value())
     }
 
-    /// `(weights, bytes)`: looks at the CPU and the weights, and opens.
+    /// `(weights, bytes)`: refuses if the CPU `lacks` something, looks at the weights, and opens.
     pub(super) fn emit_open(
         &self,
         function: FunctionValue<'c>,
-        missing: FunctionValue<'c>,
+        lacks: Int<'c>,
         records: Option<&Records<'c>>,
     ) -> Emitted<()> {
         let code = self.code;
-        let lost = || CodegenError::Internal("a call without a result".into());
-        let missing = code.builder.build_call(missing, &[], "")?;
-        let missing = missing.try_as_basic_value().basic().ok_or_else(lost)?;
-        let lacks = code.builder.build_is_not_null(missing.into_pointer_value(), "")?;
         self.refuse(function, lacks, Verdict::Cpu)?;
         let (weights, bytes) = (pointer(function, 0)?, int(function, 1)?);
         let state = match records {
@@ -180,11 +199,7 @@ impl<'c> Entries<'_, 'c> {
                 weights
             }
         };
-        let store = code.builder.build_store(self.state.as_pointer_value(), state)?;
-        store
-            .set_atomic_ordering(AtomicOrdering::Release)
-            .map_err(|e| CodegenError::Internal(e.to_string()))?;
-        store.set_alignment(8).map_err(|e| CodegenError::Internal(e.to_string()))?;
+        code.release(state, self.state.as_pointer_value())?;
         self.done()
     }
 

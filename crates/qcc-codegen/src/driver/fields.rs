@@ -31,7 +31,8 @@ pub(super) enum Link {
     /// The panels; null if they are in a file.
     Weights,
     Bias,
-    /// The function that quantizes rows for it.
+    /// The function that quantizes rows for it. It and those that follow are there once for each
+    /// version, the best first.
     Quantize,
     /// Of panels of one tile, for 1 row; those for more rows and for two tiles follow.
     Kernels,
@@ -40,8 +41,16 @@ pub(super) enum Link {
 /// Numbers of a descriptor.
 pub(super) const NUMBERS: u64 = Field::WeightsAt as u64 + 1;
 
-/// Pointers of a descriptor.
-pub(super) const LINKS: usize = Link::Kernels as usize + Shape::KERNELS;
+/// Pointers of a descriptor that are of one version.
+pub(super) const OF_VERSION: usize = Link::Kernels as usize + Shape::KERNELS - FIRST;
+
+/// Pointers of a descriptor that all versions read.
+const FIRST: usize = Link::Quantize as usize;
+
+/// Pointers of a descriptor for so many versions.
+pub(super) fn links(versions: usize) -> usize {
+    FIRST + versions * OF_VERSION
+}
 
 /// A descriptor at hand.
 pub(super) struct Descriptor<'a, 'c> {
@@ -58,10 +67,24 @@ impl<'c> Descriptor<'_, 'c> {
         self.code.read_pointer(self.at, FIELD * (NUMBERS + link as u64))
     }
 
-    /// The kernel of `tiles` for so many rows; `rows` is 1 at least.
-    pub(super) fn kernel(&self, tiles: u64, rows: Int<'c>) -> Emitted<Pointer<'c>> {
+    /// The function of a version that quantizes rows; none: of the only one.
+    pub(super) fn quantize(&self, version: Option<Int<'c>>) -> Emitted<Pointer<'c>> {
+        let Some(version) = version else { return self.link(Link::Quantize) };
+        let skip = self.code.scaled(version, FIELD * OF_VERSION as u64)?;
+        let at = self.code.offset(self.at, skip)?;
+        self.code.read_pointer(at, FIELD * (NUMBERS + Link::Quantize as u64))
+    }
+
+    /// The kernel of a version of `tiles` for so many rows; `rows` is 1 at least.
+    pub(super) fn kernel(
+        &self,
+        version: usize,
+        tiles: u64,
+        rows: Int<'c>,
+    ) -> Emitted<Pointer<'c>> {
         let code = self.code;
         let first = NUMBERS + Link::Kernels as u64 + (tiles - 1) * Shape::KERNELS as u64 / 2;
+        let first = first + (version * OF_VERSION) as u64;
         let from = code.scaled(code.minus(rows, code.index(1))?, FIELD)?;
         code.read_pointer(code.offset(self.at, from)?, FIELD * first)
     }

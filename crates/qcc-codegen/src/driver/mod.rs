@@ -5,35 +5,36 @@
 //!
 //! | function | compiled for |
 //! |---|---|
-//! | kernels, `quantize`, `multiply` | the target |
+//! | kernels, `quantize`, `multiply` | a target, once for each |
 //! | what programs call: looks at its operands, then calls those | every CPU of the architecture |
 
+mod choice;
 mod cpu;
 mod entry;
 mod fields;
 mod multiply;
 mod quantize;
 mod scalars;
+mod version;
 
 use crate::code::{Code, Emitted};
-use crate::emit::{Attributes, Unit, kernel};
-use crate::library::{Entry, FIELD, Library, Shape, Storage, abi};
+use crate::emit::{Attributes, Unit};
+use crate::library::{Entry, FIELD, Library, Storage, abi};
 use crate::output::Output;
-use crate::{Architecture, CodegenError};
-use entry::{Entries, RECORD, Records};
-use fields::{LINKS, Link, NUMBERS};
+use crate::{Architecture, CodegenError, Target};
+use choice::{Choice, Chooser};
+use entry::{Entries, Multiplier, RECORD, Records};
+use fields::{Link, NUMBERS};
 use inkwell::module::Linkage;
 use inkwell::types::{BasicMetadataTypeEnum, BasicTypeEnum};
 use inkwell::values::{
     BasicMetadataValueEnum, BasicValueEnum, FunctionValue, GlobalValue, PointerValue,
 };
-use inkwell::{AddressSpace, GlobalVisibility};
-use multiply::Multiply;
-use qcc_kernels::{KernelSpec, Planes};
+use inkwell::{AddressSpace, GlobalVisibility, IntPredicate};
 use qcc_quant::panel::PanelLayout;
-use quantize::Quantize;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use version::Version;
 
 /// Where weights in an object lie.
 const SECTION: &str = ".qcc_weights";
@@ -50,7 +51,8 @@ pub fn emit_library(library: &Library, output: Output) -> Result<Vec<u8>, Codege
     if library.storage() == Storage::Inline && output == Output::Object && bytes > MOST_INLINE {
         return Err(CodegenError::TooLarge { bytes });
     }
-    let unit = Unit::new(library.target())?;
+    // Functions name their targets themselves.
+    let unit = Unit::new(library.targets().least())?;
     unit.build(|code| Builder::new(code, library, output)?.build())?.emit(output)
 }
 
@@ -59,8 +61,6 @@ struct Builder<'a, 'c> {
     code: &'a Code<'c>,
     library: &'a Library,
     output: Output,
-    kernels: BTreeMap<KernelSpec, FunctionValue<'c>>,
-    quantizers: BTreeMap<Planes, FunctionValue<'c>>,
     texts: RefCell<BTreeMap<String, PointerValue<'c>>>,
     /// Weights in the object, by the place of their record.
     weights: RefCell<BTreeMap<u64, PointerValue<'c>>>,
@@ -72,29 +72,32 @@ impl<'a, 'c> Builder<'a, 'c> {
             code,
             library,
             output,
-            kernels: BTreeMap::new(),
-            quantizers: BTreeMap::new(),
             texts: RefCell::default(),
             weights: RefCell::default(),
         })
     }
 
-    fn build(mut self) -> Emitted<()> {
-        for entry in self.library.entries() {
-            self.kernels_of(entry)?;
-            self.quantizer(entry.product.planes)?;
+    fn build(self) -> Emitted<()> {
+        let targets = self.library.targets().all();
+        let mut versions: Vec<Version<'a, 'c>> =
+            (0..targets.len()).map(|place| Version::new(targets, place)).collect();
+        for version in &mut versions {
+            for entry in self.library.entries() {
+                version.add(&self, entry)?;
+            }
         }
-        let multiplier = self.multiplier()?;
+        let chooser = self.chooser()?;
+        let multiplier = self.multiplier(&versions, chooser.choice)?;
         let state = self.global(self.code.pointer_type().const_null().into(), "state", false);
         let entries = self.entries(state, multiplier)?;
         let run = self.function("entry_run", &[P, P, N, P, P, N, N], Some(I), Base, false)?;
         entries.emit_run(run)?;
         let mut products = Vec::new();
         for (i, entry) in self.library.entries().iter().enumerate() {
-            let descriptor = self.descriptor(i, entry)?;
+            let descriptor = self.descriptor(i, entry, &versions)?;
             products.push(self.product(entry, descriptor, &entries, run)?);
         }
-        self.tables(&products, &entries)
+        self.tables(&products, &entries, &chooser)
     }
 
     /// A function; `exported`, or known here only.
@@ -103,7 +106,7 @@ impl<'a, 'c> Builder<'a, 'c> {
         name: &str,
         parameters: &[Kind],
         result: Option<Kind>,
-        level: Level,
+        level: Level<'_>,
         exported: bool,
     ) -> Emitted<FunctionValue<'c>> {
         let code = self.code;
@@ -116,9 +119,8 @@ impl<'a, 'c> Builder<'a, 'c> {
         };
         let linkage = if exported { Linkage::External } else { Linkage::Internal };
         let function = code.module.add_function(name, ty, Some(linkage));
-        let target = self.library.target();
-        let attributes = match (level, target.architecture()) {
-            (Target, _) => Attributes::of(target),
+        let attributes = match (level, self.library.targets().architecture()) {
+            (Level::Target(target), _) => Attributes::of(target),
             (Base, Architecture::X86_64) => Attributes::plain("x86-64", "+sse2"),
             (Base, Architecture::Aarch64) => Attributes::plain("generic", "+neon"),
         };
@@ -151,44 +153,61 @@ impl<'a, 'c> Builder<'a, 'c> {
         global.as_pointer_value()
     }
 
-    fn kernels_of(&mut self, entry: &Entry) -> Emitted<()> {
-        for rows in 1..=KernelSpec::MOST_ROWS {
-            for tiles in 1..=2 {
-                let Some(spec) = entry.spec(self.library.target(), rows, tiles) else { continue };
-                if !self.kernels.contains_key(&spec) {
-                    let function = kernel(self.code, &spec, self.library.target())?;
-                    function.set_linkage(Linkage::Internal);
-                    self.kernels.insert(spec, function);
-                }
-            }
+    /// The functions that choose between versions, with their bodies.
+    fn chooser(&self) -> Emitted<Chooser<'a, 'c>> {
+        let code = self.code;
+        let none = code.context.i64_type().const_array(&[code.index(0), code.index(0)]);
+        let memory = self.global(none.into(), "choice", false).as_pointer_value();
+        let own = |name, parameters: &[Kind]| self.function(name, parameters, Some(N), Base, false);
+        let chooser = Chooser {
+            code,
+            choice: Choice { memory },
+            targets: self.library.targets().all(),
+            runs: own("choice_runs", &[])?,
+            pick: own("choice_pick", &[])?,
+            is_same: own("choice_is_same", &[P, P, N])?,
+        };
+        for (function, emit) in [
+            (chooser.runs, Chooser::emit_runs as fn(&Chooser<'a, 'c>) -> Emitted<()>),
+            (chooser.pick, Chooser::emit_pick),
+            (chooser.is_same, Chooser::emit_is_same),
+        ] {
+            self.enter(function)?;
+            emit(&chooser)?;
         }
+        Ok(chooser)
+    }
+
+    /// The next instructions are the first of a function.
+    fn enter(&self, function: FunctionValue<'c>) -> Emitted<()> {
+        let lost = || CodegenError::Internal("a function without a body".into());
+        self.code.builder.position_at_end(function.get_first_basic_block().ok_or_else(lost)?);
         Ok(())
     }
 
-    fn quantizer(&mut self, planes: Planes) -> Emitted<()> {
-        if self.quantizers.contains_key(&planes) {
-            return Ok(());
+    fn multiplier(
+        &self,
+        versions: &[Version<'a, 'c>],
+        choice: Choice<'c>,
+    ) -> Emitted<Multiplier<'c>> {
+        let all = versions.iter().map(|it| it.multiplier(self));
+        let all = all.collect::<Emitted<Vec<FunctionValue<'c>>>>()?;
+        if let [one] = all[..] {
+            return Ok(Multiplier::One(one));
         }
-        let name = format!("quantize_{planes}");
-        let function = self.function(&name, &[P, P, P, N, N], None, Target, false)?;
-        let wide = self.library.target().best().to_string().starts_with("avx512");
-        let lanes = if wide { 16 } else { 8 };
-        Quantize { code: self.code, function, planes, lanes }.emit()?;
-        self.quantizers.insert(planes, function);
-        Ok(())
-    }
-
-    fn multiplier(&self) -> Emitted<FunctionValue<'c>> {
-        let parameters = [P, P, P, N, P, N, N];
-        let function = self.function("multiply", &parameters, None, Target, false)?;
-        Multiply::new(self.code, function)?.emit()?;
-        Ok(function)
+        let Some(ty) = all.first().map(|it| it.get_type()) else {
+            return Err(CodegenError::Internal("a library without a target".into()));
+        };
+        let all: Vec<_> = all.iter().map(|it| it.as_global_value().as_pointer_value()).collect();
+        let table = self.code.pointer_type().const_array(&all);
+        let table = self.global(table.into(), "multipliers", true).as_pointer_value();
+        Ok(Multiplier::Of { choice, table, ty })
     }
 
     fn entries(
         &self,
         state: GlobalValue<'c>,
-        multiplier: FunctionValue<'c>,
+        multiplier: Multiplier<'c>,
     ) -> Emitted<Entries<'a, 'c>> {
         let code = self.code;
         let kinds = [P, P, P, N, N].map(|it| it.of(code).into());
@@ -204,7 +223,12 @@ impl<'a, 'c> Builder<'a, 'c> {
     }
 
     /// Sizes, weights, bias and kernels of a product.
-    fn descriptor(&self, i: usize, entry: &Entry) -> Emitted<PointerValue<'c>> {
+    fn descriptor(
+        &self,
+        i: usize,
+        entry: &Entry,
+        versions: &[Version<'a, 'c>],
+    ) -> Emitted<PointerValue<'c>> {
         let code = self.code;
         let null = code.pointer_type().const_null();
         let inline = self.library.storage() == Storage::Inline;
@@ -213,7 +237,7 @@ impl<'a, 'c> Builder<'a, 'c> {
         let mut fields: Vec<BasicValueEnum<'c>> =
             entry.shape.numbers().map(|it| code.index(it).into()).to_vec();
         fields.push(code.index(weights_at).into());
-        let mut links = [null; LINKS];
+        let mut links = vec![null; fields::links(0)];
         if inline {
             links[Link::Weights as usize] = self.weights(i, entry);
         }
@@ -222,20 +246,11 @@ impl<'a, 'c> Builder<'a, 'c> {
             let value = code.context.const_string(&bytes, false);
             links[Link::Bias as usize] = self.global(value.into(), "bias", true).as_pointer_value();
         }
-        let lost = || CodegenError::Internal("a product without its functions".into());
-        let pointer = |function: &FunctionValue<'c>| function.as_global_value().as_pointer_value();
-        let quantizer = self.quantizers.get(&entry.product.planes).ok_or_else(lost)?;
-        links[Link::Quantize as usize] = pointer(quantizer);
-        for tiles in 1..=2 {
-            for rows in 1..=KernelSpec::MOST_ROWS {
-                let Some(spec) = entry.spec(self.library.target(), rows, tiles) else { continue };
-                let at = usize::from(tiles - 1) * Shape::KERNELS / 2 + usize::from(rows) - 1;
-                let kernel = self.kernels.get(&spec).ok_or_else(lost)?;
-                links[Link::Kernels as usize + at] = pointer(kernel);
-            }
+        for version in versions {
+            links.extend(version.links(entry, null)?);
         }
-        fields.extend(links.map(BasicValueEnum::from));
-        debug_assert_eq!(fields.len() as u64, NUMBERS + LINKS as u64);
+        fields.extend(links.into_iter().map(BasicValueEnum::from));
+        debug_assert_eq!(fields.len() as u64, NUMBERS + fields::links(versions.len()) as u64);
         let value = code.context.const_struct(&fields, false);
         let global = self.global(value.into(), &format!("descriptor_{i}"), true);
         global.set_alignment(8 * FIELD as u32);
@@ -313,18 +328,48 @@ impl<'a, 'c> Builder<'a, 'c> {
         Ok(row.into())
     }
 
-    /// What the library as a whole has: the table of products, `open`, `missing`.
-    fn tables(&self, products: &[BasicValueEnum<'c>], entries: &Entries<'a, 'c>) -> Emitted<()> {
+    /// What the library as a whole has: the table of products, `open`, `missing`, `target`,
+    /// `select`.
+    fn tables(
+        &self,
+        products: &[BasicValueEnum<'c>],
+        entries: &Entries<'a, 'c>,
+        chooser: &Chooser<'a, 'c>,
+    ) -> Emitted<()> {
         let (code, library) = (self.code, self.library);
         let name = |what: &str| format!("{}_{what}", library.prefix());
+        let (targets, text) = (library.targets(), |it: &str| self.text(it));
+        let is_alone = targets.all().len() == 1;
+        let picked = || Emitted::Ok(code.ask(chooser.pick, &[])?.into_int_value());
+
         let missing = self.function(&name("missing"), &[], Some(P), Base, true)?;
-        cpu::missing(code, missing, library.target(), &|text| Ok(self.text(text)))?;
+        if !is_alone {
+            // What the version lacks that asks least.
+            let found = code.compare(IntPredicate::NE, picked()?, code.index(0))?;
+            let none = code.pointer_type().const_null();
+            code.last_when(missing, found, || {
+                code.builder.build_return(Some(&none))?;
+                Ok(())
+            })?;
+        }
+        let first = cpu::missing(code, missing, targets.least(), &text)?;
+        code.builder.build_return(Some(&first))?;
         let open = self.function(&name("open"), &[P, N], Some(I), Base, true)?;
         let records = match library.storage() {
             Storage::Inline => None,
             Storage::File => Some(self.records()),
         };
-        entries.emit_open(open, missing, records.as_ref())?;
+        let lacks = if is_alone {
+            let missing = code.ask(missing, &[])?.into_pointer_value();
+            code.builder.build_is_not_null(missing, "")?
+        } else {
+            code.is_zero(picked()?)?
+        };
+        entries.emit_open(open, lacks, records.as_ref())?;
+        let target = self.function(&name("target"), &[], Some(P), Base, true)?;
+        chooser.emit_target(&text)?;
+        let select = self.function(&name("select"), &[P], Some(I), Base, true)?;
+        chooser.emit_select(select, &text)?;
 
         let export = |global: GlobalValue<'c>| {
             global.set_linkage(Linkage::External);
@@ -340,16 +385,23 @@ impl<'a, 'c> Builder<'a, 'c> {
         export(self.global(small(abi::VERSION).into(), &name("abi"), true));
         let pointer = |function: FunctionValue<'c>| function.as_global_value().as_pointer_value();
         let bytes = if records.is_some() { library.weight_bytes() } else { 0 };
+        let null = code.pointer_type().const_null();
+        let names = targets.all().iter().map(|it| text(it.name())).chain([null]);
+        let names = code.pointer_type().const_array(&names.collect::<Vec<_>>());
+        let names = self.global(names.into(), "targets", true).as_pointer_value();
         let all = code.context.const_struct(
             &[
                 small(abi::VERSION).into(),
                 small(abi::PRODUCT_BYTES).into(),
                 code.index(rows.len() as u64).into(),
                 table.into(),
-                self.text(library.target().name()).into(),
+                text(&targets.to_string()).into(),
                 code.index(bytes).into(),
                 pointer(open).into(),
                 pointer(missing).into(),
+                names.into(),
+                pointer(target).into(),
+                pointer(select).into(),
             ],
             false,
         );
@@ -375,11 +427,11 @@ impl<'a, 'c> Builder<'a, 'c> {
 
 /// What a function is compiled for.
 #[derive(Clone, Copy)]
-enum Level {
-    Target,
+enum Level<'t> {
+    Target(&'t Target),
     Base,
 }
-use Level::{Base, Target};
+use Level::Base;
 
 /// Type of a parameter or result.
 #[derive(Clone, Copy)]

@@ -19,6 +19,8 @@ const PANEL: u64 = 32;
 pub(super) struct Multiply<'a, 'c> {
     pub code: &'a Code<'c>,
     pub function: FunctionValue<'c>,
+    /// Whose kernels it calls.
+    version: usize,
     it: Descriptor<'a, 'c>,
     weights: Pointer<'c>,
     workspace: Pointer<'c>,
@@ -29,11 +31,16 @@ pub(super) struct Multiply<'a, 'c> {
 }
 
 impl<'a, 'c> Multiply<'a, 'c> {
-    pub(super) fn new(code: &'a Code<'c>, function: FunctionValue<'c>) -> Emitted<Self> {
+    pub(super) fn new(
+        code: &'a Code<'c>,
+        function: FunctionValue<'c>,
+        version: usize,
+    ) -> Emitted<Self> {
         let bytes = code.context.i64_type().array_type(size_of::<KernelArgs>() as u32 / 8);
         Ok(Self {
             code,
             function,
+            version,
             it: Descriptor { code, at: pointer(function, 0)? },
             weights: pointer(function, 1)?,
             workspace: pointer(function, 2)?,
@@ -132,10 +139,10 @@ impl<'a, 'c> Multiply<'a, 'c> {
         self.put_pointer(offset_of!(KernelArgs, act_init), code.offset(sums, groups)?)?;
         let whole = code.least(end, it.get(Field::WholePanels)?)?;
         code.when(function, code.below(first, whole)?, || {
-            self.call([first, whole], row, it.kernel(2, count)?)
+            self.call([first, whole], row, it.kernel(self.version, 2, count)?)
         })?;
         code.when(function, code.below(whole, end)?, || {
-            self.call([whole, end], row, it.kernel(1, count)?)
+            self.call([whole, end], row, it.kernel(self.version, 1, count)?)
         })
     }
 

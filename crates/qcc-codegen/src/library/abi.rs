@@ -45,6 +45,8 @@ codes! {
     Shape = 9 "QCC_ERR_SHAPE" "the weights are those of another model",
     /// Weights that are cut off.
     Short = 10 "QCC_ERR_SHORT" "the weights are cut off",
+    /// No version of this name.
+    Target = 11 "QCC_ERR_TARGET" "the library was not compiled for a target of this name",
 }
 
 #[cfg(test)]
@@ -56,6 +58,6 @@ mod tests {
         for (i, (_, number, _)) in CODES.iter().enumerate() {
             assert_eq!(*number as usize, i);
         }
-        assert_eq!(Code::Short as usize, CODES.len() - 1);
+        assert_eq!(Code::Target as usize, CODES.len() - 1);
     }
 }

@@ -56,10 +56,13 @@ struct qcc_library {
     uint32_t product_bytes;    /* sizeof (struct qcc_product) */
     uint64_t count;
     const struct qcc_product *products;
-    const char *target;        /* what the code was compiled for */
+    const char *target;        /* what the code was compiled for: names, commas between them */
     uint64_t weights_bytes;    /* of the file of weights; 0: they are in the library */
     int (*open)(const void *weights, size_t bytes);
     const char *(*missing)(void);
+    const char *const *targets; /* each of them, the best first, then a null pointer */
+    const char *(*picked)(void);
+    int (*select)(const char *target);
 };
 
 #endif /* QCC_AOT_ABI */
@@ -102,6 +105,7 @@ extern \"C\" {{
 #endif
 {common}
 #define {prefix}_PRODUCTS {count}
+#define {prefix}_TARGETS {targets}
 #define {prefix}_WEIGHTS_BYTES {bytes}u
 
 /* All of them, in the order of the model; and what a program that loads the library looks up. */
@@ -116,8 +120,21 @@ extern const uint32_t {prefix}_abi;
  */
 int {prefix}_open(const void *weights, size_t bytes);
 
-/* A feature that this CPU lacks, or a null pointer. */
+/* A feature that this CPU lacks{lacks}, or a null pointer. */
 const char *{prefix}_missing(void);
+
+/*
+ * The target whose code products run, or would run if the library were open; a null pointer if
+ * the CPU runs none of them. It is the best one that the CPU has all of, found once.
+ */
+const char *{prefix}_target(void);
+
+/*
+ * Takes the code for another target of the library from now on, for calls that begin later, in
+ * all threads; a null pointer: the best again. Results are the same. QCC_ERR_CPU: this CPU
+ * cannot run it; QCC_ERR_TARGET: there is no code for it. Before {prefix}_open or after it.
+ */
+int {prefix}_select(const char *target);
 
 /* Products: as run, quantize and multiply of struct qcc_product. */
 {products}
@@ -128,7 +145,9 @@ const char *{prefix}_missing(void);
 #endif /* {prefix}_QCC_H */
 ",
             version = env!("CARGO_PKG_VERSION"),
-            target = self.target.name(),
+            target = self.targets,
+            targets = self.targets.all().len(),
+            lacks = if self.targets.all().len() > 1 { ", whatever version is taken" } else { "" },
             count = self.entries.len(),
             bytes = match self.storage {
                 Storage::Inline => 0,
@@ -179,7 +198,9 @@ mod tests {
         let text = library(Storage::File).header("model.qpk");
         for line in [
             "#define QCC_AOT_ABI 1u",
-            "    QCC_ERR_SHORT = 10\n};",
+            "#define model_q4_TARGETS 1",
+            "int model_q4_select(const char *target);",
+            "    QCC_ERR_TARGET = 11\n};",
             "extern const struct qcc_product model_q4_products[3];",
             "/* /layers.0/down: k = 128, n = 64, 4 bits, groups of 32 */",
             "#define model_q4_layers_0_q_WORKSPACE_ROW 192u",

@@ -12,7 +12,7 @@ mod shape;
 pub use names::identifier;
 pub(crate) use shape::{FIELD, Shape};
 
-use crate::Target;
+use crate::{Target, Targets};
 use qcc_kernels::{Epilogue, KernelSpec, Matrix, Planes};
 use qcc_quant::panel::PanelLayout;
 use std::io::{self, Write};
@@ -47,7 +47,7 @@ pub struct LibraryProduct {
 #[derive(Debug)]
 pub struct Library {
     prefix: String,
-    target: Target,
+    targets: Targets,
     storage: Storage,
     entries: Vec<Entry>,
     /// Bytes of the file of weights.
@@ -68,12 +68,12 @@ pub(crate) struct Entry {
 }
 
 impl Library {
-    /// A library of products, those of one matrix sharing its bytes, whose symbols begin with `prefix`, made a C identifier. A target
-    /// `native` stands for the best one with a name of its own that this CPU has.
+    /// A library of products, those of one matrix sharing its bytes, whose symbols begin with
+    /// `prefix`, made a C identifier.
     #[must_use]
     pub fn new(
         prefix: &str,
-        target: &Target,
+        targets: &Targets,
         storage: Storage,
         products: Vec<LibraryProduct>,
     ) -> Self {
@@ -98,7 +98,7 @@ impl Library {
             Entry { product, symbol, at, class: class as u32, shape }
         });
         let entries = entries.collect();
-        Self { prefix, target: target.named(), storage, entries, file_bytes }
+        Self { prefix, targets: targets.clone(), storage, entries, file_bytes }
     }
 
     /// What symbols begin with.
@@ -107,10 +107,10 @@ impl Library {
         &self.prefix
     }
 
-    /// What it is for; never `native`.
+    /// What it has a version of its code for; none is called `native`.
     #[must_use]
-    pub fn target(&self) -> &Target {
-        &self.target
+    pub fn targets(&self) -> &Targets {
+        &self.targets
     }
 
     /// Where weights lie.
@@ -208,8 +208,8 @@ mod tests {
             product("/layers.0/k", 64, 16, Some(vec![0.5; 16])),
             product("/layers.0/down", 128, 64, None),
         ];
-        let target = Target::parse("x86-64-v4+avx512vnni").unwrap();
-        Library::new("model.q4", &target, storage, products)
+        let targets = Targets::parse("x86-64-v4+avx512vnni").unwrap();
+        Library::new("model.q4", &targets, storage, products)
     }
 
     #[test]
@@ -239,8 +239,8 @@ mod tests {
         };
         let other = tests::matrix(64, 48);
         let products = vec![product("a", &matrix), product("b", &other), product("c", &matrix)];
-        let target = Target::parse("x86-64").unwrap();
-        let library = Library::new("p", &target, Storage::File, products);
+        let targets = Targets::parse("x86-64").unwrap();
+        let library = Library::new("p", &targets, Storage::File, products);
         let places: Vec<u64> = library.entries().iter().map(|it| it.at).collect();
         let bytes = record_bytes(matrix.layout());
         assert_eq!((places, library.weight_bytes()), (vec![0, bytes, 0], 2 * bytes));
@@ -253,7 +253,7 @@ mod tests {
         let classes: Vec<u32> = library.entries().iter().map(|it| it.class).collect();
         assert_eq!(classes, [0, 0, 1]);
         let specs = |i: usize, tiles| {
-            let spec = library.entries()[i].spec(library.target(), 3, tiles);
+            let spec = library.entries()[i].spec(library.targets().least(), 3, tiles);
             spec.map(|it| it.to_string())
         };
         let name = |text: &str| Some(format!("qcc_mm_b4_g32_m3_{text}_avx512vnni"));

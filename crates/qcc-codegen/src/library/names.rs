@@ -3,8 +3,19 @@
 use std::collections::BTreeSet;
 
 /// What symbols of the library itself are called behind the prefix.
-const TAKEN: &[&str] =
-    &["library", "products", "open", "missing", "abi", "PRODUCTS", "WEIGHTS_BYTES", "QCC_H"];
+const TAKEN: &[&str] = &[
+    "library",
+    "products",
+    "open",
+    "missing",
+    "target",
+    "select",
+    "abi",
+    "PRODUCTS",
+    "TARGETS",
+    "WEIGHTS_BYTES",
+    "QCC_H",
+];
 
 /// What the functions and the constant of a product are called behind its symbol.
 const SUFFIXES: [&str; 4] = ["", "_quantize", "_multiply", "_WORKSPACE_ROW"];
@@ -61,8 +72,9 @@ mod tests {
 
     #[test]
     fn symbols_by_hand() {
-        let names = ["a", "a", "open", "a_multiply", "A", "a/2"];
-        let want = ["p_a", "p_a_2", "p_open_2", "p_a_multiply_2", "p_A", "p_a_2_2"];
+        let names = ["a", "a", "open", "a_multiply", "A", "a/2", "select"];
+        let want =
+            ["p_a", "p_a_2", "p_open_2", "p_a_multiply_2", "p_A", "p_a_2_2", "p_select_2"];
         assert_eq!(symbols("p", names.into_iter()), want);
     }
 

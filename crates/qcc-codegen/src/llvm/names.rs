@@ -91,6 +91,7 @@ macro_rules! functions {
             LLVMGetElementType
             LLVMGetEnumAttributeKindForName
             LLVMGetErrorMessage
+            LLVMGetFirstBasicBlock
             LLVMGetFirstParam
             LLVMGetFirstUse
             LLVMGetHostCPUFeatures

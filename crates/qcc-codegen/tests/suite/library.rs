@@ -1,7 +1,9 @@
 //! Libraries: a C program that runs the products of one, against products in plain Rust.
 
 use crate::product::{inputs, matrix};
-use qcc_codegen::{CodegenError, Library, LibraryProduct, Output, Storage, Target, emit_library};
+use qcc_codegen::{
+    CodegenError, Library, LibraryProduct, Output, Storage, Target, Targets, emit_library,
+};
 use qcc_kernels::{Activations, Epilogue, Matrix, Operands, Planes, Pool, Product, Scalar};
 use qcc_quant::panel::{PanelBits, PanelLayout, PanelScale};
 use std::fs;
@@ -11,6 +13,8 @@ use std::sync::Arc;
 
 const CROSS: &str = "aarch64-linux-gnu-gcc";
 const EMULATOR: &str = "qemu-aarch64-static";
+#[cfg(target_arch = "x86_64")]
+const EMULATOR_X86: &str = "qemu-x86_64-static";
 const STRICT: [&str; 6] = ["-O1", "-Wall", "-Wextra", "-Werror", "-pedantic", "-Wshadow"];
 
 /// Products of every width, group, kind of scale and number of planes, with and without what is
@@ -62,6 +66,7 @@ fn activations(rows: usize, k: usize) -> Vec<f32> {
 
 /// How a library is built and run.
 struct Setting<'a> {
+    /// Targets with commas between them.
     target: &'a str,
     storage: Storage,
     compiler: &'a str,
@@ -75,10 +80,15 @@ struct Setting<'a> {
 impl Setting<'_> {
     /// Builds the program in `folder`, runs it, and gives its status.
     fn check(&self, folder: &Path) -> Option<i32> {
+        self.versions(folder).0
+    }
+
+    /// The same with what it says of versions: the one that was picked, and all that ran.
+    fn versions(&self, folder: &Path) -> (Option<i32>, String) {
         let mut products = products();
         products.truncate(self.count);
-        let target = Target::parse(self.target).expect("a target");
-        let library = Library::new("model", &target, self.storage, products.clone());
+        let targets = Targets::parse(self.target).expect("targets");
+        let library = Library::new("model", &targets, self.storage, products.clone());
         let at = |name: &str| folder.join(name);
         fs::write(at("model.h"), library.header("model.qpk")).expect("written");
         let object = emit_library(&library, Output::Object).expect("an object");
@@ -119,7 +129,7 @@ impl Setting<'_> {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         if output.status.code() == Some(3) {
             println!("{}: {text}", self.target);
-            return Some(3);
+            return (Some(3), text);
         }
         assert!(output.status.success(), "{}: {} {text}", self.target, output.status);
         let bytes = fs::read(at("results")).expect("results");
@@ -142,7 +152,7 @@ impl Setting<'_> {
             }
         }
         assert_eq!(results.next(), None);
-        output.status.code()
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 }
 
@@ -176,6 +186,91 @@ fn programs_in_c_give_the_defined_bits() {
         let setting = Setting { target, storage, compiler: "cc", link: &["-lm"], run: &[], count };
         let status = setting.check(folder.path());
         assert!(status == Some(0) || target == "x86-64-v3", "{target}");
+    }
+}
+
+/// Of several versions the best runs, and each of them gives the same bits.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn the_best_version_for_this_cpu_runs() {
+    if !has("cc") {
+        println!("SKIP: no cc");
+        return;
+    }
+    let here = Target::native().expect("this CPU").named();
+    let has = |name: &str| here.isas().contains(&Target::parse(name).expect("a target").best());
+    let folder = tempfile::tempdir().expect("a folder");
+    for (target, storage, count) in [
+        ("x86-64,x86-64-v3,x86-64-v4,x86-64-v4+avx512vnni,x86-64-v2", Storage::File, ALL),
+        ("x86-64-v3,x86-64", Storage::Inline, 3),
+    ] {
+        let targets = Targets::parse(target).expect("targets");
+        let runs: Vec<&str> =
+            targets.all().iter().map(|it| it.name()).filter(|it| has(it)).collect();
+        let setting = Setting { target, storage, compiler: "cc", link: &["-lm"], run: &[], count };
+        let want = format!("{} {}", runs[0], runs.join(" "));
+        assert_eq!(setting.versions(folder.path()), (Some(0), want));
+    }
+}
+
+/// Threads that find the best version, and select others, at the same time.
+#[test]
+fn versions_change_while_products_run() {
+    if !has("cc") {
+        println!("SKIP: no cc");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let targets = if cfg!(target_arch = "x86_64") {
+        "x86-64,x86-64-v3,x86-64-v4,x86-64-v4+avx512vnni"
+    } else {
+        "aarch64,aarch64+dotprod"
+    };
+    let targets = Targets::parse(targets).expect("targets");
+    let library = Library::new("model", &targets, Storage::Inline, two());
+    fs::write(at("model.h"), library.header("")).expect("written");
+    fs::write(at("model.o"), emit_library(&library, Output::Object).expect("an object"))
+        .expect("written");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/c/threads.c");
+    let mut link = Command::new("cc");
+    link.args(["-std=c99", "-D_POSIX_C_SOURCE=200809L", "-pthread"]).args(STRICT);
+    link.arg("-I").arg(folder.path()).arg("-o").arg(at("program")).arg(source).arg(at("model.o"));
+    let output = link.arg("-lm").output().expect("a compiler");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(at("program")).output().expect("started");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{} {text}", output.status);
+}
+
+/// CPUs of an emulator, which has no AVX-512.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn the_best_version_for_other_cpus_runs() {
+    for program in ["cc", EMULATOR_X86] {
+        if !has(program) {
+            println!("SKIP: no {program}");
+            return;
+        }
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let all = "x86-64-v2,x86-64-v4,x86-64-v3";
+    for (target, cpu, want) in [
+        (all, "Haswell", "x86-64-v3 x86-64-v3 x86-64-v2"),
+        (all, "Nehalem", "x86-64-v2 x86-64-v2"),
+        // AVX, but no AVX2.
+        (all, "SandyBridge", "x86-64-v2 x86-64-v2"),
+        ("x86-64-v3,x86-64", "Nehalem", "x86-64 x86-64"),
+        (all, "qemu64", "ssse3 is missing"),
+        ("x86-64-v4,x86-64-v3", "Nehalem", "movbe is missing"),
+    ] {
+        let run = [EMULATOR_X86, "-cpu", cpu];
+        let (storage, link) = (Storage::Inline, &["-static", "-lm"]);
+        let setting = Setting { target, storage, compiler: "cc", link, run: &run, count: 2 };
+        let (status, text) = setting.versions(folder.path());
+        let last = text.trim().lines().last().unwrap_or_default();
+        let want_status = if want.ends_with("missing") { 3 } else { 0 };
+        assert_eq!((status, last), (Some(want_status), want), "{target} on {cpu}");
     }
 }
 
@@ -229,14 +324,30 @@ fn programs_for_aarch64_run_under_an_emulator() {
         let setting = Setting { target, storage, compiler: CROSS, link, run: &run, count };
         assert_eq!(setting.check(folder.path()), Some(status), "{target} on {cpu}");
     }
+    // Several in one object.
+    let all = "aarch64,aarch64+i8mm,aarch64+dotprod";
+    for (target, cpu, want) in [
+        (all, "max", "aarch64+i8mm aarch64+i8mm aarch64+dotprod aarch64"),
+        (all, "neoverse-n1", "aarch64+dotprod aarch64+dotprod aarch64"),
+        (all, "cortex-a53", "aarch64 aarch64"),
+        ("aarch64+dotprod,aarch64+i8mm", "cortex-a53", "dotprod is missing"),
+    ] {
+        let run = [EMULATOR, "-cpu", cpu];
+        let (storage, link) = (Storage::File, &["-static"]);
+        let setting = Setting { target, storage, compiler: CROSS, link, run: &run, count: 3 };
+        let (status, text) = setting.versions(folder.path());
+        let last = text.trim().lines().last().unwrap_or_default();
+        let want_status = if want.ends_with("missing") { 3 } else { 0 };
+        assert_eq!((status, last), (Some(want_status), want), "{target} on {cpu}");
+    }
 }
 
 /// Nothing of elsewhere is needed, but for rounding products and sums at once on old CPUs.
 #[test]
 fn text_names_what_is_needed() {
     let text = |target: &str, storage, output| {
-        let target = Target::parse(target).expect("a target");
-        let library = Library::new("model", &target, storage, two());
+        let targets = Targets::parse(target).expect("targets");
+        let library = Library::new("model", &targets, storage, two());
         String::from_utf8(emit_library(&library, output).expect("text")).expect("UTF-8")
     };
     let needs = |target: &str, storage| {
@@ -250,6 +361,9 @@ fn text_names_what_is_needed() {
     assert_eq!(needs("x86-64-v4", Storage::Inline), (vec![], true));
     assert_eq!(needs("aarch64+dotprod", Storage::File), (vec!["getauxval".into()], false));
     assert_eq!(needs("aarch64", Storage::File), (vec![], false));
+    assert_eq!(needs("x86-64-v3,x86-64-v4", Storage::Inline), (vec![], true));
+    let needed = needs("aarch64,aarch64+i8mm", Storage::File);
+    assert_eq!(needed, (vec!["getauxval".into()], false));
     let asm = text("x86-64-v4", Storage::File, Output::Asm);
     for call in ["memset", "memcpy", "fmaf", "bcmp"] {
         assert!(!asm.contains(call), "{call}");
@@ -257,20 +371,28 @@ fn text_names_what_is_needed() {
     // Only entries are seen from outside, and none of them has a register of the target.
     let visible = asm.lines().filter_map(|it| it.trim().strip_prefix(".globl\t"));
     assert!(visible.clone().all(|it| it.starts_with("model_")));
-    assert_eq!(visible.count(), 3 * two().len() + 5);
+    assert_eq!(visible.count(), 3 * two().len() + 7);
 }
 
 #[test]
 fn entries_are_for_every_cpu() {
-    let target = Target::parse("x86-64-v4+avx512vnni").expect("a target");
-    let library = Library::new("model", &target, Storage::File, two());
+    for targets in ["x86-64-v4+avx512vnni", "x86-64-v4+avx512vnni,x86-64-v3"] {
+        entries_of(targets);
+    }
+}
+
+fn entries_of(targets: &str) {
+    let targets = Targets::parse(targets).expect("targets");
+    let library = Library::new("model", &targets, Storage::File, two());
     let asm = emit_library(&library, Output::Asm).expect("text");
     let asm = String::from_utf8(asm).expect("UTF-8");
     let mut inside = None;
     let mut seen = 0;
     for line in asm.lines() {
         if let Some(label) = line.strip_suffix(':').filter(|it| !it.starts_with('.')) {
-            inside = Some(label).filter(|it| it.starts_with("model_") || it.starts_with("entry_"));
+            inside = Some(label).filter(|it| {
+                ["model_", "entry_", "choice_"].iter().any(|first| it.starts_with(first))
+            });
             seen += usize::from(inside.is_some());
         }
         if let Some(name) = inside {
@@ -278,14 +400,14 @@ fn entries_are_for_every_cpu() {
             assert!(!vector.iter().any(|it| line.contains(it)), "{name}: {line}");
         }
     }
-    assert!(seen >= 3 * two().len() + 5, "{seen}");
+    assert!(seen >= 3 * two().len() + 10, "{seen}");
 }
 
 #[test]
 fn the_same_input_gives_the_same_bytes() {
     let make = || {
-        let target = Target::parse("aarch64+dotprod").expect("a target");
-        let library = Library::new("model", &target, Storage::Inline, two());
+        let targets = Targets::parse("aarch64+dotprod,aarch64").expect("targets");
+        let library = Library::new("model", &targets, Storage::Inline, two());
         emit_library(&library, Output::Object)
     };
     assert!(make().expect("an object") == make().expect("an object"));
