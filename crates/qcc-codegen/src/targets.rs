@@ -20,7 +20,7 @@ impl Targets {
     /// # Errors
     /// Those of [`Target::parse`]; [`CodegenError::Architectures`].
     pub fn parse(names: &str) -> Result<Self, CodegenError> {
-        Self::new(names.split(',').map(Target::parse).collect::<Result<_, _>>()?)
+        Self::new(&names.split(',').map(Target::parse).collect::<Result<Vec<_>, _>>()?)
     }
 
     /// In any order. A target `native` stands for the best one with a name of its own that this
@@ -28,7 +28,7 @@ impl Targets {
     ///
     /// # Errors
     /// [`CodegenError::Architectures`]; [`CodegenError::UnknownTarget`] if there is none.
-    pub fn new(targets: Vec<Target>) -> Result<Self, CodegenError> {
+    pub fn new(targets: &[Target]) -> Result<Self, CodegenError> {
         let mut all: Vec<Target> = targets.iter().map(Target::named).collect();
         let Some(first) = all.first().cloned() else {
             return Err(Target::parse("").err().unwrap_or(CodegenError::NoLlvm));
@@ -120,7 +120,7 @@ mod tests {
             let error = Targets::parse(list).expect_err(list);
             assert!(matches!(error, CodegenError::UnknownTarget { .. }), "{list}");
         }
-        assert!(matches!(Targets::new(vec![]), Err(CodegenError::UnknownTarget { .. })));
+        assert!(matches!(Targets::new(&[]), Err(CodegenError::UnknownTarget { .. })));
         let error = Targets::parse("x86-64-v3,x86-64-v4,aarch64").expect_err("two architectures");
         assert_eq!(
             error.to_string(),

@@ -19,7 +19,7 @@ use crate::Error;
 /// No target of a name; targets of two architectures; `native` in a build without LLVM.
 pub fn targets(names: &str) -> Result<Targets, Error> {
     let all = names.split(',').map(target).collect::<Result<Vec<Target>, Error>>()?;
-    Targets::new(all).map_err(|error| match error {
+    Targets::new(&all).map_err(|error| match error {
         CodegenError::Architectures { .. } => {
             let text = "code for one architecture does not run on another";
             Diagnostic::error(codes::QCC0304, error.to_string())

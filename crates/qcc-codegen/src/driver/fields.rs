@@ -76,12 +76,7 @@ impl<'c> Descriptor<'_, 'c> {
     }
 
     /// The kernel of a version of `tiles` for so many rows; `rows` is 1 at least.
-    pub(super) fn kernel(
-        &self,
-        version: usize,
-        tiles: u64,
-        rows: Int<'c>,
-    ) -> Emitted<Pointer<'c>> {
+    pub(super) fn kernel(&self, version: usize, tiles: u64, rows: Int<'c>) -> Emitted<Pointer<'c>> {
         let code = self.code;
         let first = NUMBERS + Link::Kernels as u64 + (tiles - 1) * Shape::KERNELS as u64 / 2;
         let first = first + (version * OF_VERSION) as u64;

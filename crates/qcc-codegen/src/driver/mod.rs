@@ -68,13 +68,7 @@ struct Builder<'a, 'c> {
 
 impl<'a, 'c> Builder<'a, 'c> {
     fn new(code: &'a Code<'c>, library: &'a Library, output: Output) -> Emitted<Self> {
-        Ok(Self {
-            code,
-            library,
-            output,
-            texts: RefCell::default(),
-            weights: RefCell::default(),
-        })
+        Ok(Self { code, library, output, texts: RefCell::default(), weights: RefCell::default() })
     }
 
     fn build(self) -> Emitted<()> {

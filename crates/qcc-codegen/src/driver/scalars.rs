@@ -4,7 +4,8 @@ use crate::CodegenError;
 use crate::code::{Code, Emitted};
 use inkwell::types::BasicTypeEnum;
 use inkwell::values::{
-    BasicMetadataValueEnum, BasicValue as _, BasicValueEnum, FunctionValue, InstructionValue, IntValue, PointerValue,
+    BasicMetadataValueEnum, BasicValue as _, BasicValueEnum, FunctionValue, InstructionValue,
+    IntValue, PointerValue,
 };
 use inkwell::{AtomicOrdering, IntPredicate};
 

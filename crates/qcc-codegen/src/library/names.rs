@@ -73,8 +73,7 @@ mod tests {
     #[test]
     fn symbols_by_hand() {
         let names = ["a", "a", "open", "a_multiply", "A", "a/2", "select"];
-        let want =
-            ["p_a", "p_a_2", "p_open_2", "p_a_multiply_2", "p_A", "p_a_2_2", "p_select_2"];
+        let want = ["p_a", "p_a_2", "p_open_2", "p_a_multiply_2", "p_A", "p_a_2_2", "p_select_2"];
         assert_eq!(symbols("p", names.into_iter()), want);
     }
 

@@ -86,7 +86,7 @@ fn check(bench: &Bench, code: &str, compiler: &[&str], run: &[&str], weights: &s
     build.args(&compiler[1..]).args(STRICT).args(["-I.", "-o", "program"]).arg(source);
     build.current_dir(bench.path(""));
     // Libraries are looked for where the program is run.
-    build.args(["-x", "none", "-Wl,-rpath,."]).arg(code);
+    build.args(["-x", "none", "-Wl,-rpath,."]).args([code, "-lm"]);
     good_end(&build.output().unwrap(), code);
     let program = bench.path("program");
     let mut start = match run {
@@ -148,6 +148,27 @@ fn shared_libraries_need_nothing() {
     assert!(bench.read("model.so") == bytes);
 }
 
+/// One object and one library with code for several targets; weights are there once.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn files_for_several_targets_give_the_defined_bits() {
+    if !has(&["cc"]) {
+        return;
+    }
+    let bench = Bench::new(&three());
+    let kinds = ["-o", "model.onnx", "--emit", "onnx,obj,shared,header"];
+    let all = ["--target", "x86-64-v4,x86-64,x86-64-v3,native"];
+    bench.passes(&rtn(&[&kinds[..], &all].concat()));
+    let compiler = ["cc", "-std=c99"];
+    check(&bench, "./model.so", &compiler, &[], "-");
+    check(&bench, "model.o", &[&compiler[..], &["-static"]].concat(), &[], "-");
+    // The same bytes, whatever the order.
+    let object = bench.read("model.o");
+    let other = ["--target", "native,x86-64-v3,x86-64,x86-64-v4,x86-64-v3"];
+    bench.passes(&rtn(&[&kinds[..], &other].concat()));
+    assert!(bench.read("model.o") == object);
+}
+
 #[test]
 fn objects_for_aarch64_run_under_an_emulator() {
     if !has(&[CROSS, EMULATOR]) {
@@ -193,6 +214,8 @@ fn what_cannot_be_made_is_refused() {
     };
     let near = ["no target is called 'aarch64+dotprd'", "help: write 'aarch64+dotprod'"];
     refused(&["--emit", "obj", "--target", "aarch64+dotprd"], 2, "QCC0304", &near);
+    let two = ["two architectures", "help: run qcc once for each"];
+    refused(&["--emit", "obj", "--target", "x86-64-v3,aarch64"], 2, "QCC0304", &two);
     refused(
         &["--emit", "shared", "--linker", "./none"],
         1,
