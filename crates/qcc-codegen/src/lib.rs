@@ -22,7 +22,7 @@ mod targets;
 
 pub use cache::KernelCache;
 pub use error::CodegenError;
-pub use library::{Library, LibraryProduct, Storage, identifier};
+pub use library::{Library, LibraryProduct, ProductEnd, Storage, identifier};
 pub use output::Output;
 pub use target::{Architecture, Target};
 pub use targets::Targets;

@@ -17,24 +17,11 @@ pub(super) struct Entries<'a, 'c> {
     pub state: GlobalValue<'c>,
     pub quantize: FunctionValue<'c>,
     pub multiply: FunctionValue<'c>,
-    /// What a descriptor's link to the function that quantizes is called with.
+    /// What a descriptor's links to the functions that quantize and multiply are called with.
     pub quantizer: FunctionType<'c>,
-    pub multiplier: Multiplier<'c>,
-}
-
-/// The function that multiplies.
-#[derive(Clone, Copy)]
-pub(super) enum Multiplier<'c> {
-    /// The only one.
-    One(FunctionValue<'c>),
-    /// That of the version in use.
-    Of {
-        /// Which one is in use.
-        choice: Choice<'c>,
-        /// The functions, the best first.
-        table: PointerValue<'c>,
-        ty: FunctionType<'c>,
-    },
+    pub multiplier: FunctionType<'c>,
+    /// Which version is in use, if there are several.
+    pub choice: Option<Choice<'c>>,
 }
 
 /// What a file of weights must hold: record after record.
@@ -110,23 +97,28 @@ impl<'c> Entries<'_, 'c> {
         let next = code.times(rows, code.plus(part, code.index(1))?)?;
         let to = code.over(next, parts)?;
         let operands = [it.at.into(), x.into(), workspace.into(), from.into(), to.into()];
-        let link = it.quantize(self.version()?)?;
+        let link = it.of(self.version()?, Link::Quantize)?;
         code.builder.build_indirect_call(self.quantizer, link, &operands, "")?;
         self.done()
     }
 
-    /// `(descriptor, workspace, rows, y, part, parts)`.
+    /// `(descriptor, workspace, rows, y, part, parts, extra)`.
     pub(super) fn emit_multiply(&self) -> Emitted<()> {
         let (code, function) = (self.code, self.multiply);
         let it = Descriptor { code, at: pointer(function, 0)? };
         let [workspace, y] = [pointer(function, 1)?, pointer(function, 3)?];
         let [rows, part, parts] = [int(function, 2)?, int(function, 4)?, int(function, 5)?];
         let state = self.look(function, &it, [y, workspace], [rows, part, parts])?;
+        let extra = pointer(function, 6)?;
+        let reads = code.compare(IntPredicate::NE, it.get(Field::ReadsExtra)?, code.index(0))?;
+        let none = code.both(reads, code.builder.build_is_null(extra, "")?)?;
+        self.refuse(function, none, Verdict::Null)?;
+        self.refuse(function, code.both(reads, self.is_off(extra, 4)?)?, Verdict::Align)?;
         let inside = it.link(Link::Weights)?;
         let beside = code.offset(state, it.get(Field::WeightsAt)?)?;
         let is_beside = code.builder.build_is_null(inside, "")?;
         let weights = code.builder.build_select(is_beside, beside, inside, "")?;
-        let operands: [BasicMetadataValueEnum<'c>; 7] = [
+        let operands: [BasicMetadataValueEnum<'c>; 8] = [
             it.at.into(),
             weights.into(),
             workspace.into(),
@@ -134,28 +126,19 @@ impl<'c> Entries<'_, 'c> {
             y.into(),
             part.into(),
             parts.into(),
+            extra.into(),
         ];
-        match self.multiplier {
-            Multiplier::One(function) => {
-                code.builder.build_call(function, &operands, "")?;
-            }
-            Multiplier::Of { choice, table, ty } => {
-                let at = code.offset(table, code.scaled(choice.in_use(code)?, 8)?)?;
-                code.builder.build_indirect_call(ty, code.read_pointer(at, 0)?, &operands, "")?;
-            }
-        }
+        let link = it.of(self.version()?, Link::Multiply)?;
+        code.builder.build_indirect_call(self.multiplier, link, &operands, "")?;
         self.done()
     }
 
     /// Which version is in use; none if there is one only.
     fn version(&self) -> Emitted<Option<Int<'c>>> {
-        match self.multiplier {
-            Multiplier::One(_) => Ok(None),
-            Multiplier::Of { choice, .. } => choice.in_use(self.code).map(Some),
-        }
+        self.choice.map(|it| it.in_use(self.code)).transpose()
     }
 
-    /// `(descriptor, x, rows, y, workspace, part, parts)`.
+    /// `(descriptor, x, rows, y, workspace, part, parts, extra)`.
     pub(super) fn emit_run(&self, function: FunctionValue<'c>) -> Emitted<()> {
         let code = self.code;
         let it: BasicMetadataValueEnum<'c> = pointer(function, 0)?.into();
@@ -167,7 +150,9 @@ impl<'c> Entries<'_, 'c> {
         let first = self.call(self.quantize, &operands)?;
         let failed = code.compare(IntPredicate::NE, first, self.verdict(Verdict::Ok))?;
         code.leave(function, failed, first)?;
-        let operands = [it, workspace.into(), rows.into(), y.into(), part.into(), parts.into()];
+        let extra = pointer(function, 7)?;
+        let operands =
+            [it, workspace.into(), rows.into(), y.into(), part.into(), parts.into(), extra.into()];
         let second = self.call(self.multiply, &operands)?;
         code.builder.build_return(Some(&second))?;
         Ok(())

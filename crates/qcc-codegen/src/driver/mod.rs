@@ -9,10 +9,12 @@
 //! | what programs call: looks at its operands, then calls those | every CPU of the architecture |
 
 mod choice;
+mod constants;
 mod cpu;
 mod entry;
 mod fields;
 mod multiply;
+mod outliers;
 mod quantize;
 mod scalars;
 mod version;
@@ -23,17 +25,19 @@ use crate::library::{Entry, FIELD, Library, Storage, abi};
 use crate::output::Output;
 use crate::{Architecture, CodegenError, Target};
 use choice::{Choice, Chooser};
-use entry::{Entries, Multiplier, RECORD, Records};
+use entry::Entries;
 use fields::{Link, NUMBERS};
 use inkwell::module::Linkage;
 use inkwell::types::{BasicMetadataTypeEnum, BasicTypeEnum};
 use inkwell::values::{
     BasicMetadataValueEnum, BasicValueEnum, FunctionValue, GlobalValue, PointerValue,
 };
-use inkwell::{AddressSpace, GlobalVisibility, IntPredicate};
+use inkwell::IntPredicate;
+use qcc_kernels::Overlay;
 use qcc_quant::panel::PanelLayout;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use version::Version;
 
 /// Where weights in an object lie.
@@ -64,11 +68,13 @@ struct Builder<'a, 'c> {
     texts: RefCell<BTreeMap<String, PointerValue<'c>>>,
     /// Weights in the object, by the place of their record.
     weights: RefCell<BTreeMap<u64, PointerValue<'c>>>,
+    outliers: RefCell<Vec<(Arc<Overlay>, [PointerValue<'c>; 3])>>,
 }
 
 impl<'a, 'c> Builder<'a, 'c> {
     fn new(code: &'a Code<'c>, library: &'a Library, output: Output) -> Emitted<Self> {
-        Ok(Self { code, library, output, texts: RefCell::default(), weights: RefCell::default() })
+        let (texts, weights, outliers) = Default::default();
+        Ok(Self { code, library, output, texts, weights, outliers })
     }
 
     fn build(self) -> Emitted<()> {
@@ -81,15 +87,14 @@ impl<'a, 'c> Builder<'a, 'c> {
             }
         }
         let chooser = self.chooser()?;
-        let multiplier = self.multiplier(&versions, chooser.choice)?;
         let state = self.global(self.code.pointer_type().const_null().into(), "state", false);
-        let entries = self.entries(state, multiplier)?;
-        let run = self.function("entry_run", &[P, P, N, P, P, N, N], Some(I), Base, false)?;
+        let choice = Some(chooser.choice).filter(|_| versions.len() > 1);
+        let entries = self.entries(state, choice)?;
+        let run = self.function("entry_run", &[P, P, N, P, P, N, N, P], Some(I), Base, false)?;
         entries.emit_run(run)?;
         let mut products = Vec::new();
         for (i, entry) in self.library.entries().iter().enumerate() {
-            let descriptor = self.descriptor(i, entry, &versions)?;
-            products.push(self.product(entry, descriptor, &entries, run)?);
+            products.push(self.product(i, entry, &versions, &entries, run)?);
         }
         self.tables(&products, &entries, &chooser)
     }
@@ -179,38 +184,25 @@ impl<'a, 'c> Builder<'a, 'c> {
         Ok(())
     }
 
-    fn multiplier(
-        &self,
-        versions: &[Version<'a, 'c>],
-        choice: Choice<'c>,
-    ) -> Emitted<Multiplier<'c>> {
-        let all = versions.iter().map(|it| it.multiplier(self));
-        let all = all.collect::<Emitted<Vec<FunctionValue<'c>>>>()?;
-        if let [one] = all[..] {
-            return Ok(Multiplier::One(one));
-        }
-        let Some(ty) = all.first().map(|it| it.get_type()) else {
-            return Err(CodegenError::Internal("a library without a target".into()));
-        };
-        let all: Vec<_> = all.iter().map(|it| it.as_global_value().as_pointer_value()).collect();
-        let table = self.code.pointer_type().const_array(&all);
-        let table = self.global(table.into(), "multipliers", true).as_pointer_value();
-        Ok(Multiplier::Of { choice, table, ty })
-    }
-
     fn entries(
         &self,
         state: GlobalValue<'c>,
-        multiplier: Multiplier<'c>,
+        choice: Option<Choice<'c>>,
     ) -> Emitted<Entries<'a, 'c>> {
         let code = self.code;
-        let kinds = [P, P, P, N, N].map(|it| it.of(code).into());
-        let quantizer = code.context.void_type().fn_type(&kinds, false);
+        let ty = |kinds: &[Kind]| {
+            let kinds: Vec<BasicMetadataTypeEnum<'c>> =
+                kinds.iter().map(|it| it.of(code).into()).collect();
+            code.context.void_type().fn_type(&kinds, false)
+        };
+        let (quantizer, multiplier) = (ty(&[P, P, P, N, N]), ty(&MULTIPLIER));
         let kinds = [P, P, N, P, N, N];
         let quantize = self.function("entry_quantize", &kinds, Some(I), Base, false)?;
+        let multiply = quantize;
         let mut entries =
-            Entries { code, state, quantize, multiply: quantize, quantizer, multiplier };
+            Entries { code, state, quantize, multiply, quantizer, multiplier, choice };
         entries.emit_quantize()?;
+        let kinds = [P, P, N, P, N, N, P];
         entries.multiply = self.function("entry_multiply", &kinds, Some(I), Base, false)?;
         entries.emit_multiply()?;
         Ok(entries)
@@ -222,6 +214,7 @@ impl<'a, 'c> Builder<'a, 'c> {
         i: usize,
         entry: &Entry,
         versions: &[Version<'a, 'c>],
+        is_end: bool,
     ) -> Emitted<PointerValue<'c>> {
         let code = self.code;
         let null = code.pointer_type().const_null();
@@ -231,74 +224,77 @@ impl<'a, 'c> Builder<'a, 'c> {
         let mut fields: Vec<BasicValueEnum<'c>> =
             entry.shape.numbers().map(|it| code.index(it).into()).to_vec();
         fields.push(code.index(weights_at).into());
+        fields.push(code.index(entry.epilogue(is_end).reads_extra().into()).into());
         let mut links = vec![null; fields::links(0)];
         if inline {
             links[Link::Weights as usize] = self.weights(i, entry);
         }
-        if let Some(bias) = &entry.product.bias {
+        if let Some(bias) = entry.bias(is_end) {
             let bytes: Vec<u8> = bias.iter().flat_map(|it| it.to_le_bytes()).collect();
-            let value = code.context.const_string(&bytes, false);
-            links[Link::Bias as usize] = self.global(value.into(), "bias", true).as_pointer_value();
+            links[Link::Bias as usize] = self.bytes(&bytes, "bias").as_pointer_value();
+        }
+        if let Some(overlay) = &entry.product.overlay {
+            let all = self.outliers(i, overlay);
+            links[Link::Starts as usize..][..all.len()].copy_from_slice(&all);
         }
         for version in versions {
-            links.extend(version.links(entry, null)?);
+            links.extend(version.links(entry, is_end, null)?);
         }
         fields.extend(links.into_iter().map(BasicValueEnum::from));
         debug_assert_eq!(fields.len() as u64, NUMBERS + fields::links(versions.len()) as u64);
         let value = code.context.const_struct(&fields, false);
-        let global = self.global(value.into(), &format!("descriptor_{i}"), true);
+        let end = if is_end { "_end" } else { "" };
+        let global = self.global(value.into(), &format!("descriptor_{i}{end}"), true);
         global.set_alignment(8 * FIELD as u32);
         Ok(global.as_pointer_value())
-    }
-
-    /// The panels in the object; a symbol of elsewhere in text.
-    fn weights(&self, i: usize, entry: &Entry) -> PointerValue<'c> {
-        let code = self.code;
-        if let Some(known) = self.weights.borrow().get(&entry.at) {
-            return *known;
-        }
-        let bytes = entry.product.matrix.bytes();
-        let name = format!("{}_weights_{i}", self.library.prefix());
-        let global = if self.output == Output::Object {
-            let global = self.global(code.context.const_string(bytes, false).into(), &name, true);
-            global.set_section(Some(SECTION));
-            global
-        } else {
-            let ty = code.context.i8_type().array_type(bytes.len() as u32);
-            let global = code.module.add_global(ty, None::<AddressSpace>, &name);
-            global.set_constant(true);
-            global.set_visibility(GlobalVisibility::Hidden);
-            global
-        };
-        global.set_alignment(64);
-        self.weights.borrow_mut().insert(entry.at, global.as_pointer_value());
-        global.as_pointer_value()
     }
 
     /// The functions of a product, and its row of the table.
     fn product(
         &self,
+        i: usize,
         entry: &Entry,
-        descriptor: PointerValue<'c>,
+        versions: &[Version<'a, 'c>],
         entries: &Entries<'a, 'c>,
         run: FunctionValue<'c>,
     ) -> Emitted<BasicValueEnum<'c>> {
         let code = self.code;
-        let wrap = |suffix: &str, kinds: &[Kind], inner: FunctionValue<'c>| {
+        let null = code.pointer_type().const_null();
+        let descriptor = self.descriptor(i, entry, versions, false)?;
+        // `order`: which parameter each operand is; what is beyond them is a null pointer.
+        let wrap = |of: PointerValue<'c>, suffix: &str, kinds: &[Kind], inner, order: &[u32]| {
             let name = format!("{}{suffix}", entry.symbol);
             let function = self.function(&name, kinds, Some(I), Base, true)?;
-            let mut operands = vec![descriptor.into()];
-            operands.extend(function.get_param_iter().map(BasicMetadataValueEnum::from));
+            let mut operands: Vec<BasicMetadataValueEnum<'c>> = vec![of.into()];
+            operands.extend(order.iter().map(|&it| match function.get_nth_param(it) {
+                Some(value) => BasicMetadataValueEnum::from(value),
+                None => null.into(),
+            }));
             let result = entries.call(inner, &operands)?;
             code.builder.build_return(Some(&result))?;
             Emitted::Ok(function.as_global_value().as_pointer_value())
         };
-        let run = wrap("", &[P, N, P, P, N, N], run)?;
-        let quantize = wrap("_quantize", &[P, N, P, N, N], entries.quantize)?;
-        let multiply = wrap("_multiply", &[P, N, P, N, N], entries.multiply)?;
+        let kinds = [P, N, P, P, N, N];
+        let run_plain = wrap(descriptor, "", &kinds, run, &[0, 1, 2, 3, 4, 5, 6])?;
+        let kinds = [P, N, P, N, N];
+        let quantize = wrap(descriptor, "_quantize", &kinds, entries.quantize, &[0, 1, 2, 3, 4])?;
+        let order = [0, 1, 2, 3, 4, 5];
+        let multiply = wrap(descriptor, "_multiply", &kinds, entries.multiply, &order)?;
+        let (mut run_end, mut multiply_end) = (null, null);
+        if entry.product.end.is_some() {
+            let descriptor = self.descriptor(i, entry, versions, true)?;
+            let kinds = [P, N, P, P, P, N, N];
+            run_end = wrap(descriptor, "_end", &kinds, run, &[0, 1, 3, 4, 5, 6, 2])?;
+            let (kinds, order) = ([P, N, P, P, N, N], [0, 1, 3, 4, 5, 2]);
+            let inner = entries.multiply;
+            multiply_end = wrap(descriptor, "_multiply_end", &kinds, inner, &order)?;
+        }
         let Entry { product, shape, .. } = entry;
         let layout = product.matrix.layout();
         let small = |value: u64| code.context.i32_type().const_int(value, false).into();
+        let end = product.end.as_ref();
+        let factor = end.and_then(|it| it.factor).map_or(u64::MAX, |it| it as u64);
+        let outliers = product.overlay.as_ref().map_or(0, |it| it.len() as u64);
         let row = code.context.const_struct(
             &[
                 self.text(&product.name.replace('\0', "")).into(),
@@ -309,13 +305,17 @@ impl<'a, 'c> Builder<'a, 'c> {
                 small(shape.planes),
                 small(entry.class.into()),
                 small(product.bias.is_some().into()),
-                small(0),
+                small(end.map_or(0, |it| it.epilogue as u64)),
                 code.index(shape.row).into(),
                 code.index(entry.at).into(),
                 code.index(layout.bytes() as u64).into(),
-                run.into(),
+                run_plain.into(),
                 quantize.into(),
                 multiply.into(),
+                code.index(outliers).into(),
+                code.index(factor).into(),
+                run_end.into(),
+                multiply_end.into(),
             ],
             false,
         );
@@ -402,21 +402,6 @@ impl<'a, 'c> Builder<'a, 'c> {
         export(self.global(all.into(), &name("library"), true));
         Ok(())
     }
-
-    /// What a file of weights must hold.
-    fn records(&self) -> Records<'c> {
-        let mut bytes = Vec::new();
-        for entry in self.library.records() {
-            let layout = entry.product.matrix.layout();
-            let length = (PanelLayout::FIRST_PANEL + layout.bytes()) as u64;
-            bytes.extend(entry.at.to_le_bytes());
-            bytes.extend(length.to_le_bytes());
-            bytes.extend(layout.header());
-        }
-        let value = self.code.context.const_string(&bytes, false);
-        let table = self.global(value.into(), "records", true).as_pointer_value();
-        Records { table, count: bytes.len() as u64 / RECORD }
-    }
 }
 
 /// What a function is compiled for.
@@ -426,6 +411,9 @@ enum Level<'t> {
     Base,
 }
 use Level::Base;
+
+/// What functions that multiply are called with.
+const MULTIPLIER: [Kind; 8] = [P, P, P, N, P, N, N, P];
 
 /// Type of a parameter or result.
 #[derive(Clone, Copy)]

@@ -10,10 +10,10 @@ mod names;
 mod shape;
 
 pub use names::identifier;
-pub(crate) use shape::{FIELD, Shape};
+pub(crate) use shape::{FIELD, MOST_PANELS, Shape};
 
 use crate::{Target, Targets};
-use qcc_kernels::{Epilogue, KernelSpec, Matrix, Planes};
+use qcc_kernels::{Epilogue, KernelSpec, Matrix, Overlay, Planes};
 use qcc_quant::panel::PanelLayout;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -41,6 +41,21 @@ pub struct LibraryProduct {
     pub planes: Planes,
     /// `[n]`, added to each row.
     pub bias: Option<Vec<f32>>,
+    /// Weights beside those of the matrix, which multiply activations that are not quantized.
+    pub overlay: Option<Arc<Overlay>>,
+    /// What the model does with the result; functions of their own do it as well.
+    pub end: Option<ProductEnd>,
+}
+
+/// What comes behind a product that has no bias of its own.
+#[derive(Clone, Debug)]
+pub struct ProductEnd {
+    /// Which it is.
+    pub epilogue: Epilogue,
+    /// `[n]`, where it is a bias.
+    pub bias: Option<Vec<f32>>,
+    /// The product whose results it reads, by its position, where that is known.
+    pub factor: Option<usize>,
 }
 
 /// What a library is made of.
@@ -80,11 +95,15 @@ impl Library {
         let prefix = identifier(prefix);
         let symbols = names::symbols(&prefix, products.iter().map(|it| it.name.as_str()));
         let (mut classes, mut file_bytes) = (Vec::new(), 0);
+        let class = |it: &LibraryProduct| Shape::new(it.matrix.layout(), it.planes, false).class();
+        // Products that may share rows read the same ones, with or without outliers.
+        let keeping = products.iter().filter(|it| it.overlay.is_some());
+        let keeping: Vec<[u64; 4]> = keeping.map(class).collect();
         let mut places: Vec<(Arc<Matrix>, u64)> = Vec::new();
         let entries = products.into_iter().zip(symbols).map(|(product, symbol)| {
             let layout = product.matrix.layout();
-            let shape = Shape::new(layout, product.planes);
-            let class = shape.class();
+            let class = class(&product);
+            let shape = Shape::new(layout, product.planes, keeping.contains(&class));
             let class = classes.iter().position(|it| *it == class).unwrap_or_else(|| {
                 classes.push(class);
                 classes.len() - 1
@@ -165,16 +184,50 @@ impl Library {
 }
 
 impl Entry {
+    /// Whether it is the product alone (`false`), or with what the model does with it (`true`):
+    /// the forms that there are functions of.
+    pub(crate) fn forms(&self) -> impl Iterator<Item = bool> + use<> {
+        [false, true].into_iter().take(1 + usize::from(self.product.end.is_some()))
+    }
+
+    /// What is done to results before they are stored.
+    pub(crate) fn epilogue(&self, is_end: bool) -> Epilogue {
+        match (&self.product.end, &self.product.bias) {
+            (Some(end), _) if is_end => end.epilogue,
+            (_, Some(_)) => Epilogue::Bias,
+            _ => Epilogue::None,
+        }
+    }
+
+    /// What [`Self::epilogue`] adds.
+    pub(crate) fn bias(&self, is_end: bool) -> Option<&Vec<f32>> {
+        match &self.product.end {
+            Some(end) if is_end => end.bias.as_ref(),
+            _ => self.product.bias.as_ref(),
+        }
+    }
+
+    /// What comes behind outliers, if there are some: not in the kernel then.
+    pub(crate) fn end_behind_outliers(&self, is_end: bool) -> Option<Epilogue> {
+        self.product.overlay.as_ref().map(|_| self.epilogue(is_end))
+    }
+
     /// The kernel for so many rows and tiles; none if no panel has as many tiles.
-    pub(crate) fn spec(&self, target: &Target, rows: u8, tiles: u8) -> Option<KernelSpec> {
+    pub(crate) fn spec(
+        &self,
+        target: &Target,
+        rows: u8,
+        tiles: u8,
+        is_end: bool,
+    ) -> Option<KernelSpec> {
         let layout = self.product.matrix.layout();
         let last = layout.tiles(layout.panels() - 1);
         let exists = usize::from(tiles) == last || (tiles == 2 && layout.panels() > 1);
-        let epilogue = match self.product.bias {
-            Some(_) => Epilogue::Bias,
-            None => Epilogue::None,
-        };
         let spec = KernelSpec::new(layout, rows, tiles, self.product.planes, target.best());
+        let epilogue = match self.product.overlay {
+            Some(_) => Epilogue::None,
+            None => self.epilogue(is_end),
+        };
         exists.then(|| spec.with_epilogue(epilogue))
     }
 }
@@ -202,6 +255,8 @@ mod tests {
             matrix: matrix(k, n),
             planes: Planes::A8,
             bias,
+            overlay: None,
+            end: None,
         };
         let products = vec![
             product("/layers.0/q", 64, 48, None),
@@ -236,6 +291,8 @@ mod tests {
             matrix: Arc::clone(matrix),
             planes: Planes::A8,
             bias: None,
+            overlay: None,
+            end: None,
         };
         let other = tests::matrix(64, 48);
         let products = vec![product("a", &matrix), product("b", &other), product("c", &matrix)];
@@ -253,7 +310,7 @@ mod tests {
         let classes: Vec<u32> = library.entries().iter().map(|it| it.class).collect();
         assert_eq!(classes, [0, 0, 1]);
         let specs = |i: usize, tiles| {
-            let spec = library.entries()[i].spec(library.targets().least(), 3, tiles);
+            let spec = library.entries()[i].spec(library.targets().least(), 3, tiles, false);
             spec.map(|it| it.to_string())
         };
         let name = |text: &str| Some(format!("qcc_mm_b4_g32_m3_{text}_avx512vnni"));

@@ -20,6 +20,7 @@ macro_rules! functions {
             LLVMBuildBr
             LLVMBuildCall2
             LLVMBuildCondBr
+            LLVMBuildExtractElement
             LLVMBuildExtractValue
             LLVMBuildFAdd
             LLVMBuildFCmp

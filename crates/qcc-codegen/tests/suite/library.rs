@@ -2,9 +2,10 @@
 
 use crate::product::{inputs, matrix};
 use qcc_codegen::{
-    CodegenError, Library, LibraryProduct, Output, Storage, Target, Targets, emit_library,
+    CodegenError, Library, LibraryProduct, Output, ProductEnd, Storage, Target, Targets,
+    emit_library,
 };
-use qcc_kernels::{Activations, Epilogue, Matrix, Operands, Planes, Pool, Product, Scalar};
+use qcc_kernels::{Activations, Epilogue, Matrix, Operands, Overlay, Planes, Pool, Product, Scalar};
 use qcc_quant::panel::{PanelBits, PanelLayout, PanelScale};
 use std::ffi::OsString;
 use std::fs;
@@ -35,18 +36,65 @@ fn products() -> Vec<LibraryProduct> {
         let layout = PanelLayout::new(bits, group, k, n, scale, zeros).expect("a layout");
         let bias = bias.then(|| (0..n).map(|i| i as f32 / 8.0 - 1.0).collect());
         let name = format!("/layers.{}/\"q\" *\\/ü", i / 2);
-        products.push(LibraryProduct { name, matrix: matrix(layout, i + 3), planes, bias });
+        let matrix = matrix(layout, i + 3);
+        products.push(LibraryProduct { name, matrix, planes, bias, overlay: None, end: None });
     }
     products
 }
 
-fn expected(product: &LibraryProduct, x: &[f32]) -> Vec<u32> {
-    let epilogue = if product.bias.is_some() { Epilogue::Bias } else { Epilogue::None };
+/// One weight in `every`, and columns without one.
+fn overlay(n: usize, k: usize, every: usize) -> Arc<Overlay> {
+    let is_there = |it: &usize| (it * 2_654_435_761 >> 9).is_multiple_of(every) && it / k % 7 != 3;
+    let places: Vec<usize> = (0..n * k).filter(is_there).collect();
+    let starts = (0..=n).map(|c| places.partition_point(|&it| it < c * k)).collect();
+    let inputs = places.iter().map(|it| (it % k) as u16).collect();
+    let values = places.iter().map(|it| (it % 101) as f32 / 16.0 - 3.0).collect();
+    Arc::new(Overlay::new(k, starts, inputs, values).expect("an overlay"))
+}
+
+/// Products with every end, with and without outliers.
+fn with_ends() -> Vec<LibraryProduct> {
+    let mut products = Vec::new();
+    for (i, epilogue) in Epilogue::ALL.iter().enumerate() {
+        for has_outliers in [false, true] {
+            let n = [70, 300][usize::from(has_outliers)];
+            let layout = PanelLayout::new(PanelBits::B4, 32, 100, n, PanelScale::F16, i == 2);
+            let bias: Vec<f32> = (0..n).map(|i| i as f32 / 8.0 - 1.0).collect();
+            let is_bias = *epilogue == Epilogue::Bias;
+            let end = ProductEnd {
+                epilogue: *epilogue,
+                bias: is_bias.then(|| bias.clone()),
+                factor: (*epilogue == Epilogue::SiluMul).then_some(0),
+            };
+            products.push(LibraryProduct {
+                name: epilogue.to_string(),
+                matrix: matrix(layout.expect("a layout"), i + 40),
+                planes: if i == 1 { Planes::A8 } else { Planes::A15 },
+                // One with a bias of its own and no end.
+                bias: (*epilogue == Epilogue::None).then_some(bias),
+                overlay: has_outliers.then(|| overlay(n, 100, 5 + i)),
+                end: (*epilogue != Epilogue::None).then_some(end),
+            });
+        }
+    }
+    products
+}
+
+/// `extra`: with the end of the product.
+fn expected(product: &LibraryProduct, x: &[f32], extra: Option<&[f32]>) -> Vec<u32> {
+    let (mut epilogue, mut bias) = (Epilogue::None, product.bias.as_deref());
+    if bias.is_some() {
+        epilogue = Epilogue::Bias;
+    }
+    if let (Some(end), Some(_)) = (&product.end, extra) {
+        (epilogue, bias) = (end.epilogue, end.bias.as_deref());
+    }
     let matrix: &Arc<Matrix> = &product.matrix;
     let (k, n) = (matrix.layout().k(), matrix.layout().n());
     let it = Product::new(Arc::clone(matrix), Arc::new(Scalar), product.planes, epilogue);
+    let it = it.with_overlay(product.overlay.clone());
     let mut y = vec![0.0; x.len() / k * n];
-    let operands = Operands { bias: product.bias.as_deref(), extra: None };
+    let operands = Operands { bias, extra };
     it.run(&Pool::new(1), &mut Activations::new(), x, operands, &mut y).expect("a product");
     y.into_iter().map(f32::to_bits).collect()
 }
@@ -76,6 +124,8 @@ struct Setting<'a> {
     run: &'a [&'a str],
     /// How many products: those that are not run need not be many.
     count: usize,
+    /// Those with ends instead.
+    ends: bool,
 }
 
 impl Setting<'_> {
@@ -86,7 +136,7 @@ impl Setting<'_> {
 
     /// Builds the program in `folder`.
     fn build<'f>(&self, folder: &'f Path) -> Built<'f> {
-        let mut products = products();
+        let mut products = if self.ends { with_ends() } else { products() };
         products.truncate(self.count);
         let targets = Targets::parse(self.target).expect("targets");
         let library = Library::new("model", &targets, self.storage, products.clone());
@@ -101,13 +151,23 @@ impl Setting<'_> {
         }
         let (mut cases, mut want) = (Vec::new(), Vec::new());
         for (i, product) in products.iter().enumerate() {
-            for (rows, parts, split) in
+            for (rows, parts, how) in
                 [(1_u32, 1_u32, 0_u32), (7, 1, 0), (2, 3, 1), (20, 2, 1), (23, 40, 0)]
             {
-                let x = activations(rows as usize, product.matrix.layout().k());
-                cases.extend([i as u32, rows, parts, split].iter().flat_map(|it| it.to_le_bytes()));
-                cases.extend(x.iter().flat_map(|it| it.to_le_bytes()));
-                want.push((i, rows, expected(product, &x)));
+                let layout = product.matrix.layout();
+                let x = activations(rows as usize, layout.k());
+                let extra: Vec<f32> =
+                    (0..rows as usize * layout.n()).map(|i| (i % 13) as f32 / 4.0 - 1.0).collect();
+                let hows = [how, how + 2, how + 2 + 4];
+                let count = if product.end.is_some() { 3 } else { 1 };
+                for how in &hows[..count] {
+                    let head = [i as u32, rows, parts, *how];
+                    cases.extend(head.iter().flat_map(|it| it.to_le_bytes()));
+                    cases.extend(x.iter().flat_map(|it| it.to_le_bytes()));
+                    let extra = (how & 2 != 0).then_some(&extra[..]);
+                    cases.extend(extra.unwrap_or(&[]).iter().flat_map(|it| it.to_le_bytes()));
+                    want.push((i, rows, expected(product, &x, extra)));
+                }
             }
         }
         fs::write(at("cases"), cases).expect("written");
@@ -214,10 +274,25 @@ fn programs_in_c_give_the_defined_bits() {
         #[cfg(target_arch = "x86_64")]
         ("x86-64", Storage::Inline, 3),
     ] {
-        let setting = Setting { target, storage, compiler: "cc", link: &["-lm"], run: &[], count };
+        let setting = Setting { target, storage, compiler: "cc", link: &["-lm"], run: &[], count, ends: false };
         let status = setting.check(folder.path());
         assert!(status == Some(0) || target == "x86-64-v3", "{target}");
     }
+}
+
+/// What the model does with results, done by kernels; outliers of a weight behind them.
+#[test]
+fn ends_and_outliers_give_the_defined_bits() {
+    if !has("cc") {
+        println!("SKIP: no cc");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let target = if cfg!(target_arch = "x86_64") { "native,x86-64-v3" } else { "native" };
+    let (storage, link) = (Storage::File, &["-lm"]);
+    let setting =
+        Setting { target, storage, compiler: "cc", link, run: &[], count: ALL, ends: true };
+    assert_eq!(setting.check(folder.path()), Some(0));
 }
 
 /// Of several versions the best runs, and each of them gives the same bits.
@@ -237,7 +312,7 @@ fn the_best_version_for_this_cpu_runs() {
     ] {
         let targets = Targets::parse(target).expect("targets");
         let runs: Vec<&str> = targets.all().iter().map(Target::name).filter(|it| has(it)).collect();
-        let setting = Setting { target, storage, compiler: "cc", link: &["-lm"], run: &[], count };
+        let setting = Setting { target, storage, compiler: "cc", link: &["-lm"], run: &[], count, ends: false };
         let want = format!("{} {}", runs[0], runs.join(" "));
         assert_eq!(setting.build(folder.path()).run(&[]), (Some(0), want));
     }
@@ -286,7 +361,7 @@ fn the_best_version_for_other_cpus_runs() {
     let folder = tempfile::tempdir().expect("a folder");
     let build = |target| {
         let (storage, link) = (Storage::Inline, &["-static", "-lm"]);
-        let setting = Setting { target, storage, compiler: "cc", link, run: &[], count: 2 };
+        let setting = Setting { target, storage, compiler: "cc", link, run: &[], count: 2, ends: false };
         setting.build(folder.path())
     };
     build("x86-64-v2,x86-64-v4,x86-64-v3").run_on(
@@ -326,6 +401,7 @@ fn a_missing_feature_is_a_code() {
         link: &["-lm"],
         run: &[],
         count: 1,
+        ends: false,
     };
     assert_eq!(setting.check(folder.path()), Some(3));
 }
@@ -349,13 +425,13 @@ fn programs_for_aarch64_run_under_an_emulator() {
     ] {
         let run = [EMULATOR, "-cpu", cpu];
         let link = &["-static"];
-        let setting = Setting { target, storage, compiler: CROSS, link, run: &run, count };
+        let setting = Setting { target, storage, compiler: CROSS, link, run: &run, count, ends: false };
         assert_eq!(setting.check(folder.path()), Some(status), "{target} on {cpu}");
     }
     // Several in one object.
     let build = |target| {
         let (storage, link) = (Storage::File, &["-static"]);
-        let setting = Setting { target, storage, compiler: CROSS, link, run: &[], count: 3 };
+        let setting = Setting { target, storage, compiler: CROSS, link, run: &[], count: 3, ends: false };
         setting.build(folder.path())
     };
     build("aarch64,aarch64+i8mm,aarch64+dotprod").run_on(
@@ -366,6 +442,17 @@ fn programs_for_aarch64_run_under_an_emulator() {
             ("cortex-a53", "aarch64 aarch64"),
         ],
     );
+    let setting = Setting {
+        target: "aarch64+dotprod",
+        storage: Storage::Inline,
+        compiler: CROSS,
+        link: &["-static"],
+        run: &[],
+        count: ALL,
+        ends: true,
+    };
+    let want = "aarch64+dotprod aarch64+dotprod";
+    setting.build(folder.path()).run_on(EMULATOR, &[("max", want)]);
     let missing = [("cortex-a53", "dotprod is missing")];
     build("aarch64+dotprod,aarch64+i8mm").run_on(EMULATOR, &missing);
 }
@@ -400,6 +487,22 @@ fn text_names_what_is_needed() {
     let visible = asm.lines().filter_map(|it| it.trim().strip_prefix(".globl\t"));
     assert!(visible.clone().all(|it| it.starts_with("model_")));
     assert_eq!(visible.count(), 3 * two().len() + 7);
+}
+
+/// Ends and outliers need nothing of elsewhere either.
+#[test]
+fn text_with_ends_names_nothing_else() {
+    let targets = Targets::parse("x86-64-v4,x86-64-v3").expect("targets");
+    let library = Library::new("model", &targets, Storage::File, with_ends());
+    let text = |output| String::from_utf8(emit_library(&library, output).expect("text"));
+    let (ir, asm) = (text(Output::LlvmIr).expect("UTF-8"), text(Output::Asm).expect("UTF-8"));
+    let outside = ir.lines().filter_map(|it| it.strip_prefix("declare "));
+    assert!(outside.clone().all(|it| it.contains("@llvm.")), "{}", outside.collect::<String>());
+    assert!(ir.contains("@model_outliers_1_starts = external hidden constant"));
+    assert!(ir.contains("define internal void @multiply_outliers_gelu_x86_64_v3("));
+    for call in ["memset", "memcpy", "fmaf", "bcmp"] {
+        assert!(!asm.contains(call), "{call}");
+    }
 }
 
 #[test]
