@@ -27,12 +27,12 @@ use crate::{Architecture, CodegenError, Target};
 use choice::{Choice, Chooser};
 use entry::Entries;
 use fields::{Link, NUMBERS};
+use inkwell::IntPredicate;
 use inkwell::module::Linkage;
 use inkwell::types::{BasicMetadataTypeEnum, BasicTypeEnum};
 use inkwell::values::{
     BasicMetadataValueEnum, BasicValueEnum, FunctionValue, GlobalValue, PointerValue,
 };
-use inkwell::IntPredicate;
 use qcc_kernels::Overlay;
 use qcc_quant::panel::PanelLayout;
 use std::cell::RefCell;
@@ -51,8 +51,8 @@ const MOST_INLINE: u64 = 1 << 30;
 /// # Errors
 /// [`CodegenError::TooLarge`] for an object with more than 1 GiB of weights in it.
 pub fn emit_library(library: &Library, output: Output) -> Result<Vec<u8>, CodegenError> {
-    let bytes = library.weight_bytes();
-    if library.storage() == Storage::Inline && output == Output::Object && bytes > MOST_INLINE {
+    let bytes = library.object_bytes();
+    if output == Output::Object && bytes > MOST_INLINE {
         return Err(CodegenError::TooLarge { bytes });
     }
     // Functions name their targets themselves.

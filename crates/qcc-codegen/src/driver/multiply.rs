@@ -46,7 +46,8 @@ impl<'a, 'c> Multiply<'a, 'c> {
         let bytes = code.context.i64_type().array_type(size_of::<KernelArgs>() as u32 / 8);
         let tile = |outliers| {
             let elements = TILE_ROW as u32 * u32::from(KernelSpec::MOST_ROWS);
-            let tile = code.builder.build_alloca(code.context.f32_type().array_type(elements), "")?;
+            let tile =
+                code.builder.build_alloca(code.context.f32_type().array_type(elements), "")?;
             Emitted::Ok((outliers, tile))
         };
         Ok(Self {

@@ -165,6 +165,15 @@ impl Library {
         self.file_bytes
     }
 
+    /// Bytes of weights in an object: of panels, if they are not in a file, and of outliers.
+    pub(crate) fn object_bytes(&self) -> u64 {
+        let of = |it: &Overlay| 4 * (it.n() as u64 + 1) + 6 * it.len() as u64;
+        let overlays = self.entries.iter().filter_map(|it| it.product.overlay.as_deref());
+        let outliers: u64 = overlays.map(of).sum();
+        let panels = if self.storage == Storage::Inline { self.file_bytes } else { 0 };
+        panels + outliers
+    }
+
     /// Writes the file of weights: of each product the record `QPK1`, filled up to pages.
     ///
     /// # Errors
@@ -281,6 +290,30 @@ mod tests {
             assert_eq!(panels, entry.product.matrix.bytes());
             assert!(entry.at.is_multiple_of(PAGE));
         }
+    }
+
+    #[test]
+    fn objects_hold_outliers_and_products_beside_them_keep_rows() {
+        let overlay = Overlay::new(64, [vec![0], vec![2; 48]].concat(), vec![1, 2], vec![0.5; 2]);
+        let overlay = Some(Arc::new(overlay.unwrap()));
+        let product = |k, overlay| LibraryProduct {
+            name: "a".into(),
+            matrix: matrix(k, 48),
+            planes: Planes::A8,
+            bias: None,
+            overlay,
+            end: None,
+        };
+        let products = vec![product(64, None), product(64, overlay), product(96, None)];
+        let targets = Targets::parse("x86-64").unwrap();
+        let library = Library::new("p", &targets, Storage::File, products.clone());
+        assert_eq!(library.object_bytes(), 49 * 4 + 2 * 6);
+        let inline = Library::new("p", &targets, Storage::Inline, products);
+        assert_eq!(inline.object_bytes(), inline.weight_bytes() + 49 * 4 + 2 * 6);
+        let kept: Vec<bool> = library.entries().iter().map(|it| it.shape.floats_at > 0).collect();
+        assert_eq!(kept, [true, true, false]);
+        let classes: Vec<u32> = library.entries().iter().map(|it| it.class).collect();
+        assert_eq!(classes, [0, 0, 1]);
     }
 
     #[test]
