@@ -3,10 +3,14 @@
  *
  *     products WEIGHTS CASES RESULTS
  *
- * CASES is of each case four numbers of 32 bits, product, rows, parts and whether rows are
- * quantized in a step of their own, then x. RESULTS is y of each case. WEIGHTS is the file of
+ * CASES is of each case four numbers of 32 bits, product, rows, parts and a sum of what is done:
+ * 1 quantizes rows in a step of its own, 2 takes the functions with the end, 4 has what the end
+ * reads where the results go. Then x, and with an end what it reads. RESULTS is y of each case. WEIGHTS is the file of
  * weights, or - if they are in the library. Before that it calls everything with what is wrong
  * and looks at the codes. Status 3: the CPU lacks a feature.
+ *
+ * The code for every other target of the library that the CPU runs has to give the same results.
+ * The program prints the target that was picked, then all whose code it ran.
  */
 #include "model.h"
 
@@ -100,43 +104,123 @@ static void check_operands(const struct qcc_product *p)
     CHECK(p->quantize(x, 1, workspace, 2, 2) == QCC_ERR_PART);
     CHECK(p->multiply(workspace, 1, y, 65536, 65536) == QCC_ERR_PART);
     CHECK(p->multiply(workspace, 1, NULL, 0, 1) == QCC_ERR_NULL);
+    CHECK((p->run_end == NULL) == (p->end == QCC_END_NONE));
+    CHECK((p->multiply_end == NULL) == (p->end == QCC_END_NONE));
+    CHECK(p->factor == QCC_NO_PRODUCT || p->end == QCC_END_SILU_MUL);
+    if (p->end != QCC_END_NONE) {
+        CHECK(p->run_end(NULL, 1, y, y, workspace, 0, 1) == QCC_ERR_NULL);
+        CHECK(p->multiply_end(workspace, 1, y, NULL, 0, 1) == QCC_ERR_NULL);
+        CHECK(p->multiply_end(workspace, 1, y, y, 1, 1) == QCC_ERR_PART);
+    }
+    if (p->end == QCC_END_RESIDUAL || p->end == QCC_END_SILU_MUL) {
+        CHECK(p->run_end(x, 1, NULL, y, workspace, 0, 1) == QCC_ERR_NULL);
+        CHECK(p->multiply_end(workspace, 1, off, y, 0, 1) == QCC_ERR_ALIGN);
+        CHECK(p->run_end(NULL, 0, NULL, NULL, NULL, 0, 1) == QCC_OK);
+    }
     /* A part without a column of its own is no error. */
     CHECK(p->run(x, 1, y, workspace, 65535, 65536) == QCC_OK);
+}
+
+/* Names that the library does not have are refused, and change nothing. */
+static void check_names(const char *picked)
+{
+    const char *const *it;
+    char name[128];
+    CHECK(model_select("") == QCC_ERR_TARGET);
+    CHECK(model_select("x86") == QCC_ERR_TARGET);
+    for (it = model_library.targets; *it != NULL; it++) {
+        size_t length = strlen(*it);
+        CHECK(length + 2 < sizeof name);
+        memcpy(name, *it, length + 1);
+        name[length - 1] ^= 8;
+        CHECK(model_select(name) == QCC_ERR_TARGET);
+        memcpy(name, *it, length);
+        memcpy(name + length, "+", 2);
+        CHECK(model_select(name) == QCC_ERR_TARGET);
+    }
+    CHECK((picked == NULL) == (model_missing() != NULL));
+    CHECK(model_target() == picked && model_library.picked() == picked);
+}
+
+/* Whether all numbers are the same bits, or both NaN. */
+static int are_same(const float *a, const float *b, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++) {
+        if (memcmp(&a[i], &b[i], sizeof a[i]) != 0 && (a[i] == a[i] || b[i] == b[i])) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* One case with what is selected. */
+static void run_case(const struct qcc_product *p, const uint32_t *head, const float *x,
+                     const float *extra, float *y)
+{
+    size_t rows = head[1], parts = head[2], part, i;
+    int has_end = (head[3] & 2) != 0;
+    char *workspace = (char *)aligned(rows * (size_t)p->workspace_row + 1);
+    for (i = 0; i <= rows * p->n; i++) {
+        y[i] = 12345.0f;
+    }
+    if (head[3] & 4) {
+        memcpy(y, extra, 4 * rows * (size_t)p->n);
+        extra = y;
+    }
+    if (p->end != QCC_END_RESIDUAL && p->end != QCC_END_SILU_MUL) {
+        extra = NULL;
+    }
+    memset(workspace, 0x5a, rows * (size_t)p->workspace_row + 1);
+    if (head[3] & 1) {
+        for (part = 0; part < parts; part++) {
+            CHECK(p->quantize(x, rows, workspace, part, parts) == QCC_OK);
+        }
+        for (part = parts; part-- > 0;) {
+            CHECK((has_end ? p->multiply_end(workspace, rows, extra, y, part, parts)
+                           : p->multiply(workspace, rows, y, part, parts)) == QCC_OK);
+        }
+    } else {
+        for (part = 0; part < parts; part++) {
+            CHECK((has_end ? p->run_end(x, rows, extra, y, workspace, part, parts)
+                           : p->run(x, rows, y, workspace, part, parts)) == QCC_OK);
+        }
+    }
+    /* Nothing beyond the end. */
+    CHECK(y[rows * p->n] == 12345.0f);
+    CHECK(workspace[rows * (size_t)p->workspace_row] == 0x5a);
 }
 
 static void run_cases(FILE *cases, FILE *results)
 {
     uint32_t head[4];
+    const char *picked = model_target();
     while (fread(head, sizeof head, 1, cases) == 1) {
         const struct qcc_product *p;
-        size_t rows = head[1], parts = head[2], part, i;
-        float *x, *y;
-        char *workspace;
+        const char *const *it;
+        size_t rows = head[1];
+        float *x, *extra, *y, *other;
         CHECK(head[0] < model_library.count);
         p = &model_library.products[head[0]];
         x = (float *)aligned(4 * rows * (size_t)p->k);
         y = (float *)aligned(4 * (rows * (size_t)p->n + 1));
-        workspace = (char *)aligned(rows * (size_t)p->workspace_row + 1);
+        other = (float *)aligned(4 * (rows * (size_t)p->n + 1));
+        extra = (float *)aligned(4 * (rows * (size_t)p->n + 1));
         CHECK(fread(x, 4 * (size_t)p->k, rows, cases) == rows);
-        for (i = 0; i <= rows * p->n; i++) {
-            y[i] = 12345.0f;
+        if (head[3] & 2) {
+            CHECK(fread(extra, 4 * (size_t)p->n, rows, cases) == rows);
         }
-        memset(workspace, 0x5a, rows * (size_t)p->workspace_row + 1);
-        if (head[3]) {
-            for (part = 0; part < parts; part++) {
-                CHECK(p->quantize(x, rows, workspace, part, parts) == QCC_OK);
-            }
-            for (part = parts; part-- > 0;) {
-                CHECK(p->multiply(workspace, rows, y, part, parts) == QCC_OK);
-            }
-        } else {
-            for (part = 0; part < parts; part++) {
-                CHECK(p->run(x, rows, y, workspace, part, parts) == QCC_OK);
+        run_case(p, head, x, extra, y);
+        for (it = model_library.targets; *it != NULL; it++) {
+            int code = model_select(*it);
+            CHECK(code == QCC_OK || code == QCC_ERR_CPU);
+            if (code == QCC_OK) {
+                CHECK(strcmp(model_target(), *it) == 0);
+                run_case(p, head, x, extra, other);
+                CHECK(are_same(y, other, rows * (size_t)p->n));
             }
         }
-        /* Nothing beyond the end. */
-        CHECK(y[rows * p->n] == 12345.0f);
-        CHECK(workspace[rows * (size_t)p->workspace_row] == 0x5a);
+        CHECK(model_select(NULL) == QCC_OK && model_target() == picked);
         CHECK(fwrite(y, 4 * (size_t)p->n, rows, results) == rows);
     }
     CHECK(feof(cases));
@@ -145,6 +229,7 @@ static void run_cases(FILE *cases, FILE *results)
 int main(int count, char **arguments)
 {
     char *weights = NULL;
+    const char *const *target;
     size_t bytes = 0;
     uint64_t i;
     FILE *cases, *results;
@@ -156,7 +241,13 @@ int main(int count, char **arguments)
     CHECK(strcmp(qcc_code_text(QCC_OK), "done") == 0);
     CHECK(strcmp(qcc_code_text(-1), "no code of qcc") == 0);
     check_closed(&model_products[0]);
+    check_names(model_target());
+    for (i = 0; model_library.targets[i] != NULL; i++) {
+    }
+    CHECK(i == model_TARGETS);
     if (model_missing() != NULL) {
+        CHECK(model_select(NULL) == QCC_ERR_CPU);
+        CHECK(model_select(model_library.targets[0]) == QCC_ERR_CPU);
         CHECK(model_open(NULL, 0) == QCC_ERR_CPU);
         check_closed(&model_products[0]);
         fprintf(stderr, "%s is missing\n", model_missing());
@@ -178,6 +269,15 @@ int main(int count, char **arguments)
     for (i = 0; i < model_library.count; i++) {
         check_operands(&model_products[i]);
     }
+    check_names(model_target());
+    printf("%s", model_target());
+    for (target = model_library.targets; *target != NULL; target++) {
+        if (model_select(*target) == QCC_OK) {
+            printf(" %s", *target);
+        }
+    }
+    printf("\n");
+    CHECK(model_select(NULL) == QCC_OK);
     cases = fopen(arguments[2], "rb");
     results = fopen(arguments[3], "wb");
     CHECK(cases != NULL && results != NULL);

@@ -212,6 +212,30 @@ impl<'c> Code<'c> {
         store.set_alignment(align).map_err(|e| CodegenError::Internal(e.to_string()))
     }
 
+    /// `n` numbers of memory where the mask has a bit, zeros elsewhere.
+    pub(crate) fn load_masked(
+        &self,
+        n: u32,
+        at: PointerValue<'c>,
+        mask: Vector<'c>,
+    ) -> Emitted<Vector<'c>> {
+        let ty = self.floats(n);
+        let types = [ty.into(), self.pointer_type().into()];
+        let operands = [at.into(), mask.into(), ty.const_zero().into()];
+        Ok(self.call("llvm.masked.load", &types, &operands)?.into_vector_value())
+    }
+
+    /// Numbers to memory where the mask has a bit.
+    pub(crate) fn store_masked(
+        &self,
+        value: Vector<'c>,
+        at: PointerValue<'c>,
+        mask: Vector<'c>,
+    ) -> Emitted<()> {
+        let types = [value.get_type().into(), self.pointer_type().into()];
+        self.call_void("llvm.masked.store", &types, &[value.into(), at.into(), mask.into()])
+    }
+
     // Instructions on vectors.
 
     pub(crate) fn cast(&self, v: Vector<'c>, to: VectorType<'c>) -> Emitted<Vector<'c>> {

@@ -60,7 +60,7 @@ impl<'t> Unit<'t> {
         self.build(|code| {
             specs.iter().try_for_each(|spec| {
                 self.target.check(spec.isa)?;
-                kernel(code, spec, self.target).map(|_| ())
+                kernel(code, spec, self.target, &spec.to_string()).map(|_| ())
             })
         })
     }
@@ -151,15 +151,16 @@ impl Attributes {
     }
 }
 
-/// Adds the function of one spec.
+/// Adds the function of one spec under a name.
 pub(crate) fn kernel<'c>(
     code: &Code<'c>,
     spec: &KernelSpec,
     target: &Target,
+    name: &str,
 ) -> Emitted<FunctionValue<'c>> {
     let context = code.context;
     let ty = context.void_type().fn_type(&[code.pointer_type().into()], false);
-    let function = code.module.add_function(&spec.to_string(), ty, None);
+    let function = code.module.add_function(name, ty, None);
     Attributes::of(target).set(code, function);
     let word = |place, name: &str| {
         let kind = Attribute::get_named_enum_kind_id(name);

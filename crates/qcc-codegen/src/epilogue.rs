@@ -1,6 +1,6 @@
 //! What happens to the results of a strip before they are stored, and the stores.
 
-use crate::code::{Emitted, Vector};
+use crate::code::{Code, Emitted, Vector};
 use crate::math;
 use crate::nest::Nest;
 use crate::operands::Operands;
@@ -45,15 +45,7 @@ impl<'c> Nest<'_, 'c> {
                     Some(&extra) => Some(self.read(at(extra)?, mask)?),
                     None => None,
                 };
-                y = match (self.spec.epilogue, bias, extra) {
-                    (Epilogue::Bias, Some(bias), _) => code.fadd(y, bias)?,
-                    (Epilogue::Residual, _, Some(extra)) => code.fadd(y, extra)?,
-                    (Epilogue::SiluMul, _, Some(extra)) => {
-                        code.fmul(math::silu(code, y)?, extra)?
-                    }
-                    (Epilogue::Gelu, ..) => math::gelu(code, y)?,
-                    _ => y,
-                };
+                y = apply(code, self.spec.epilogue, y, bias, extra)?;
                 self.put(y, at(operands.y[row])?, mask)?;
             }
         }
@@ -76,17 +68,30 @@ impl<'c> Nest<'_, 'c> {
     fn read(&self, at: PointerValue<'c>, mask: Option<Vector<'c>>) -> Emitted<Vector<'c>> {
         let code = self.code;
         let Some(mask) = mask else { return code.load_floats(self.isa.lanes(), at, 4) };
-        let ty = code.floats(self.isa.lanes());
-        let types = [ty.into(), code.pointer_type().into()];
-        let zero = ty.const_zero();
-        let operands = [at.into(), mask.into(), zero.into()];
-        Ok(code.call("llvm.masked.load", &types, &operands)?.into_vector_value())
+        code.load_masked(self.isa.lanes(), at, mask)
     }
 
     fn put(&self, y: Vector<'c>, at: PointerValue<'c>, mask: Option<Vector<'c>>) -> Emitted<()> {
-        let code = self.code;
-        let Some(mask) = mask else { return code.store(y, at, 4) };
-        let types = [y.get_type().into(), code.pointer_type().into()];
-        code.call_void("llvm.masked.store", &types, &[y.into(), at.into(), mask.into()])
+        match mask {
+            Some(mask) => self.code.store_masked(y, at, mask),
+            None => self.code.store(y, at, 4),
+        }
+    }
+}
+
+/// What is stored for results `y`.
+pub(crate) fn apply<'c>(
+    code: &Code<'c>,
+    epilogue: Epilogue,
+    y: Vector<'c>,
+    bias: Option<Vector<'c>>,
+    extra: Option<Vector<'c>>,
+) -> Emitted<Vector<'c>> {
+    match (epilogue, bias, extra) {
+        (Epilogue::Bias, Some(bias), _) => code.fadd(y, bias),
+        (Epilogue::Residual, _, Some(extra)) => code.fadd(y, extra),
+        (Epilogue::SiluMul, _, Some(extra)) => code.fmul(math::silu(code, y)?, extra),
+        (Epilogue::Gelu, ..) => math::gelu(code, y),
+        _ => Ok(y),
     }
 }

@@ -20,6 +20,14 @@ pub enum CodegenError {
         /// All names, separated by commas.
         known: String,
     },
+    /// Targets of one file that are not of one architecture.
+    #[error("'{first}' and '{other}' are targets of two architectures, and a file is for one")]
+    Architectures {
+        /// The first of them.
+        first: String,
+        /// One of another architecture.
+        other: String,
+    },
     /// The CPU that should run the kernel lacks an instruction set.
     #[error("{isa} kernels need the CPU features {missing}, which {cpu} lacks")]
     MissingFeatures {

@@ -18,12 +18,14 @@ mod image;
 mod library;
 mod output;
 mod target;
+mod targets;
 
 pub use cache::KernelCache;
 pub use error::CodegenError;
-pub use library::{Library, LibraryProduct, Storage, identifier};
+pub use library::{Library, LibraryProduct, ProductEnd, Storage, identifier};
 pub use output::Output;
 pub use target::{Architecture, Target};
+pub use targets::Targets;
 
 #[cfg(not(feature = "llvm"))]
 mod shell;

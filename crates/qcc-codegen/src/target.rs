@@ -245,6 +245,17 @@ impl Target {
         self.isas().first().copied().unwrap_or(Isa::Scalar)
     }
 
+    /// The place of its fastest instruction set, from the best of all on.
+    pub(crate) fn rank(&self) -> usize {
+        let best = self.best();
+        ISAS.iter().position(|(isa, ..)| *isa == best).unwrap_or(ISAS.len())
+    }
+
+    /// Whether code for it is code for `other`, whatever their names are.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        (&self.cpu, &self.features) == (&other.cpu, &other.features)
+    }
+
     /// Whether `isa` runs on it.
     ///
     /// # Errors

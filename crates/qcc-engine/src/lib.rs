@@ -7,11 +7,13 @@
 
 #![warn(clippy::indexing_slicing, clippy::panic)]
 
+mod ends;
 mod fuse;
 mod lower;
 mod machine;
 mod product;
 pub mod weights;
 
+pub use ends::{End, Standing, ends};
 pub use lower::{LowerError, LowerOptions, Lowered, Report, Stays, lower};
 pub use product::KernelProduct;

@@ -3,21 +3,37 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use qcc_codegen::{Architecture, Library, Output, Storage, Target};
-use qcc_codegen::{CodegenError, LibraryProduct};
+pub use qcc_codegen::{Architecture, Library, Output, Storage, Target, Targets};
+use qcc_codegen::{CodegenError, LibraryProduct, ProductEnd};
 use qcc_diag::{Diagnostic, codes};
 use qcc_engine::weights::{LowBit, low_bit};
+use qcc_engine::{End, Standing, ends};
 use qcc_ir::{Graph, Node};
 use qcc_kernels::{Matrix, MatrixError};
 use qcc_quant::panel::PanelError;
 
 use crate::Error;
 
-/// A target by its name, as `--target` takes it.
+/// Targets by their names with commas between them, as `--target` takes them.
 ///
 /// # Errors
-/// No target of this name; `native` in a build without LLVM.
-pub fn target(name: &str) -> Result<Target, Error> {
+/// No target of a name; targets of two architectures; `native` in a build without LLVM.
+pub fn targets(names: &str) -> Result<Targets, Error> {
+    let all = names.split(',').map(target).collect::<Result<Vec<Target>, Error>>()?;
+    Targets::new(&all).map_err(|error| match error {
+        CodegenError::Architectures { .. } => {
+            let text = "code for one architecture does not run on another";
+            Diagnostic::error(codes::QCC0304, error.to_string())
+                .at("option --target")
+                .with_note(text)
+                .with_help("run qcc once for each architecture, with another name for -o")
+                .into()
+        }
+        other => refused(&other),
+    })
+}
+
+fn target(name: &str) -> Result<Target, Error> {
     let wrong = |error| match error {
         CodegenError::UnknownTarget { name, known } => {
             let error = Diagnostic::error(codes::QCC0304, format!("no target is called '{name}'"))
@@ -54,32 +70,31 @@ fn nearest(name: &str) -> Option<String> {
 pub fn library(
     graph: &Graph,
     prefix: &str,
-    target: &Target,
+    targets: &Targets,
     storage: Storage,
 ) -> Result<(Library, Vec<Diagnostic>), Error> {
-    let (mut products, mut left) = (Vec::new(), Vec::new());
+    let (mut products, mut left) = (Vec::<LibraryProduct>::new(), Vec::new());
     let mut packed = BTreeMap::new();
     for scope in graph.scopes() {
         let Some(inner) = graph.at(&scope) else { continue };
+        let (first, mut standing) = (products.len(), Vec::new());
         for id in inner.topo() {
             let (Some(node), Some(found)) = (inner.node(id), low_bit(graph, &scope, id)) else {
                 continue;
             };
             let name = name(node, products.len() + left.len());
             let product = found.map_err(|it| it.to_string()).and_then(|it| {
-                if it.overlay.is_some() {
-                    // They are added by the run time, which emitted code does without.
-                    let why = "its outliers are not part of a kernel; qcc run and bench take them";
-                    return Err(why.to_owned());
-                }
                 let known = packed.get(&it.source).cloned();
-                let matrix = match known {
-                    Some(matrix) => matrix,
-                    None => packed_matrix(&it)?,
+                let (matrix, overlay) = match known {
+                    Some(weight) => weight,
+                    None => (packed_matrix(&it)?, it.overlay.map(Arc::new)),
                 };
-                packed.insert(it.source, Arc::clone(&matrix));
-                let LowBit { planes, bias, .. } = it;
-                Ok(LibraryProduct { name: name.clone(), matrix, planes, bias })
+                packed.insert(it.source, (Arc::clone(&matrix), overlay.clone()));
+                let LowBit { x, planes, bias, .. } = it;
+                let has_bias = bias.is_some();
+                standing.push(Standing { id, x, matrix: Arc::clone(&matrix), planes, has_bias });
+                let name = name.clone();
+                Ok(LibraryProduct { name, matrix, planes, bias, overlay, end: None })
             });
             match product {
                 Ok(product) => products.push(product),
@@ -89,6 +104,14 @@ pub fn library(
                 ),
             }
         }
+        // What the model does with their results.
+        for (product, end) in products[first..].iter_mut().zip(ends(inner, &standing)) {
+            product.end = end.map(|End { epilogue, bias, factor, .. }| ProductEnd {
+                epilogue,
+                bias,
+                factor: factor.map(|it| first + it),
+            });
+        }
     }
     if products.is_empty() {
         let text = "the model has no product with a low-bit weight that a kernel takes";
@@ -96,10 +119,10 @@ pub fn library(
         for it in &left {
             error = error.with_note(it.message.clone());
         }
-        let help = "quantize it in the same run: leave out '-O none', '-O adpq' or '--format fake'";
+        let help = "quantize it in the same run: leave out '-O none' or '--format fake'";
         return Err(error.with_help(help).into());
     }
-    Ok((Library::new(prefix, target, storage, products), left))
+    Ok((Library::new(prefix, targets, storage, products), left))
 }
 
 /// What a product is called: as its node, or by its operator and number.
@@ -160,5 +183,9 @@ mod tests {
         }
         assert!(target("aarch64+avx512vnni").is_err());
         assert_eq!(target("aarch64+i8mm").unwrap().name(), "aarch64+i8mm");
+        assert_eq!(targets("x86-64,x86-64-v3").unwrap().to_string(), "x86-64-v3,x86-64");
+        for names in ["x86-64-v3,aarch64", "aarch64,x86-64-v3,x86-64-v4", "x86-64-v3,"] {
+            assert_eq!(targets(names).unwrap_err().code(), codes::QCC0304, "{names}");
+        }
     }
 }

@@ -39,30 +39,63 @@ const KEPT: [u64; 2] = [0b110, 0b1110_0110];
 /// Word of the auxiliary vector (`AT_HWCAP`, `AT_HWCAP2`) and bit, by LLVM's name.
 const ARM_BITS: &[(&str, u64, u32)] = &[("dotprod", 16, 20), ("i8mm", 26, 13)];
 
-/// The body of a function without parameters that gives the name of the first feature that is
-/// lacking, or a null pointer.
+/// The name of the first feature of the target that is lacking, or a null pointer.
 pub(super) fn missing<'c>(
     code: &Code<'c>,
     function: FunctionValue<'c>,
     target: &Target,
-    text: &dyn Fn(&str) -> Emitted<Pointer<'c>>,
-) -> Emitted<()> {
+    text: &dyn Fn(&str) -> Pointer<'c>,
+) -> Emitted<Pointer<'c>> {
     let needs = target.needs();
+    let cpu = Cpu::read(code, function, &[target])?;
     let mut first = code.pointer_type().const_null();
-    let x86 = match target.architecture() {
-        Architecture::X86_64 if !needs.is_empty() => Some(X86::read(code, function)?),
-        _ => None,
-    };
     for name in needs.iter().rev() {
-        let has = match &x86 {
-            Some(it) => it.has(code, name)?,
-            None => arm(code, name)?,
-        };
-        let lacks = text(name)?;
-        first = code.builder.build_select(has, first, lacks, "")?.into_pointer_value();
+        let has = cpu.has(code, name)?;
+        first = code.builder.build_select(has, first, text(name), "")?.into_pointer_value();
     }
-    code.builder.build_return(Some(&first))?;
-    Ok(())
+    Ok(first)
+}
+
+/// Which of the targets the CPU runs, of each a bit, the first the lowest.
+pub(super) fn runs<'c>(
+    code: &Code<'c>,
+    function: FunctionValue<'c>,
+    targets: &[Target],
+) -> Emitted<Int<'c>> {
+    let cpu = Cpu::read(code, function, &targets.iter().collect::<Vec<_>>())?;
+    let mut runs = code.index(0);
+    for (i, target) in targets.iter().enumerate() {
+        let mut bit = code.index(1 << i);
+        for name in target.needs() {
+            bit = code.pick(cpu.has(code, name)?, bit, code.index(0))?;
+        }
+        runs = code.either(runs, bit)?;
+    }
+    Ok(runs)
+}
+
+/// What is known of the CPU.
+enum Cpu<'c> {
+    X86(X86<'c>),
+    Arm,
+}
+
+impl<'c> Cpu<'c> {
+    /// Asks the CPU, if one of the targets needs something.
+    fn read(code: &Code<'c>, function: FunctionValue<'c>, targets: &[&Target]) -> Emitted<Self> {
+        let some = targets.iter().find(|it| !it.needs().is_empty());
+        match some.map(|it| it.architecture()) {
+            Some(Architecture::X86_64) => Ok(Self::X86(X86::read(code, function)?)),
+            Some(Architecture::Aarch64) | None => Ok(Self::Arm),
+        }
+    }
+
+    fn has(&self, code: &Code<'c>, name: &str) -> Emitted<Int<'c>> {
+        match self {
+            Self::X86(it) => it.has(code, name),
+            Self::Arm => arm(code, name),
+        }
+    }
 }
 
 fn unknown(name: &str) -> CodegenError {

@@ -1,16 +1,14 @@
 //! The functions that programs call: for every CPU of the architecture. They look at what they
 //! are given, then call what is compiled for the target.
 
+use super::choice::Choice;
 use super::fields::{Descriptor, Field, Link};
 use super::scalars::{Int, Pointer, int, pointer};
-use crate::CodegenError;
 use crate::code::{Code, Emitted};
 use crate::library::abi::{self, Code as Verdict};
+use inkwell::IntPredicate;
 use inkwell::types::FunctionType;
-use inkwell::values::{
-    BasicMetadataValueEnum, BasicValue as _, FunctionValue, GlobalValue, PointerValue,
-};
-use inkwell::{AtomicOrdering, IntPredicate};
+use inkwell::values::{BasicMetadataValueEnum, FunctionValue, GlobalValue, PointerValue};
 
 /// Entries of one library.
 pub(super) struct Entries<'a, 'c> {
@@ -19,9 +17,11 @@ pub(super) struct Entries<'a, 'c> {
     pub state: GlobalValue<'c>,
     pub quantize: FunctionValue<'c>,
     pub multiply: FunctionValue<'c>,
-    /// What a descriptor's link to the function that quantizes is called with.
+    /// What a descriptor's links to the functions that quantize and multiply are called with.
     pub quantizer: FunctionType<'c>,
-    pub multiplier: FunctionValue<'c>,
+    pub multiplier: FunctionType<'c>,
+    /// Which version is in use, if there are several.
+    pub choice: Option<Choice<'c>>,
 }
 
 /// What a file of weights must hold: record after record.
@@ -69,11 +69,7 @@ impl<'c> Entries<'_, 'c> {
         [rows, part, parts]: [Int<'c>; 3],
     ) -> Emitted<Pointer<'c>> {
         let code = self.code;
-        let state = code.load(code.pointer_type(), self.state.as_pointer_value(), 8)?;
-        if let Some(load) = state.as_instruction_value() {
-            let set = load.set_atomic_ordering(AtomicOrdering::Acquire);
-            set.map_err(|e| CodegenError::Internal(e.to_string()))?;
-        }
+        let state = code.acquire(code.pointer_type(), self.state.as_pointer_value())?;
         let state = state.into_pointer_value();
         self.refuse(function, code.builder.build_is_null(state, "")?, Verdict::Closed)?;
         let many = code.compare(IntPredicate::UGT, parts, code.index(abi::MOST_PARTS))?;
@@ -101,23 +97,28 @@ impl<'c> Entries<'_, 'c> {
         let next = code.times(rows, code.plus(part, code.index(1))?)?;
         let to = code.over(next, parts)?;
         let operands = [it.at.into(), x.into(), workspace.into(), from.into(), to.into()];
-        let link = it.link(Link::Quantize)?;
+        let link = it.of(self.version()?, Link::Quantize)?;
         code.builder.build_indirect_call(self.quantizer, link, &operands, "")?;
         self.done()
     }
 
-    /// `(descriptor, workspace, rows, y, part, parts)`.
+    /// `(descriptor, workspace, rows, y, part, parts, extra)`.
     pub(super) fn emit_multiply(&self) -> Emitted<()> {
         let (code, function) = (self.code, self.multiply);
         let it = Descriptor { code, at: pointer(function, 0)? };
         let [workspace, y] = [pointer(function, 1)?, pointer(function, 3)?];
         let [rows, part, parts] = [int(function, 2)?, int(function, 4)?, int(function, 5)?];
         let state = self.look(function, &it, [y, workspace], [rows, part, parts])?;
+        let extra = pointer(function, 6)?;
+        let reads = code.compare(IntPredicate::NE, it.get(Field::ReadsExtra)?, code.index(0))?;
+        let none = code.both(reads, code.builder.build_is_null(extra, "")?)?;
+        self.refuse(function, none, Verdict::Null)?;
+        self.refuse(function, code.both(reads, self.is_off(extra, 4)?)?, Verdict::Align)?;
         let inside = it.link(Link::Weights)?;
         let beside = code.offset(state, it.get(Field::WeightsAt)?)?;
         let is_beside = code.builder.build_is_null(inside, "")?;
         let weights = code.builder.build_select(is_beside, beside, inside, "")?;
-        let operands: [BasicMetadataValueEnum<'c>; 7] = [
+        let operands: [BasicMetadataValueEnum<'c>; 8] = [
             it.at.into(),
             weights.into(),
             workspace.into(),
@@ -125,12 +126,19 @@ impl<'c> Entries<'_, 'c> {
             y.into(),
             part.into(),
             parts.into(),
+            extra.into(),
         ];
-        code.builder.build_call(self.multiplier, &operands, "")?;
+        let link = it.of(self.version()?, Link::Multiply)?;
+        code.builder.build_indirect_call(self.multiplier, link, &operands, "")?;
         self.done()
     }
 
-    /// `(descriptor, x, rows, y, workspace, part, parts)`.
+    /// Which version is in use; none if there is one only.
+    fn version(&self) -> Emitted<Option<Int<'c>>> {
+        self.choice.map(|it| it.in_use(self.code)).transpose()
+    }
+
+    /// `(descriptor, x, rows, y, workspace, part, parts, extra)`.
     pub(super) fn emit_run(&self, function: FunctionValue<'c>) -> Emitted<()> {
         let code = self.code;
         let it: BasicMetadataValueEnum<'c> = pointer(function, 0)?.into();
@@ -142,7 +150,9 @@ impl<'c> Entries<'_, 'c> {
         let first = self.call(self.quantize, &operands)?;
         let failed = code.compare(IntPredicate::NE, first, self.verdict(Verdict::Ok))?;
         code.leave(function, failed, first)?;
-        let operands = [it, workspace.into(), rows.into(), y.into(), part.into(), parts.into()];
+        let extra = pointer(function, 7)?;
+        let operands =
+            [it, workspace.into(), rows.into(), y.into(), part.into(), parts.into(), extra.into()];
         let second = self.call(self.multiply, &operands)?;
         code.builder.build_return(Some(&second))?;
         Ok(())
@@ -154,23 +164,17 @@ impl<'c> Entries<'_, 'c> {
         function: FunctionValue<'c>,
         operands: &[BasicMetadataValueEnum<'c>],
     ) -> Emitted<Int<'c>> {
-        let lost = || CodegenError::Internal("a call without a result".into());
-        let call = self.code.builder.build_call(function, operands, "")?;
-        Ok(call.try_as_basic_value().basic().ok_or_else(lost)?.into_int_value())
+        Ok(self.code.ask(function, operands)?.into_int_value())
     }
 
-    /// `(weights, bytes)`: looks at the CPU and the weights, and opens.
+    /// `(weights, bytes)`: refuses if the CPU `lacks` something, looks at the weights, and opens.
     pub(super) fn emit_open(
         &self,
         function: FunctionValue<'c>,
-        missing: FunctionValue<'c>,
+        lacks: Int<'c>,
         records: Option<&Records<'c>>,
     ) -> Emitted<()> {
         let code = self.code;
-        let lost = || CodegenError::Internal("a call without a result".into());
-        let missing = code.builder.build_call(missing, &[], "")?;
-        let missing = missing.try_as_basic_value().basic().ok_or_else(lost)?;
-        let lacks = code.builder.build_is_not_null(missing.into_pointer_value(), "")?;
         self.refuse(function, lacks, Verdict::Cpu)?;
         let (weights, bytes) = (pointer(function, 0)?, int(function, 1)?);
         let state = match records {
@@ -180,11 +184,7 @@ impl<'c> Entries<'_, 'c> {
                 weights
             }
         };
-        let store = code.builder.build_store(self.state.as_pointer_value(), state)?;
-        store
-            .set_atomic_ordering(AtomicOrdering::Release)
-            .map_err(|e| CodegenError::Internal(e.to_string()))?;
-        store.set_alignment(8).map_err(|e| CodegenError::Internal(e.to_string()))?;
+        code.release(state, self.state.as_pointer_value())?;
         self.done()
     }
 

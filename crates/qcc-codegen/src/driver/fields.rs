@@ -21,8 +21,12 @@ pub(super) enum Field {
     GroupBlocks,
     BlockPanels,
     WholePanels,
+    /// In a row of the workspace, where the activations themselves begin; 0: they are not kept.
+    FloatsAt,
     /// Of the file of weights, where the panels begin; 0 if they are in the object.
     WeightsAt,
+    /// Whether the end reads a value for each result: 0 or 1.
+    ReadsExtra,
 }
 
 /// A pointer of the descriptor; they follow the numbers.
@@ -31,17 +35,33 @@ pub(super) enum Link {
     /// The panels; null if they are in a file.
     Weights,
     Bias,
-    /// The function that quantizes rows for it.
+    /// Outliers: of each column where they begin, numbers of 32 bits; null if there are none.
+    Starts,
+    /// Which input each of them multiplies, numbers of 16 bits.
+    Inputs,
+    Values,
+    /// The function that quantizes rows for it. It and those that follow are there once for each
+    /// version, the best first.
     Quantize,
+    /// The function that multiplies.
+    Multiply,
     /// Of panels of one tile, for 1 row; those for more rows and for two tiles follow.
     Kernels,
 }
 
 /// Numbers of a descriptor.
-pub(super) const NUMBERS: u64 = Field::WeightsAt as u64 + 1;
+pub(super) const NUMBERS: u64 = Field::ReadsExtra as u64 + 1;
 
-/// Pointers of a descriptor.
-pub(super) const LINKS: usize = Link::Kernels as usize + Shape::KERNELS;
+/// Pointers of a descriptor that are of one version.
+pub(super) const OF_VERSION: usize = Link::Kernels as usize + Shape::KERNELS - FIRST;
+
+/// Pointers of a descriptor that all versions read.
+const FIRST: usize = Link::Quantize as usize;
+
+/// Pointers of a descriptor for so many versions.
+pub(super) fn links(versions: usize) -> usize {
+    FIRST + versions * OF_VERSION
+}
 
 /// A descriptor at hand.
 pub(super) struct Descriptor<'a, 'c> {
@@ -58,10 +78,19 @@ impl<'c> Descriptor<'_, 'c> {
         self.code.read_pointer(self.at, FIELD * (NUMBERS + link as u64))
     }
 
-    /// The kernel of `tiles` for so many rows; `rows` is 1 at least.
-    pub(super) fn kernel(&self, tiles: u64, rows: Int<'c>) -> Emitted<Pointer<'c>> {
+    /// A pointer of a version; none: of the only one.
+    pub(super) fn of(&self, version: Option<Int<'c>>, link: Link) -> Emitted<Pointer<'c>> {
+        let Some(version) = version else { return self.link(link) };
+        let skip = self.code.scaled(version, FIELD * OF_VERSION as u64)?;
+        let at = self.code.offset(self.at, skip)?;
+        self.code.read_pointer(at, FIELD * (NUMBERS + link as u64))
+    }
+
+    /// The kernel of a version of `tiles` for so many rows; `rows` is 1 at least.
+    pub(super) fn kernel(&self, version: usize, tiles: u64, rows: Int<'c>) -> Emitted<Pointer<'c>> {
         let code = self.code;
         let first = NUMBERS + Link::Kernels as u64 + (tiles - 1) * Shape::KERNELS as u64 / 2;
+        let first = first + (version * OF_VERSION) as u64;
         let from = code.scaled(code.minus(rows, code.index(1))?, FIELD)?;
         code.read_pointer(code.offset(self.at, from)?, FIELD * first)
     }

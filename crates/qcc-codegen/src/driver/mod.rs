@@ -5,35 +5,40 @@
 //!
 //! | function | compiled for |
 //! |---|---|
-//! | kernels, `quantize`, `multiply` | the target |
+//! | kernels, `quantize`, `multiply` | a target, once for each |
 //! | what programs call: looks at its operands, then calls those | every CPU of the architecture |
 
+mod choice;
+mod constants;
 mod cpu;
 mod entry;
 mod fields;
 mod multiply;
+mod outliers;
 mod quantize;
 mod scalars;
+mod version;
 
 use crate::code::{Code, Emitted};
-use crate::emit::{Attributes, Unit, kernel};
-use crate::library::{Entry, FIELD, Library, Shape, Storage, abi};
+use crate::emit::{Attributes, Unit};
+use crate::library::{Entry, FIELD, Library, Storage, abi};
 use crate::output::Output;
-use crate::{Architecture, CodegenError};
-use entry::{Entries, RECORD, Records};
-use fields::{LINKS, Link, NUMBERS};
+use crate::{Architecture, CodegenError, Target};
+use choice::{Choice, Chooser};
+use entry::Entries;
+use fields::{Link, NUMBERS};
+use inkwell::IntPredicate;
 use inkwell::module::Linkage;
 use inkwell::types::{BasicMetadataTypeEnum, BasicTypeEnum};
 use inkwell::values::{
     BasicMetadataValueEnum, BasicValueEnum, FunctionValue, GlobalValue, PointerValue,
 };
-use inkwell::{AddressSpace, GlobalVisibility};
-use multiply::Multiply;
-use qcc_kernels::{KernelSpec, Planes};
+use qcc_kernels::Overlay;
 use qcc_quant::panel::PanelLayout;
-use quantize::Quantize;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use version::Version;
 
 /// Where weights in an object lie.
 const SECTION: &str = ".qcc_weights";
@@ -46,11 +51,12 @@ const MOST_INLINE: u64 = 1 << 30;
 /// # Errors
 /// [`CodegenError::TooLarge`] for an object with more than 1 GiB of weights in it.
 pub fn emit_library(library: &Library, output: Output) -> Result<Vec<u8>, CodegenError> {
-    let bytes = library.weight_bytes();
-    if library.storage() == Storage::Inline && output == Output::Object && bytes > MOST_INLINE {
+    let bytes = library.object_bytes();
+    if output == Output::Object && bytes > MOST_INLINE {
         return Err(CodegenError::TooLarge { bytes });
     }
-    let unit = Unit::new(library.target())?;
+    // Functions name their targets themselves.
+    let unit = Unit::new(library.targets().least())?;
     unit.build(|code| Builder::new(code, library, output)?.build())?.emit(output)
 }
 
@@ -59,42 +65,38 @@ struct Builder<'a, 'c> {
     code: &'a Code<'c>,
     library: &'a Library,
     output: Output,
-    kernels: BTreeMap<KernelSpec, FunctionValue<'c>>,
-    quantizers: BTreeMap<Planes, FunctionValue<'c>>,
     texts: RefCell<BTreeMap<String, PointerValue<'c>>>,
     /// Weights in the object, by the place of their record.
     weights: RefCell<BTreeMap<u64, PointerValue<'c>>>,
+    outliers: RefCell<Vec<(Arc<Overlay>, [PointerValue<'c>; 3])>>,
 }
 
 impl<'a, 'c> Builder<'a, 'c> {
     fn new(code: &'a Code<'c>, library: &'a Library, output: Output) -> Emitted<Self> {
-        Ok(Self {
-            code,
-            library,
-            output,
-            kernels: BTreeMap::new(),
-            quantizers: BTreeMap::new(),
-            texts: RefCell::default(),
-            weights: RefCell::default(),
-        })
+        let (texts, weights, outliers) = Default::default();
+        Ok(Self { code, library, output, texts, weights, outliers })
     }
 
-    fn build(mut self) -> Emitted<()> {
-        for entry in self.library.entries() {
-            self.kernels_of(entry)?;
-            self.quantizer(entry.product.planes)?;
+    fn build(self) -> Emitted<()> {
+        let targets = self.library.targets().all();
+        let mut versions: Vec<Version<'a, 'c>> =
+            (0..targets.len()).map(|place| Version::new(targets, place)).collect();
+        for version in &mut versions {
+            for entry in self.library.entries() {
+                version.add(&self, entry)?;
+            }
         }
-        let multiplier = self.multiplier()?;
+        let chooser = self.chooser()?;
         let state = self.global(self.code.pointer_type().const_null().into(), "state", false);
-        let entries = self.entries(state, multiplier)?;
-        let run = self.function("entry_run", &[P, P, N, P, P, N, N], Some(I), Base, false)?;
+        let choice = Some(chooser.choice).filter(|_| versions.len() > 1);
+        let entries = self.entries(state, choice)?;
+        let run = self.function("entry_run", &[P, P, N, P, P, N, N, P], Some(I), Base, false)?;
         entries.emit_run(run)?;
         let mut products = Vec::new();
         for (i, entry) in self.library.entries().iter().enumerate() {
-            let descriptor = self.descriptor(i, entry)?;
-            products.push(self.product(entry, descriptor, &entries, run)?);
+            products.push(self.product(i, entry, &versions, &entries, run)?);
         }
-        self.tables(&products, &entries)
+        self.tables(&products, &entries, &chooser)
     }
 
     /// A function; `exported`, or known here only.
@@ -103,7 +105,7 @@ impl<'a, 'c> Builder<'a, 'c> {
         name: &str,
         parameters: &[Kind],
         result: Option<Kind>,
-        level: Level,
+        level: Level<'_>,
         exported: bool,
     ) -> Emitted<FunctionValue<'c>> {
         let code = self.code;
@@ -116,9 +118,8 @@ impl<'a, 'c> Builder<'a, 'c> {
         };
         let linkage = if exported { Linkage::External } else { Linkage::Internal };
         let function = code.module.add_function(name, ty, Some(linkage));
-        let target = self.library.target();
-        let attributes = match (level, target.architecture()) {
-            (Target, _) => Attributes::of(target),
+        let attributes = match (level, self.library.targets().architecture()) {
+            (Level::Target(target), _) => Attributes::of(target),
             (Base, Architecture::X86_64) => Attributes::plain("x86-64", "+sse2"),
             (Base, Architecture::Aarch64) => Attributes::plain("generic", "+neon"),
         };
@@ -151,60 +152,70 @@ impl<'a, 'c> Builder<'a, 'c> {
         global.as_pointer_value()
     }
 
-    fn kernels_of(&mut self, entry: &Entry) -> Emitted<()> {
-        for rows in 1..=KernelSpec::MOST_ROWS {
-            for tiles in 1..=2 {
-                let Some(spec) = entry.spec(self.library.target(), rows, tiles) else { continue };
-                if !self.kernels.contains_key(&spec) {
-                    let function = kernel(self.code, &spec, self.library.target())?;
-                    function.set_linkage(Linkage::Internal);
-                    self.kernels.insert(spec, function);
-                }
-            }
+    /// The functions that choose between versions, with their bodies.
+    fn chooser(&self) -> Emitted<Chooser<'a, 'c>> {
+        let code = self.code;
+        let none = code.context.i64_type().const_array(&[code.index(0), code.index(0)]);
+        let memory = self.global(none.into(), "choice", false).as_pointer_value();
+        let own = |name, parameters: &[Kind]| self.function(name, parameters, Some(N), Base, false);
+        let chooser = Chooser {
+            code,
+            choice: Choice { memory },
+            targets: self.library.targets().all(),
+            runs: own("choice_runs", &[])?,
+            pick: own("choice_pick", &[])?,
+            is_same: own("choice_is_same", &[P, P, N])?,
+        };
+        for (function, emit) in [
+            (chooser.runs, Chooser::emit_runs as fn(&Chooser<'a, 'c>) -> Emitted<()>),
+            (chooser.pick, Chooser::emit_pick),
+            (chooser.is_same, Chooser::emit_is_same),
+        ] {
+            self.enter(function)?;
+            emit(&chooser)?;
         }
-        Ok(())
+        Ok(chooser)
     }
 
-    fn quantizer(&mut self, planes: Planes) -> Emitted<()> {
-        if self.quantizers.contains_key(&planes) {
-            return Ok(());
-        }
-        let name = format!("quantize_{planes}");
-        let function = self.function(&name, &[P, P, P, N, N], None, Target, false)?;
-        let wide = self.library.target().best().to_string().starts_with("avx512");
-        let lanes = if wide { 16 } else { 8 };
-        Quantize { code: self.code, function, planes, lanes }.emit()?;
-        self.quantizers.insert(planes, function);
+    /// The next instructions are the first of a function.
+    fn enter(&self, function: FunctionValue<'c>) -> Emitted<()> {
+        let lost = || CodegenError::Internal("a function without a body".into());
+        self.code.builder.position_at_end(function.get_first_basic_block().ok_or_else(lost)?);
         Ok(())
-    }
-
-    fn multiplier(&self) -> Emitted<FunctionValue<'c>> {
-        let parameters = [P, P, P, N, P, N, N];
-        let function = self.function("multiply", &parameters, None, Target, false)?;
-        Multiply::new(self.code, function)?.emit()?;
-        Ok(function)
     }
 
     fn entries(
         &self,
         state: GlobalValue<'c>,
-        multiplier: FunctionValue<'c>,
+        choice: Option<Choice<'c>>,
     ) -> Emitted<Entries<'a, 'c>> {
         let code = self.code;
-        let kinds = [P, P, P, N, N].map(|it| it.of(code).into());
-        let quantizer = code.context.void_type().fn_type(&kinds, false);
+        let ty = |kinds: &[Kind]| {
+            let kinds: Vec<BasicMetadataTypeEnum<'c>> =
+                kinds.iter().map(|it| it.of(code).into()).collect();
+            code.context.void_type().fn_type(&kinds, false)
+        };
+        let (quantizer, multiplier) = (ty(&[P, P, P, N, N]), ty(&MULTIPLIER));
         let kinds = [P, P, N, P, N, N];
         let quantize = self.function("entry_quantize", &kinds, Some(I), Base, false)?;
+        let multiply = quantize;
         let mut entries =
-            Entries { code, state, quantize, multiply: quantize, quantizer, multiplier };
+            Entries { code, state, quantize, multiply, quantizer, multiplier, choice };
         entries.emit_quantize()?;
+        let kinds = [P, P, N, P, N, N, P];
         entries.multiply = self.function("entry_multiply", &kinds, Some(I), Base, false)?;
         entries.emit_multiply()?;
         Ok(entries)
     }
 
     /// Sizes, weights, bias and kernels of a product.
-    fn descriptor(&self, i: usize, entry: &Entry) -> Emitted<PointerValue<'c>> {
+    fn descriptor(
+        &self,
+        i: usize,
+        entry: &Entry,
+        versions: &[Version<'a, 'c>],
+        is_end: bool,
+    ) -> Emitted<PointerValue<'c>> {
         let code = self.code;
         let null = code.pointer_type().const_null();
         let inline = self.library.storage() == Storage::Inline;
@@ -213,83 +224,77 @@ impl<'a, 'c> Builder<'a, 'c> {
         let mut fields: Vec<BasicValueEnum<'c>> =
             entry.shape.numbers().map(|it| code.index(it).into()).to_vec();
         fields.push(code.index(weights_at).into());
-        let mut links = [null; LINKS];
+        fields.push(code.index(entry.epilogue(is_end).reads_extra().into()).into());
+        let mut links = vec![null; fields::links(0)];
         if inline {
             links[Link::Weights as usize] = self.weights(i, entry);
         }
-        if let Some(bias) = &entry.product.bias {
+        if let Some(bias) = entry.bias(is_end) {
             let bytes: Vec<u8> = bias.iter().flat_map(|it| it.to_le_bytes()).collect();
-            let value = code.context.const_string(&bytes, false);
-            links[Link::Bias as usize] = self.global(value.into(), "bias", true).as_pointer_value();
+            links[Link::Bias as usize] = self.bytes(&bytes, "bias").as_pointer_value();
         }
-        let lost = || CodegenError::Internal("a product without its functions".into());
-        let pointer = |function: &FunctionValue<'c>| function.as_global_value().as_pointer_value();
-        let quantizer = self.quantizers.get(&entry.product.planes).ok_or_else(lost)?;
-        links[Link::Quantize as usize] = pointer(quantizer);
-        for tiles in 1..=2 {
-            for rows in 1..=KernelSpec::MOST_ROWS {
-                let Some(spec) = entry.spec(self.library.target(), rows, tiles) else { continue };
-                let at = usize::from(tiles - 1) * Shape::KERNELS / 2 + usize::from(rows) - 1;
-                let kernel = self.kernels.get(&spec).ok_or_else(lost)?;
-                links[Link::Kernels as usize + at] = pointer(kernel);
-            }
+        if let Some(overlay) = &entry.product.overlay {
+            let all = self.outliers(i, overlay);
+            links[Link::Starts as usize..][..all.len()].copy_from_slice(&all);
         }
-        fields.extend(links.map(BasicValueEnum::from));
-        debug_assert_eq!(fields.len() as u64, NUMBERS + LINKS as u64);
+        for version in versions {
+            links.extend(version.links(entry, is_end, null)?);
+        }
+        fields.extend(links.into_iter().map(BasicValueEnum::from));
+        debug_assert_eq!(fields.len() as u64, NUMBERS + fields::links(versions.len()) as u64);
         let value = code.context.const_struct(&fields, false);
-        let global = self.global(value.into(), &format!("descriptor_{i}"), true);
+        let end = if is_end { "_end" } else { "" };
+        let global = self.global(value.into(), &format!("descriptor_{i}{end}"), true);
         global.set_alignment(8 * FIELD as u32);
         Ok(global.as_pointer_value())
-    }
-
-    /// The panels in the object; a symbol of elsewhere in text.
-    fn weights(&self, i: usize, entry: &Entry) -> PointerValue<'c> {
-        let code = self.code;
-        if let Some(known) = self.weights.borrow().get(&entry.at) {
-            return *known;
-        }
-        let bytes = entry.product.matrix.bytes();
-        let name = format!("{}_weights_{i}", self.library.prefix());
-        let global = if self.output == Output::Object {
-            let global = self.global(code.context.const_string(bytes, false).into(), &name, true);
-            global.set_section(Some(SECTION));
-            global
-        } else {
-            let ty = code.context.i8_type().array_type(bytes.len() as u32);
-            let global = code.module.add_global(ty, None::<AddressSpace>, &name);
-            global.set_constant(true);
-            global.set_visibility(GlobalVisibility::Hidden);
-            global
-        };
-        global.set_alignment(64);
-        self.weights.borrow_mut().insert(entry.at, global.as_pointer_value());
-        global.as_pointer_value()
     }
 
     /// The functions of a product, and its row of the table.
     fn product(
         &self,
+        i: usize,
         entry: &Entry,
-        descriptor: PointerValue<'c>,
+        versions: &[Version<'a, 'c>],
         entries: &Entries<'a, 'c>,
         run: FunctionValue<'c>,
     ) -> Emitted<BasicValueEnum<'c>> {
         let code = self.code;
-        let wrap = |suffix: &str, kinds: &[Kind], inner: FunctionValue<'c>| {
+        let null = code.pointer_type().const_null();
+        let descriptor = self.descriptor(i, entry, versions, false)?;
+        // `order`: which parameter each operand is; what is beyond them is a null pointer.
+        let wrap = |of: PointerValue<'c>, suffix: &str, kinds: &[Kind], inner, order: &[u32]| {
             let name = format!("{}{suffix}", entry.symbol);
             let function = self.function(&name, kinds, Some(I), Base, true)?;
-            let mut operands = vec![descriptor.into()];
-            operands.extend(function.get_param_iter().map(BasicMetadataValueEnum::from));
+            let mut operands: Vec<BasicMetadataValueEnum<'c>> = vec![of.into()];
+            operands.extend(order.iter().map(|&it| match function.get_nth_param(it) {
+                Some(value) => BasicMetadataValueEnum::from(value),
+                None => null.into(),
+            }));
             let result = entries.call(inner, &operands)?;
             code.builder.build_return(Some(&result))?;
             Emitted::Ok(function.as_global_value().as_pointer_value())
         };
-        let run = wrap("", &[P, N, P, P, N, N], run)?;
-        let quantize = wrap("_quantize", &[P, N, P, N, N], entries.quantize)?;
-        let multiply = wrap("_multiply", &[P, N, P, N, N], entries.multiply)?;
+        let kinds = [P, N, P, P, N, N];
+        let run_plain = wrap(descriptor, "", &kinds, run, &[0, 1, 2, 3, 4, 5, 6])?;
+        let kinds = [P, N, P, N, N];
+        let quantize = wrap(descriptor, "_quantize", &kinds, entries.quantize, &[0, 1, 2, 3, 4])?;
+        let order = [0, 1, 2, 3, 4, 5];
+        let multiply = wrap(descriptor, "_multiply", &kinds, entries.multiply, &order)?;
+        let (mut run_end, mut multiply_end) = (null, null);
+        if entry.product.end.is_some() {
+            let descriptor = self.descriptor(i, entry, versions, true)?;
+            let kinds = [P, N, P, P, P, N, N];
+            run_end = wrap(descriptor, "_end", &kinds, run, &[0, 1, 3, 4, 5, 6, 2])?;
+            let (kinds, order) = ([P, N, P, P, N, N], [0, 1, 3, 4, 5, 2]);
+            let inner = entries.multiply;
+            multiply_end = wrap(descriptor, "_multiply_end", &kinds, inner, &order)?;
+        }
         let Entry { product, shape, .. } = entry;
         let layout = product.matrix.layout();
         let small = |value: u64| code.context.i32_type().const_int(value, false).into();
+        let end = product.end.as_ref();
+        let factor = end.and_then(|it| it.factor).map_or(u64::MAX, |it| it as u64);
+        let outliers = product.overlay.as_ref().map_or(0, |it| it.len() as u64);
         let row = code.context.const_struct(
             &[
                 self.text(&product.name.replace('\0', "")).into(),
@@ -300,31 +305,65 @@ impl<'a, 'c> Builder<'a, 'c> {
                 small(shape.planes),
                 small(entry.class.into()),
                 small(product.bias.is_some().into()),
-                small(0),
+                small(end.map_or(0, |it| it.epilogue as u64)),
                 code.index(shape.row).into(),
                 code.index(entry.at).into(),
                 code.index(layout.bytes() as u64).into(),
-                run.into(),
+                run_plain.into(),
                 quantize.into(),
                 multiply.into(),
+                code.index(outliers).into(),
+                code.index(factor).into(),
+                run_end.into(),
+                multiply_end.into(),
             ],
             false,
         );
         Ok(row.into())
     }
 
-    /// What the library as a whole has: the table of products, `open`, `missing`.
-    fn tables(&self, products: &[BasicValueEnum<'c>], entries: &Entries<'a, 'c>) -> Emitted<()> {
+    /// What the library as a whole has: the table of products, `open`, `missing`, `target`,
+    /// `select`.
+    fn tables(
+        &self,
+        products: &[BasicValueEnum<'c>],
+        entries: &Entries<'a, 'c>,
+        chooser: &Chooser<'a, 'c>,
+    ) -> Emitted<()> {
         let (code, library) = (self.code, self.library);
         let name = |what: &str| format!("{}_{what}", library.prefix());
+        let (targets, text) = (library.targets(), |it: &str| self.text(it));
+        let is_alone = targets.all().len() == 1;
+        let picked = || Emitted::Ok(code.ask(chooser.pick, &[])?.into_int_value());
+
         let missing = self.function(&name("missing"), &[], Some(P), Base, true)?;
-        cpu::missing(code, missing, library.target(), &|text| Ok(self.text(text)))?;
+        if !is_alone {
+            // What the version lacks that asks least.
+            let found = code.compare(IntPredicate::NE, picked()?, code.index(0))?;
+            let none = code.pointer_type().const_null();
+            code.last_when(missing, found, || {
+                code.builder.build_return(Some(&none))?;
+                Ok(())
+            })?;
+        }
+        let first = cpu::missing(code, missing, targets.least(), &text)?;
+        code.builder.build_return(Some(&first))?;
         let open = self.function(&name("open"), &[P, N], Some(I), Base, true)?;
         let records = match library.storage() {
             Storage::Inline => None,
             Storage::File => Some(self.records()),
         };
-        entries.emit_open(open, missing, records.as_ref())?;
+        let lacks = if is_alone {
+            let missing = code.ask(missing, &[])?.into_pointer_value();
+            code.builder.build_is_not_null(missing, "")?
+        } else {
+            code.is_zero(picked()?)?
+        };
+        entries.emit_open(open, lacks, records.as_ref())?;
+        let target = self.function(&name("target"), &[], Some(P), Base, true)?;
+        chooser.emit_target(&text)?;
+        let select = self.function(&name("select"), &[P], Some(I), Base, true)?;
+        chooser.emit_select(select, &text)?;
 
         let export = |global: GlobalValue<'c>| {
             global.set_linkage(Linkage::External);
@@ -340,46 +379,41 @@ impl<'a, 'c> Builder<'a, 'c> {
         export(self.global(small(abi::VERSION).into(), &name("abi"), true));
         let pointer = |function: FunctionValue<'c>| function.as_global_value().as_pointer_value();
         let bytes = if records.is_some() { library.weight_bytes() } else { 0 };
+        let null = code.pointer_type().const_null();
+        let names = targets.all().iter().map(|it| text(it.name())).chain([null]);
+        let names = code.pointer_type().const_array(&names.collect::<Vec<_>>());
+        let names = self.global(names.into(), "targets", true).as_pointer_value();
         let all = code.context.const_struct(
             &[
                 small(abi::VERSION).into(),
                 small(abi::PRODUCT_BYTES).into(),
                 code.index(rows.len() as u64).into(),
                 table.into(),
-                self.text(library.target().name()).into(),
+                text(&targets.to_string()).into(),
                 code.index(bytes).into(),
                 pointer(open).into(),
                 pointer(missing).into(),
+                names.into(),
+                pointer(target).into(),
+                pointer(select).into(),
             ],
             false,
         );
         export(self.global(all.into(), &name("library"), true));
         Ok(())
     }
-
-    /// What a file of weights must hold.
-    fn records(&self) -> Records<'c> {
-        let mut bytes = Vec::new();
-        for entry in self.library.records() {
-            let layout = entry.product.matrix.layout();
-            let length = (PanelLayout::FIRST_PANEL + layout.bytes()) as u64;
-            bytes.extend(entry.at.to_le_bytes());
-            bytes.extend(length.to_le_bytes());
-            bytes.extend(layout.header());
-        }
-        let value = self.code.context.const_string(&bytes, false);
-        let table = self.global(value.into(), "records", true).as_pointer_value();
-        Records { table, count: bytes.len() as u64 / RECORD }
-    }
 }
 
 /// What a function is compiled for.
 #[derive(Clone, Copy)]
-enum Level {
-    Target,
+enum Level<'t> {
+    Target(&'t Target),
     Base,
 }
-use Level::{Base, Target};
+use Level::Base;
+
+/// What functions that multiply are called with.
+const MULTIPLIER: [Kind; 8] = [P, P, P, N, P, N, N, P];
 
 /// Type of a parameter or result.
 #[derive(Clone, Copy)]

@@ -1,10 +1,12 @@
 //! Products of quantized rows: what `qcc_kernels::Product` does around its kernels.
 //!
 //! Rows are cut in nearly equal blocks of at most 6, panels in blocks that stay in the second
-//! cache; in a block of panels all rows pass by. A part is a range of panels; where panels are
+//! cache; in a block of panels all rows pass by. Where there are outliers, kernels write to a tile,
+//! and [`super::outliers`] finishes it. A part is a range of panels; where panels are
 //! few, of panels and blocks of rows.
 
 use super::fields::{Descriptor, Field, Link};
+use super::outliers::{Outliers, TILE_ROW};
 use super::scalars::{Int, Pointer, int, pointer};
 use crate::code::{Code, Emitted};
 use inkwell::IntPredicate;
@@ -13,32 +15,52 @@ use qcc_kernels::{KernelArgs, KernelSpec};
 use std::mem::{offset_of, size_of};
 
 /// Columns of a panel.
-const PANEL: u64 = 32;
+pub(super) const PANEL: u64 = 32;
 
-/// The function `(descriptor, weights, workspace, rows, y, part, parts)` in the making.
+/// The function `(descriptor, weights, workspace, rows, y, part, parts, extra)` in the making.
 pub(super) struct Multiply<'a, 'c> {
     pub code: &'a Code<'c>,
     pub function: FunctionValue<'c>,
-    it: Descriptor<'a, 'c>,
+    /// Whose kernels it calls.
+    version: usize,
+    pub it: Descriptor<'a, 'c>,
     weights: Pointer<'c>,
-    workspace: Pointer<'c>,
+    pub workspace: Pointer<'c>,
     rows: Int<'c>,
-    y: Pointer<'c>,
+    pub y: Pointer<'c>,
+    /// What the end reads for each result.
+    pub extra: Pointer<'c>,
+    /// What comes behind the kernels, and the memory for their results.
+    outliers: Option<(Outliers, Pointer<'c>)>,
     /// The arguments of kernels.
     args: Pointer<'c>,
 }
 
 impl<'a, 'c> Multiply<'a, 'c> {
-    pub(super) fn new(code: &'a Code<'c>, function: FunctionValue<'c>) -> Emitted<Self> {
+    pub(super) fn new(
+        code: &'a Code<'c>,
+        function: FunctionValue<'c>,
+        version: usize,
+        outliers: Option<Outliers>,
+    ) -> Emitted<Self> {
         let bytes = code.context.i64_type().array_type(size_of::<KernelArgs>() as u32 / 8);
+        let tile = |outliers| {
+            let elements = TILE_ROW as u32 * u32::from(KernelSpec::MOST_ROWS);
+            let tile =
+                code.builder.build_alloca(code.context.f32_type().array_type(elements), "")?;
+            Emitted::Ok((outliers, tile))
+        };
         Ok(Self {
             code,
             function,
+            version,
             it: Descriptor { code, at: pointer(function, 0)? },
             weights: pointer(function, 1)?,
             workspace: pointer(function, 2)?,
             rows: int(function, 3)?,
             y: pointer(function, 4)?,
+            extra: pointer(function, 7)?,
+            outliers: outliers.map(tile).transpose()?,
             args: code.builder.build_alloca(bytes, "")?,
         })
     }
@@ -61,7 +83,10 @@ impl<'a, 'c> Multiply<'a, 'c> {
         let end = code.over(code.times(units, code.plus(part, one)?)?, parts)?;
 
         let all_rows = code.compare(IntPredicate::EQ, blocks, one)?;
-        let block_panels = code.pick(all_rows, panels, it.get(Field::BlockPanels)?)?;
+        let mut block_panels = it.get(Field::BlockPanels)?;
+        if self.outliers.is_none() {
+            block_panels = code.pick(all_rows, panels, block_panels)?;
+        }
         let first_share = code.over(start, panels)?;
         let last_share = code.over_up(end, panels)?;
         code.each(function, first_share, last_share, |share| {
@@ -93,6 +118,7 @@ impl<'a, 'c> Multiply<'a, 'c> {
         let n = it.get(Field::N)?;
         let row = it.get(Field::Row)?;
         let groups = it.get(Field::Groups)?;
+        let y_row = if self.outliers.is_some() { code.index(TILE_ROW) } else { n };
         for (field, value) in [
             (offset_of!(KernelArgs, panel_stride), it.get(Field::PanelStride)?),
             (offset_of!(KernelArgs, groups), groups),
@@ -101,8 +127,7 @@ impl<'a, 'c> Multiply<'a, 'c> {
             (offset_of!(KernelArgs, act_plane), it.get(Field::Plane)?),
             (offset_of!(KernelArgs, act_group_row), code.over(row, code.index(4))?),
             (offset_of!(KernelArgs, act_group_plane), groups),
-            (offset_of!(KernelArgs, y_row), n),
-            (offset_of!(KernelArgs, extra), code.index(0)),
+            (offset_of!(KernelArgs, y_row), y_row),
             (offset_of!(KernelArgs, extra_row), n),
             (offset_of!(KernelArgs, spec), code.index(0)),
         ] {
@@ -132,29 +157,47 @@ impl<'a, 'c> Multiply<'a, 'c> {
         self.put_pointer(offset_of!(KernelArgs, act_init), code.offset(sums, groups)?)?;
         let whole = code.least(end, it.get(Field::WholePanels)?)?;
         code.when(function, code.below(first, whole)?, || {
-            self.call([first, whole], row, it.kernel(2, count)?)
+            self.call([first, first, whole], row, it.kernel(self.version, 2, count)?)
         })?;
         code.when(function, code.below(whole, end)?, || {
-            self.call([whole, end], row, it.kernel(1, count)?)
-        })
+            self.call([first, whole, end], row, it.kernel(self.version, 1, count)?)
+        })?;
+        match self.outliers {
+            Some((outliers, tile)) => self.finish(outliers, tile, [first, end], [row, count]),
+            None => Ok(()),
+        }
     }
 
-    fn call(&self, [first, end]: [Int<'c>; 2], row: Int<'c>, kernel: Pointer<'c>) -> Emitted<()> {
+    /// Panels from `first` to `end`, in a block of panels from `base` on.
+    fn call(
+        &self,
+        [base, first, end]: [Int<'c>; 3],
+        row: Int<'c>,
+        kernel: Pointer<'c>,
+    ) -> Emitted<()> {
         let (code, it) = (self.code, &self.it);
         let n = it.get(Field::N)?;
         let column = code.scaled(first, PANEL)?;
         let weights = code.times(first, it.get(Field::PanelStride)?)?;
-        let y = code.scaled(code.plus(code.times(row, n)?, column)?, 4)?;
+        let place = code.scaled(code.plus(code.times(row, n)?, column)?, 4)?;
+        let y = match self.outliers {
+            Some((_, tile)) => {
+                code.offset(tile, code.scaled(code.minus(first, base)?, 4 * PANEL)?)?
+            }
+            None => code.offset(self.y, place)?,
+        };
         // Of the last panel of the call.
         let before = code.scaled(code.minus(end, code.index(1))?, PANEL)?;
         let columns = code.least(code.minus(n, before)?, code.index(PANEL))?;
-        // An address and no pointer: products without a bias have none.
+        // Addresses and no pointers: products without an end that reads them have none.
         let bias = code.address(it.link(Link::Bias)?)?;
+        let extra = code.address(self.extra)?;
         self.put_pointer(offset_of!(KernelArgs, weights), code.offset(self.weights, weights)?)?;
         self.put(offset_of!(KernelArgs, panels), code.minus(end, first)?)?;
-        self.put_pointer(offset_of!(KernelArgs, y), code.offset(self.y, y)?)?;
+        self.put_pointer(offset_of!(KernelArgs, y), y)?;
         self.put(offset_of!(KernelArgs, columns), columns)?;
         self.put(offset_of!(KernelArgs, bias), code.plus(bias, code.scaled(column, 4)?)?)?;
+        self.put(offset_of!(KernelArgs, extra), code.plus(extra, place)?)?;
         let ty = code.context.void_type().fn_type(&[code.pointer_type().into()], false);
         code.builder.build_indirect_call(ty, kernel, &[self.args.into()], "")?;
         Ok(())

@@ -8,6 +8,8 @@
 //!         scale, sum, starts
 //! ```
 //!
+//! Where outliers read the activations themselves, a row of the workspace ends with them.
+//!
 //! The end of a row lies in a vector of its own, filled up with zeros; what comes after it is a
 //! vector of zeros.
 
@@ -73,6 +75,10 @@ impl<'c> Quantize<'_, 'c> {
                 let to = code.offset(tail, code.scaled(code.minus(i, whole)?, 4)?)?;
                 code.write(value, to, 4)
             })?;
+            let floats = it.get(Field::FloatsAt)?;
+            code.when(function, code.compare(IntPredicate::NE, floats, code.index(0))?, || {
+                self.keep([x, code.offset(codes, floats)?], [full, whole, k])
+            })?;
             let row = Row { x, codes, full, tail };
             code.each(function, code.index(0), it.get(Field::Groups)?, |group| {
                 self.group(&it, &row, group)
@@ -80,6 +86,21 @@ impl<'c> Quantize<'_, 'c> {
         })?;
         code.builder.build_return(None)?;
         Ok(())
+    }
+
+    /// Copies a row.
+    fn keep(&self, [x, to]: [Pointer<'c>; 2], [full, whole, k]: [Int<'c>; 3]) -> Emitted<()> {
+        let (code, function) = (self.code, self.function);
+        code.each(function, code.index(0), full, |i| {
+            let at = code.scaled(i, u64::from(4 * self.lanes))?;
+            let vector = code.load_floats(self.lanes, code.offset(x, at)?, 4)?;
+            code.store(vector, code.offset(to, at)?, 4)
+        })?;
+        code.each(function, whole, k, |i| {
+            let at = code.scaled(i, 4)?;
+            let value = code.load(code.context.f32_type(), code.offset(x, at)?, 4)?;
+            code.write(value, code.offset(to, at)?, 4)
+        })
     }
 
     /// Vector `i` of a row.

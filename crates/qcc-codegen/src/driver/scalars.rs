@@ -2,8 +2,12 @@
 
 use crate::CodegenError;
 use crate::code::{Code, Emitted};
-use inkwell::IntPredicate;
-use inkwell::values::{BasicValueEnum, FunctionValue, IntValue, PointerValue};
+use inkwell::types::BasicTypeEnum;
+use inkwell::values::{
+    BasicMetadataValueEnum, BasicValue as _, BasicValueEnum, FunctionValue, InstructionValue,
+    IntValue, PointerValue,
+};
+use inkwell::{AtomicOrdering, IntPredicate};
 
 pub(super) type Int<'c> = IntValue<'c>;
 pub(super) type Pointer<'c> = PointerValue<'c>;
@@ -84,6 +88,41 @@ impl<'c> Code<'c> {
         Ok(self.load(self.pointer_type(), self.at(at, bytes)?, 8)?.into_pointer_value())
     }
 
+    /// 8 bytes of memory that other threads write.
+    pub(super) fn acquire(
+        &self,
+        ty: impl Into<BasicTypeEnum<'c>>,
+        at: Pointer<'c>,
+    ) -> Emitted<BasicValueEnum<'c>> {
+        let value = self.load(ty, at, 8)?;
+        if let Some(load) = value.as_instruction_value() {
+            atomic(load, AtomicOrdering::Acquire)?;
+        }
+        Ok(value)
+    }
+
+    /// 8 bytes to memory that other threads read, and with them all that was written before.
+    pub(super) fn release(
+        &self,
+        value: impl Into<BasicValueEnum<'c>>,
+        at: Pointer<'c>,
+    ) -> Emitted<()> {
+        let store = self.builder.build_store(at, value.into())?;
+        store.set_alignment(8).map_err(|e| CodegenError::Internal(e.to_string()))?;
+        atomic(store, AtomicOrdering::Release)
+    }
+
+    /// Calls a function that gives something.
+    pub(super) fn ask(
+        &self,
+        function: FunctionValue<'c>,
+        operands: &[BasicMetadataValueEnum<'c>],
+    ) -> Emitted<BasicValueEnum<'c>> {
+        let lost = || CodegenError::Internal("a call without a result".into());
+        let call = self.builder.build_call(function, operands, "")?;
+        call.try_as_basic_value().basic().ok_or_else(lost)
+    }
+
     /// Any number to memory, aligned to `align`.
     pub(super) fn write(
         &self,
@@ -112,6 +151,22 @@ impl<'c> Code<'c> {
         Ok(())
     }
 
+    /// `then`, which ends the function, where the condition holds.
+    pub(super) fn last_when(
+        &self,
+        function: FunctionValue<'c>,
+        condition: Int<'c>,
+        then: impl FnOnce() -> Emitted<()>,
+    ) -> Emitted<()> {
+        let yes = self.context.append_basic_block(function, "leave");
+        let after = self.context.append_basic_block(function, "stay");
+        self.builder.build_conditional_branch(condition, yes, after)?;
+        self.builder.position_at_end(yes);
+        then()?;
+        self.builder.position_at_end(after);
+        Ok(())
+    }
+
     /// Ends the function with `value` where the condition holds.
     pub(super) fn leave(
         &self,
@@ -119,13 +174,10 @@ impl<'c> Code<'c> {
         condition: Int<'c>,
         value: Int<'c>,
     ) -> Emitted<()> {
-        let yes = self.context.append_basic_block(function, "leave");
-        let after = self.context.append_basic_block(function, "stay");
-        self.builder.build_conditional_branch(condition, yes, after)?;
-        self.builder.position_at_end(yes);
-        self.builder.build_return(Some(&value))?;
-        self.builder.position_at_end(after);
-        Ok(())
+        self.last_when(function, condition, || {
+            self.builder.build_return(Some(&value))?;
+            Ok(())
+        })
     }
 
     /// Each number from `from` on, below `to`.
@@ -145,6 +197,10 @@ impl<'c> Code<'c> {
             Ok(())
         })
     }
+}
+
+fn atomic(it: InstructionValue<'_>, ordering: AtomicOrdering) -> Emitted<()> {
+    it.set_atomic_ordering(ordering).map_err(|e| CodegenError::Internal(e.to_string()))
 }
 
 /// A parameter that is a number.

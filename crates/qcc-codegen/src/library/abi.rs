@@ -7,8 +7,17 @@ pub(crate) const VERSION: u32 = 1;
 /// Most parts that a product is shared in: larger numbers could overflow.
 pub(crate) const MOST_PARTS: u64 = 1 << 16;
 
-/// Bytes of `struct qcc_product`: nine fields of 8 bytes, six of 4.
-pub(crate) const PRODUCT_BYTES: u32 = 9 * 8 + 6 * 4;
+/// Bytes of `struct qcc_product`: 13 fields of 8 bytes, six of 4.
+pub(crate) const PRODUCT_BYTES: u32 = 13 * 8 + 6 * 4;
+
+/// Name in C and meaning of what a product may end in, by its number: that of the epilogue.
+pub(crate) const ENDS: &[(&str, &str)] = &[
+    ("QCC_END_NONE", "there is none"),
+    ("QCC_END_BIAS", "y + a bias of the model"),
+    ("QCC_END_RESIDUAL", "y + extra"),
+    ("QCC_END_SILU_MUL", "silu(y) * extra"),
+    ("QCC_END_GELU", "gelu(y), with the error function"),
+];
 
 /// Declares what functions return.
 macro_rules! codes {
@@ -45,17 +54,31 @@ codes! {
     Shape = 9 "QCC_ERR_SHAPE" "the weights are those of another model",
     /// Weights that are cut off.
     Short = 10 "QCC_ERR_SHORT" "the weights are cut off",
+    /// No version of this name.
+    Target = 11 "QCC_ERR_TARGET" "the library was not compiled for a target of this name",
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use qcc_kernels::Epilogue;
 
     #[test]
     fn numbers_are_in_order() {
         for (i, (_, number, _)) in CODES.iter().enumerate() {
             assert_eq!(*number as usize, i);
         }
-        assert_eq!(Code::Short as usize, CODES.len() - 1);
+        assert_eq!(Code::Target as usize, CODES.len() - 1);
+    }
+
+    #[test]
+    fn ends_are_in_the_order_of_epilogues() {
+        let names = ENDS.iter().map(|it| it.0.trim_start_matches("QCC_END_").to_lowercase());
+        let names: Vec<String> = names.map(|it| it.replace('_', "")).collect();
+        let epilogues: Vec<String> = Epilogue::ALL.iter().map(ToString::to_string).collect();
+        assert_eq!(names, epilogues);
+        for (i, epilogue) in Epilogue::ALL.iter().enumerate() {
+            assert_eq!(*epilogue as usize, i);
+        }
     }
 }

@@ -23,6 +23,14 @@ static inline const char *qcc_code_text(int code)
     }
 }
 
+/* What the model does with the result y of a product, as far as functions here do it too. */
+enum qcc_end {
+@ENDS@
+};
+
+/* Of a product that reads the results of none. */
+#define QCC_NO_PRODUCT ((uint64_t)-1)
+
 /*
  * One product, y[rows][n] = x[rows][k] W^T, with the bias of the model where it has one.
  *
@@ -38,7 +46,7 @@ struct qcc_product {
     uint32_t planes;           /* of 8 bits that activations are kept in */
     uint32_t activations;      /* products of one number may share quantized rows */
     uint32_t has_bias;
-    uint32_t reserved;
+    uint32_t end;              /* enum qcc_end */
     uint64_t workspace_row;
     uint64_t weights_at;       /* of its record in the file of weights */
     uint64_t weights_bytes;    /* of its panels */
@@ -49,6 +57,14 @@ struct qcc_product {
        part. Also for other products with the same number of activations. */
     int (*quantize)(const float *x, size_t rows, void *workspace, size_t part, size_t parts);
     int (*multiply)(const void *workspace, size_t rows, float *y, size_t part, size_t parts);
+    uint64_t outliers;         /* weights beside the packed ones */
+    uint64_t factor;           /* number of the product whose results are extra of SILU_MUL */
+    /* run and multiply with the end; null where it is QCC_END_NONE. extra: [rows][n] for RESIDUAL
+       and SILU_MUL, and may be y itself; else it is not read. */
+    int (*run_end)(const float *x, size_t rows, const float *extra, float *y, void *workspace,
+                   size_t part, size_t parts);
+    int (*multiply_end)(const void *workspace, size_t rows, const float *extra, float *y,
+                        size_t part, size_t parts);
 };
 
 struct qcc_library {
@@ -56,10 +72,13 @@ struct qcc_library {
     uint32_t product_bytes;    /* sizeof (struct qcc_product) */
     uint64_t count;
     const struct qcc_product *products;
-    const char *target;        /* what the code was compiled for */
+    const char *target;        /* what the code was compiled for: names, commas between them */
     uint64_t weights_bytes;    /* of the file of weights; 0: they are in the library */
     int (*open)(const void *weights, size_t bytes);
     const char *(*missing)(void);
+    const char *const *targets; /* each of them, the best first, then a null pointer */
+    const char *(*picked)(void);
+    int (*select)(const char *target);
 };
 
 #endif /* QCC_AOT_ABI */
@@ -76,7 +95,13 @@ impl Library {
             let _ = writeln!(codes, "    {name} = {number}{comma}");
             let _ = writeln!(texts, "    case {name}: return \"{text}\";");
         }
+        let mut ends = String::new();
+        for (i, (name, text)) in abi::ENDS.iter().enumerate() {
+            let comma = if i + 1 < abi::ENDS.len() { "," } else { "" };
+            let _ = writeln!(ends, "    {:<26} /* {text} */", format!("{name} = {i}{comma}"));
+        }
         let common = COMMON
+            .replace("@ENDS@", ends.trim_end())
             .replace("@ABI@", &abi::VERSION.to_string())
             .replace("@CODES@", codes.trim_end())
             .replace("@TEXTS@", texts.trim_end());
@@ -88,7 +113,7 @@ impl Library {
                 file_name = comment(file_name)
             ),
         };
-        let products: String = self.entries.iter().map(product).collect();
+        let products: String = self.entries.iter().map(|it| self.product(it)).collect();
         format!(
             "/* Made by qcc {version} for {target}. See docs/aot.md of qcc. */
 #ifndef {prefix}_QCC_H
@@ -102,6 +127,7 @@ extern \"C\" {{
 #endif
 {common}
 #define {prefix}_PRODUCTS {count}
+#define {prefix}_TARGETS {targets}
 #define {prefix}_WEIGHTS_BYTES {bytes}u
 
 /* All of them, in the order of the model; and what a program that loads the library looks up. */
@@ -116,10 +142,23 @@ extern const uint32_t {prefix}_abi;
  */
 int {prefix}_open(const void *weights, size_t bytes);
 
-/* A feature that this CPU lacks, or a null pointer. */
+/* A feature that this CPU lacks{lacks}, or a null pointer. */
 const char *{prefix}_missing(void);
 
-/* Products: as run, quantize and multiply of struct qcc_product. */
+/*
+ * The target whose code products run, or would run if the library were open; a null pointer if
+ * the CPU runs none of them. It is the best one that the CPU has all of, found once.
+ */
+const char *{prefix}_target(void);
+
+/*
+ * Takes the code for another target of the library from now on, for calls that begin later, in
+ * all threads; a null pointer: the best again. Results are the same. QCC_ERR_CPU: this CPU
+ * cannot run it; QCC_ERR_TARGET: there is no code for it. Before {prefix}_open or after it.
+ */
+int {prefix}_select(const char *target);
+
+/* Products: as run, quantize, multiply, run_end and multiply_end of struct qcc_product. */
 {products}
 #ifdef __cplusplus
 }}
@@ -128,7 +167,9 @@ const char *{prefix}_missing(void);
 #endif /* {prefix}_QCC_H */
 ",
             version = env!("CARGO_PKG_VERSION"),
-            target = self.target.name(),
+            target = self.targets,
+            targets = self.targets.all().len(),
+            lacks = if self.targets.all().len() > 1 { ", whatever version is taken" } else { "" },
             count = self.entries.len(),
             bytes = match self.storage {
                 Storage::Inline => 0,
@@ -136,26 +177,51 @@ const char *{prefix}_missing(void);
             },
         )
     }
-}
 
-/// Constants and functions of one product.
-fn product(entry: &Entry) -> String {
-    let Entry { product, symbol, shape, .. } = entry;
-    format!(
-        "
-/* {name}: k = {k}, n = {n}, {bits} bits, groups of {group} */
+    /// Constants and functions of one product.
+    fn product(&self, entry: &Entry) -> String {
+        let Entry { product, symbol, shape, .. } = entry;
+        let beside = match product.overlay.as_ref().map_or(0, |it| it.len()) {
+            0 => String::new(),
+            count => format!(", {count} outliers"),
+        };
+        format!(
+            "
+/* {name}: k = {k}, n = {n}, {bits} bits, groups of {group}{beside} */
 #define {symbol}_WORKSPACE_ROW {row}u
 int {symbol}(const float *x, size_t rows, float *y, void *workspace, size_t part, size_t parts);
 int {symbol}_quantize(const float *x, size_t rows, void *workspace, size_t part, size_t parts);
 int {symbol}_multiply(const void *workspace, size_t rows, float *y, size_t part, size_t parts);
-",
-        name = comment(&product.name),
-        k = shape.k,
-        n = shape.n,
-        bits = product.matrix.layout().bits(),
-        group = shape.group,
-        row = shape.row,
-    )
+{end}",
+            name = comment(&product.name),
+            k = shape.k,
+            n = shape.n,
+            bits = product.matrix.layout().bits(),
+            group = shape.group,
+            row = shape.row,
+            end = self.end(entry),
+        )
+    }
+
+    /// The functions of a product with what the model does with it.
+    fn end(&self, entry: &Entry) -> String {
+        let Entry { product, symbol, .. } = entry;
+        let Some(end) = &product.end else { return String::new() };
+        let factor = end.factor.and_then(|it| self.entries.get(it));
+        let (_, text) = abi::ENDS[end.epilogue as usize];
+        let text = match factor {
+            Some(up) => format!("{text}, which is the result of {}", up.symbol),
+            None => text.to_owned(),
+        };
+        format!(
+            "/* With its end, {text}. */
+int {symbol}_end(const float *x, size_t rows, const float *extra, float *y, void *workspace,
+    size_t part, size_t parts);
+int {symbol}_multiply_end(const void *workspace, size_t rows, const float *extra, float *y,
+    size_t part, size_t parts);
+"
+        )
+    }
 }
 
 /// `text` as part of a comment: nothing in it ends the line or the comment, or makes a compiler
@@ -179,7 +245,9 @@ mod tests {
         let text = library(Storage::File).header("model.qpk");
         for line in [
             "#define QCC_AOT_ABI 1u",
-            "    QCC_ERR_SHORT = 10\n};",
+            "#define model_q4_TARGETS 1",
+            "int model_q4_select(const char *target);",
+            "    QCC_ERR_TARGET = 11\n};",
             "extern const struct qcc_product model_q4_products[3];",
             "/* /layers.0/down: k = 128, n = 64, 4 bits, groups of 32 */",
             "#define model_q4_layers_0_q_WORKSPACE_ROW 192u",

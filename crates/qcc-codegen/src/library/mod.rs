@@ -10,10 +10,10 @@ mod names;
 mod shape;
 
 pub use names::identifier;
-pub(crate) use shape::{FIELD, Shape};
+pub(crate) use shape::{FIELD, MOST_PANELS, Shape};
 
-use crate::Target;
-use qcc_kernels::{Epilogue, KernelSpec, Matrix, Planes};
+use crate::{Target, Targets};
+use qcc_kernels::{Epilogue, KernelSpec, Matrix, Overlay, Planes};
 use qcc_quant::panel::PanelLayout;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -41,13 +41,28 @@ pub struct LibraryProduct {
     pub planes: Planes,
     /// `[n]`, added to each row.
     pub bias: Option<Vec<f32>>,
+    /// Weights beside those of the matrix, which multiply activations that are not quantized.
+    pub overlay: Option<Arc<Overlay>>,
+    /// What the model does with the result; functions of their own do it as well.
+    pub end: Option<ProductEnd>,
+}
+
+/// What comes behind a product that has no bias of its own.
+#[derive(Clone, Debug)]
+pub struct ProductEnd {
+    /// Which it is.
+    pub epilogue: Epilogue,
+    /// `[n]`, where it is a bias.
+    pub bias: Option<Vec<f32>>,
+    /// The product whose results it reads, by its position, where that is known.
+    pub factor: Option<usize>,
 }
 
 /// What a library is made of.
 #[derive(Debug)]
 pub struct Library {
     prefix: String,
-    target: Target,
+    targets: Targets,
     storage: Storage,
     entries: Vec<Entry>,
     /// Bytes of the file of weights.
@@ -68,23 +83,27 @@ pub(crate) struct Entry {
 }
 
 impl Library {
-    /// A library of products, those of one matrix sharing its bytes, whose symbols begin with `prefix`, made a C identifier. A target
-    /// `native` stands for the best one with a name of its own that this CPU has.
+    /// A library of products, those of one matrix sharing its bytes, whose symbols begin with
+    /// `prefix`, made a C identifier.
     #[must_use]
     pub fn new(
         prefix: &str,
-        target: &Target,
+        targets: &Targets,
         storage: Storage,
         products: Vec<LibraryProduct>,
     ) -> Self {
         let prefix = identifier(prefix);
         let symbols = names::symbols(&prefix, products.iter().map(|it| it.name.as_str()));
         let (mut classes, mut file_bytes) = (Vec::new(), 0);
+        let class = |it: &LibraryProduct| Shape::new(it.matrix.layout(), it.planes, false).class();
+        // Products that may share rows read the same ones, with or without outliers.
+        let keeping = products.iter().filter(|it| it.overlay.is_some());
+        let keeping: Vec<[u64; 4]> = keeping.map(class).collect();
         let mut places: Vec<(Arc<Matrix>, u64)> = Vec::new();
         let entries = products.into_iter().zip(symbols).map(|(product, symbol)| {
             let layout = product.matrix.layout();
-            let shape = Shape::new(layout, product.planes);
-            let class = shape.class();
+            let class = class(&product);
+            let shape = Shape::new(layout, product.planes, keeping.contains(&class));
             let class = classes.iter().position(|it| *it == class).unwrap_or_else(|| {
                 classes.push(class);
                 classes.len() - 1
@@ -98,7 +117,7 @@ impl Library {
             Entry { product, symbol, at, class: class as u32, shape }
         });
         let entries = entries.collect();
-        Self { prefix, target: target.named(), storage, entries, file_bytes }
+        Self { prefix, targets: targets.clone(), storage, entries, file_bytes }
     }
 
     /// What symbols begin with.
@@ -107,10 +126,10 @@ impl Library {
         &self.prefix
     }
 
-    /// What it is for; never `native`.
+    /// What it has a version of its code for; none is called `native`.
     #[must_use]
-    pub fn target(&self) -> &Target {
-        &self.target
+    pub fn targets(&self) -> &Targets {
+        &self.targets
     }
 
     /// Where weights lie.
@@ -146,6 +165,15 @@ impl Library {
         self.file_bytes
     }
 
+    /// Bytes of weights in an object: of panels, if they are not in a file, and of outliers.
+    pub(crate) fn object_bytes(&self) -> u64 {
+        let of = |it: &Overlay| 4 * (it.n() as u64 + 1) + 6 * it.len() as u64;
+        let overlays = self.entries.iter().filter_map(|it| it.product.overlay.as_deref());
+        let outliers: u64 = overlays.map(of).sum();
+        let panels = if self.storage == Storage::Inline { self.file_bytes } else { 0 };
+        panels + outliers
+    }
+
     /// Writes the file of weights: of each product the record `QPK1`, filled up to pages.
     ///
     /// # Errors
@@ -165,16 +193,50 @@ impl Library {
 }
 
 impl Entry {
+    /// Whether it is the product alone (`false`), or with what the model does with it (`true`):
+    /// the forms that there are functions of.
+    pub(crate) fn forms(&self) -> impl Iterator<Item = bool> + use<> {
+        [false, true].into_iter().take(1 + usize::from(self.product.end.is_some()))
+    }
+
+    /// What is done to results before they are stored.
+    pub(crate) fn epilogue(&self, is_end: bool) -> Epilogue {
+        match (&self.product.end, &self.product.bias) {
+            (Some(end), _) if is_end => end.epilogue,
+            (_, Some(_)) => Epilogue::Bias,
+            _ => Epilogue::None,
+        }
+    }
+
+    /// What [`Self::epilogue`] adds.
+    pub(crate) fn bias(&self, is_end: bool) -> Option<&Vec<f32>> {
+        match &self.product.end {
+            Some(end) if is_end => end.bias.as_ref(),
+            _ => self.product.bias.as_ref(),
+        }
+    }
+
+    /// What comes behind outliers, if there are some: not in the kernel then.
+    pub(crate) fn end_behind_outliers(&self, is_end: bool) -> Option<Epilogue> {
+        self.product.overlay.as_ref().map(|_| self.epilogue(is_end))
+    }
+
     /// The kernel for so many rows and tiles; none if no panel has as many tiles.
-    pub(crate) fn spec(&self, target: &Target, rows: u8, tiles: u8) -> Option<KernelSpec> {
+    pub(crate) fn spec(
+        &self,
+        target: &Target,
+        rows: u8,
+        tiles: u8,
+        is_end: bool,
+    ) -> Option<KernelSpec> {
         let layout = self.product.matrix.layout();
         let last = layout.tiles(layout.panels() - 1);
         let exists = usize::from(tiles) == last || (tiles == 2 && layout.panels() > 1);
-        let epilogue = match self.product.bias {
-            Some(_) => Epilogue::Bias,
-            None => Epilogue::None,
-        };
         let spec = KernelSpec::new(layout, rows, tiles, self.product.planes, target.best());
+        let epilogue = match self.product.overlay {
+            Some(_) => Epilogue::None,
+            None => self.epilogue(is_end),
+        };
         exists.then(|| spec.with_epilogue(epilogue))
     }
 }
@@ -202,14 +264,16 @@ mod tests {
             matrix: matrix(k, n),
             planes: Planes::A8,
             bias,
+            overlay: None,
+            end: None,
         };
         let products = vec![
             product("/layers.0/q", 64, 48, None),
             product("/layers.0/k", 64, 16, Some(vec![0.5; 16])),
             product("/layers.0/down", 128, 64, None),
         ];
-        let target = Target::parse("x86-64-v4+avx512vnni").unwrap();
-        Library::new("model.q4", &target, storage, products)
+        let targets = Targets::parse("x86-64-v4+avx512vnni").unwrap();
+        Library::new("model.q4", &targets, storage, products)
     }
 
     #[test]
@@ -229,6 +293,30 @@ mod tests {
     }
 
     #[test]
+    fn objects_hold_outliers_and_products_beside_them_keep_rows() {
+        let overlay = Overlay::new(64, [vec![0], vec![2; 48]].concat(), vec![1, 2], vec![0.5; 2]);
+        let overlay = Some(Arc::new(overlay.unwrap()));
+        let product = |k, overlay| LibraryProduct {
+            name: "a".into(),
+            matrix: matrix(k, 48),
+            planes: Planes::A8,
+            bias: None,
+            overlay,
+            end: None,
+        };
+        let products = vec![product(64, None), product(64, overlay), product(96, None)];
+        let targets = Targets::parse("x86-64").unwrap();
+        let library = Library::new("p", &targets, Storage::File, products.clone());
+        assert_eq!(library.object_bytes(), 49 * 4 + 2 * 6);
+        let inline = Library::new("p", &targets, Storage::Inline, products);
+        assert_eq!(inline.object_bytes(), inline.weight_bytes() + 49 * 4 + 2 * 6);
+        let kept: Vec<bool> = library.entries().iter().map(|it| it.shape.floats_at > 0).collect();
+        assert_eq!(kept, [true, true, false]);
+        let classes: Vec<u32> = library.entries().iter().map(|it| it.class).collect();
+        assert_eq!(classes, [0, 0, 1]);
+    }
+
+    #[test]
     fn products_of_one_matrix_share_its_bytes() {
         let matrix = matrix(64, 48);
         let product = |name: &str, matrix: &Arc<Matrix>| LibraryProduct {
@@ -236,11 +324,13 @@ mod tests {
             matrix: Arc::clone(matrix),
             planes: Planes::A8,
             bias: None,
+            overlay: None,
+            end: None,
         };
         let other = tests::matrix(64, 48);
         let products = vec![product("a", &matrix), product("b", &other), product("c", &matrix)];
-        let target = Target::parse("x86-64").unwrap();
-        let library = Library::new("p", &target, Storage::File, products);
+        let targets = Targets::parse("x86-64").unwrap();
+        let library = Library::new("p", &targets, Storage::File, products);
         let places: Vec<u64> = library.entries().iter().map(|it| it.at).collect();
         let bytes = record_bytes(matrix.layout());
         assert_eq!((places, library.weight_bytes()), (vec![0, bytes, 0], 2 * bytes));
@@ -253,7 +343,7 @@ mod tests {
         let classes: Vec<u32> = library.entries().iter().map(|it| it.class).collect();
         assert_eq!(classes, [0, 0, 1]);
         let specs = |i: usize, tiles| {
-            let spec = library.entries()[i].spec(library.target(), 3, tiles);
+            let spec = library.entries()[i].spec(library.targets().least(), 3, tiles, false);
             spec.map(|it| it.to_string())
         };
         let name = |text: &str| Some(format!("qcc_mm_b4_g32_m3_{text}_avx512vnni"));

@@ -3,11 +3,23 @@
 use std::collections::BTreeSet;
 
 /// What symbols of the library itself are called behind the prefix.
-const TAKEN: &[&str] =
-    &["library", "products", "open", "missing", "abi", "PRODUCTS", "WEIGHTS_BYTES", "QCC_H"];
+const TAKEN: &[&str] = &[
+    "library",
+    "products",
+    "open",
+    "missing",
+    "target",
+    "select",
+    "abi",
+    "PRODUCTS",
+    "TARGETS",
+    "WEIGHTS_BYTES",
+    "QCC_H",
+];
 
 /// What the functions and the constant of a product are called behind its symbol.
-const SUFFIXES: [&str; 4] = ["", "_quantize", "_multiply", "_WORKSPACE_ROW"];
+const SUFFIXES: [&str; 6] =
+    ["", "_quantize", "_multiply", "_end", "_multiply_end", "_WORKSPACE_ROW"];
 
 /// `text` as a C identifier: letters and digits, one `_` for each run of anything else between
 /// them. What would begin with a digit, or be empty, gets an `m` before it.
@@ -61,21 +73,21 @@ mod tests {
 
     #[test]
     fn symbols_by_hand() {
-        let names = ["a", "a", "open", "a_multiply", "A", "a/2"];
-        let want = ["p_a", "p_a_2", "p_open_2", "p_a_multiply_2", "p_A", "p_a_2_2"];
+        let names = ["a", "a", "open", "a_multiply", "A", "a/2", "select"];
+        let want = ["p_a", "p_a_2", "p_open_2", "p_a_multiply_2", "p_A", "p_a_2_2", "p_select_2"];
         assert_eq!(symbols("p", names.into_iter()), want);
     }
 
     proptest! {
         #[test]
-        fn symbols_are_different_identifiers(names in prop::collection::vec("[ab./_\u{e4}]{0,3}(_quantize|_2)?", 0..20)) {
+        fn symbols_are_different_identifiers(names in prop::collection::vec("[ab./_\u{e4}]{0,3}(_quantize|_end|_2)?", 0..20)) {
             let symbols = symbols("p", names.iter().map(String::as_str));
             prop_assert_eq!(symbols.len(), names.len());
             let all: BTreeSet<String> = symbols
                 .iter()
                 .flat_map(|symbol| SUFFIXES.map(|suffix| format!("{symbol}{suffix}")))
                 .collect();
-            prop_assert_eq!(all.len(), 4 * names.len());
+            prop_assert_eq!(all.len(), 6 * names.len());
             prop_assert!(all.iter().all(|it| it.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')));
         }
     }

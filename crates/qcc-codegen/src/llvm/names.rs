@@ -20,6 +20,7 @@ macro_rules! functions {
             LLVMBuildBr
             LLVMBuildCall2
             LLVMBuildCondBr
+            LLVMBuildExtractElement
             LLVMBuildExtractValue
             LLVMBuildFAdd
             LLVMBuildFCmp
@@ -91,6 +92,7 @@ macro_rules! functions {
             LLVMGetElementType
             LLVMGetEnumAttributeKindForName
             LLVMGetErrorMessage
+            LLVMGetFirstBasicBlock
             LLVMGetFirstParam
             LLVMGetFirstUse
             LLVMGetHostCPUFeatures

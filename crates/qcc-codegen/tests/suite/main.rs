@@ -17,3 +17,5 @@ mod native;
 mod oracle;
 #[cfg(test)]
 mod product;
+#[cfg(test)]
+mod program;

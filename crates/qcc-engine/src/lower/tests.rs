@@ -282,6 +282,62 @@ fn outliers_go_with_every_end() {
     assert_eq!(epilogues(&report), ["residual"]);
 }
 
+/// What stands behind products of a graph that is not lowered.
+#[test]
+fn ends_of_products_are_told() {
+    let typed = |net: &mut Net, value: Value, dims: &[usize]| {
+        let dims = dims.iter().map(|&it| Dim::Known(it));
+        net.b.set_type(value, Type::tensor(DType::F32, dims));
+    };
+    let mut net = Net::new(DType::F32, 64);
+    let c = net.constant(Tensor::vector(vec![0.5f32; 48]));
+    let a = net.product(net.x, 48, 0, 1);
+    let biased = net.op("", "Add", &[c, a]);
+    let b = net.product(net.x, 48, 0, 2);
+    let gelu = net.op("", "Gelu", &[b]);
+    let gate = net.product(net.x, 48, 0, 3);
+    let up = net.product(net.x, 48, 0, 4);
+    let silu = net.op("", "Swish", &[gate]);
+    let gated = net.op("", "Mul", &[up, silu]);
+    // Something is added: of the same shape; of another one; of one that is not known.
+    let sums = [Some([5, 48]), Some([1, 48]), None].map(|dims| {
+        let other = net.op("", "Neg", &[gated]);
+        let r = net.product(net.x, 48, 0, 5);
+        typed(&mut net, r, &[5, 48]);
+        if let Some(dims) = dims {
+            typed(&mut net, other, &dims);
+        }
+        net.op("", "Add", &[other, r])
+    });
+    let graph = net.finish(&[&[biased, gelu, gated], &sums[..]].concat());
+    let mut standing = Vec::new();
+    for id in graph.topo() {
+        let Some(Ok(it)) = low_bit(&graph, &Scope::root(), id) else { continue };
+        let layout = it.weight.layout().unwrap();
+        let matrix = Arc::new(Matrix::pack(layout, &it.weight.weight.view()).unwrap());
+        let has_bias = it.bias.is_some();
+        standing.push(crate::Standing { id, x: it.x, matrix, planes: it.planes, has_bias });
+    }
+    let at = |value: Value| standing.iter().position(|it| it.id == value.node).unwrap();
+    let all = crate::ends(&graph, &standing);
+    let end = |value: Value| all[at(value)].clone();
+    let found = |value: Value| end(value).map(|it| (it.epilogue, it.bias.is_some(), it.factor));
+    assert_eq!(all.len(), 7);
+    assert_eq!(found(a), Some((Epilogue::Bias, true, None)));
+    assert_eq!(end(a).unwrap().last, biased.node);
+    assert_eq!(found(b), Some((Epilogue::Gelu, false, None)));
+    assert_eq!(found(gate), Some((Epilogue::SiluMul, false, Some(at(up)))));
+    assert_eq!(found(up), None);
+    assert_eq!(end(gate).unwrap().last, gated.node);
+    let residuals = all.iter().flatten().filter(|it| it.epilogue == Epilogue::Residual);
+    assert_eq!(residuals.map(|it| it.last).collect::<Vec<_>>(), [sums[0].node]);
+    // One with a bias of its own has no end that is a bias.
+    for it in &mut standing {
+        it.has_bias = true;
+    }
+    assert!(crate::ends(&graph, &standing).iter().all(Option::is_none));
+}
+
 #[test]
 fn what_others_read_stays() {
     let why = |build: &dyn Fn(&mut Net) -> Vec<Value>| {

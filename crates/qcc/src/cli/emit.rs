@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use clap::{Args, ValueEnum};
 use qcc::Error;
-use qcc::aot::{self, Architecture, Output as Code, Storage, Target};
+use qcc::aot::{self, Architecture, Output as Code, Storage, Targets};
 use qcc_diag::{Diagnostic, Severity, codes};
 use qcc_ir::Graph;
 use tempfile::TempDir;
@@ -23,8 +23,8 @@ pub(super) struct EmitArgs {
     emit: Vec<Emit>,
 
     /// What code is for: native, or x86-64, -v2, -v3, -v4, aarch64, with +avx512vnni, +avxvnni,
-    /// +dotprod, +i8mm
-    #[arg(long, default_value = "native", value_name = "NAME")]
+    /// +dotprod, +i8mm; several have commas between them, and the best that the CPU runs is used
+    #[arg(long, default_value = "native", value_name = "LIST")]
     target: String,
 
     /// Where code has its weights: in itself, or in a file beside it (.qpk)
@@ -97,7 +97,7 @@ impl EmitArgs {
 pub(super) struct Plan {
     /// Kinds of code, in order.
     kinds: Vec<Emit>,
-    target: Target,
+    targets: Targets,
     storage: Storage,
     linker: Option<PathBuf>,
     /// The only kind of all has the name that was asked for; else this is what the others begin
@@ -121,15 +121,15 @@ impl Plan {
         if kinds.is_empty() {
             return Ok(None);
         }
-        let target = aot::target(&args.target)?;
+        let targets = aot::targets(&args.target)?;
         let storage = match args.weights {
             Weights::Inline => Storage::Inline,
             Weights::File => Storage::File,
         };
-        let linker = kinds.contains(&Emit::Shared).then(|| linker(args, &target)).transpose()?;
+        let linker = kinds.contains(&Emit::Shared).then(|| linker(args, &targets)).transpose()?;
         let output = output.to_owned();
         let has_model = args.has_model();
-        Ok(Some(Self { kinds, target, storage, linker, output, is_alone, has_model }))
+        Ok(Some(Self { kinds, targets, storage, linker, output, is_alone, has_model }))
     }
 
     /// The name of a file that ends with `extension`.
@@ -178,7 +178,7 @@ impl Plan {
     ) -> Result<Ready, Error> {
         let stem = self.path("").with_extension("");
         let prefix = stem.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let (library, left) = aot::library(graph, &prefix, &self.target, self.storage)?;
+        let (library, left) = aot::library(graph, &prefix, &self.targets, self.storage)?;
         if let Some(first) = left.first().filter(|_| strict) {
             let error = Diagnostic { severity: Severity::Error, ..first.clone() };
             return Err(error.into());
@@ -214,8 +214,8 @@ impl Plan {
         if self.has_weights() {
             ready.fill(&weights, |out| library.write_weights(out))?;
         }
-        let (products, target) = (library.symbols().count(), library.target());
-        ready.line = format!("{products} products for {target}");
+        let (products, targets) = (library.symbols().count(), library.targets());
+        ready.line = format!("{products} products for {targets}");
         Ok(ready)
     }
 
@@ -246,12 +246,12 @@ impl Plan {
 }
 
 /// What links for a target.
-fn linker(args: &EmitArgs, target: &Target) -> Result<PathBuf, Error> {
-    let at_home = match target.architecture() {
+fn linker(args: &EmitArgs, targets: &Targets) -> Result<PathBuf, Error> {
+    let at_home = match targets.architecture() {
         Architecture::X86_64 => cfg!(target_arch = "x86_64"),
         Architecture::Aarch64 => cfg!(target_arch = "aarch64"),
     };
-    let usual = match target.architecture() {
+    let usual = match targets.architecture() {
         _ if at_home => "cc",
         Architecture::X86_64 => "x86_64-linux-gnu-gcc",
         Architecture::Aarch64 => "aarch64-linux-gnu-gcc",

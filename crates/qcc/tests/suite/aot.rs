@@ -56,28 +56,57 @@ fn products(path: &Path) -> Vec<LowBit> {
     all
 }
 
-fn expected(it: &LowBit, x: &[f32]) -> Vec<u8> {
+/// The results of a product, with an end and what that reads if there is one.
+fn expected(it: &LowBit, x: &[f32], end: Option<(&End, &[f32])>) -> Vec<u8> {
     let weight = &it.weight;
     let matrix = Matrix::pack(weight.layout().unwrap(), &weight.weight.view()).unwrap();
     let layout = *matrix.layout();
-    let epilogue = if it.bias.is_some() { Epilogue::Bias } else { Epilogue::None };
+    let own = if it.bias.is_some() { Epilogue::Bias } else { Epilogue::None };
+    let epilogue = end.map_or(own, |it| it.0.0);
     let product = Product::new(Arc::new(matrix), Arc::new(Scalar), it.planes, epilogue);
+    let product = product.with_overlay(it.overlay.clone().map(Arc::new));
     let mut y = vec![0.0; x.len() / layout.k() * layout.n()];
-    let operands = Operands { bias: it.bias.as_deref(), extra: None };
+    let bias = end.map_or(it.bias.as_deref(), |it| it.0.1.as_deref());
+    let operands = Operands { bias, extra: end.map(|it| it.1) };
     product.run(&Pool::new(1), &mut Activations::new(), x, operands, &mut y).unwrap();
     bytes_of(&y)
 }
 
+/// What a product ends in, and its bias.
+type End = (Epilogue, Option<Vec<f32>>);
+
 /// Builds the program against `code`, runs it on every product of `model.onnx`, and compares.
 fn check(bench: &Bench, code: &str, compiler: &[&str], run: &[&str], weights: &str) {
+    check_ends(bench, code, compiler, run, weights, &[]);
+}
+
+/// The same; of the ends, by product, the functions with them are run as well.
+fn check_ends(
+    bench: &Bench,
+    code: &str,
+    compiler: &[&str],
+    run: &[&str],
+    weights: &str,
+    ends: &[Option<End>],
+) {
     let mut cases = Vec::new();
     let mut want = Vec::new();
     for (i, it) in products(&bench.path("model.onnx")).iter().enumerate() {
         for (rows, parts, split) in [(1, 1, 0), (7, 3, 1), (17, 2, 0)] {
             let x = numbers(rows * it.weight.k);
-            cases.extend([i, rows, parts, split].iter().flat_map(|it| (*it as u32).to_le_bytes()));
-            cases.extend(bytes_of(&x));
-            want.extend(expected(it, &x));
+            let mut case = |how: usize, extra: &[f32]| {
+                let head = [i, rows, parts, split + how];
+                cases.extend(head.iter().flat_map(|it| (*it as u32).to_le_bytes()));
+                cases.extend(bytes_of(&x));
+                cases.extend(bytes_of(extra));
+            };
+            case(0, &[]);
+            want.extend(expected(it, &x, None));
+            if let Some(Some(end)) = ends.get(i) {
+                let extra = numbers(rows * it.weight.n + 1).split_off(1);
+                case(2, &extra);
+                want.extend(expected(it, &x, Some((end, &extra))));
+            }
         }
     }
     bench.put("cases", &cases);
@@ -86,7 +115,7 @@ fn check(bench: &Bench, code: &str, compiler: &[&str], run: &[&str], weights: &s
     build.args(&compiler[1..]).args(STRICT).args(["-I.", "-o", "program"]).arg(source);
     build.current_dir(bench.path(""));
     // Libraries are looked for where the program is run.
-    build.args(["-x", "none", "-Wl,-rpath,."]).arg(code);
+    build.args(["-x", "none", "-Wl,-rpath,."]).args([code, "-lm"]);
     good_end(&build.output().unwrap(), code);
     let program = bench.path("program");
     let mut start = match run {
@@ -148,6 +177,90 @@ fn shared_libraries_need_nothing() {
     assert!(bench.read("model.so") == bytes);
 }
 
+/// Nodes behind products: a gate and what it lets through, an addition, a bias.
+fn with_ends() -> Vec<u8> {
+    let mut graph = good();
+    graph.node.clear();
+    for (i, name) in ["gate", "up", "down", "biased", "read"].into_iter().enumerate() {
+        let weight = numbers(SIZE * SIZE + i).split_off(i);
+        graph.initializer.push(floats(name, &[SIZE, SIZE], &weight));
+    }
+    graph.initializer.push(floats("c", &[SIZE], &numbers(SIZE)));
+    for (op, name, inputs, output) in [
+        ("MatMul", "gate", ["x", "gate"], "g"),
+        ("MatMul", "up", ["x", "up"], "u"),
+        ("Sigmoid", "", ["g", ""], "s"),
+        ("Mul", "", ["g", "s"], "silu"),
+        ("Mul", "", ["silu", "u"], "h"),
+        ("MatMul", "down", ["h", "down"], "d"),
+        ("Add", "", ["x", "d"], "y"),
+        ("MatMul", "biased", ["x", "biased"], "b"),
+        ("Add", "", ["b", "c"], "z"),
+        ("MatMul", "read", ["x", "read"], "r"),
+        ("Add", "", ["r", "x"], "t"),
+    ] {
+        let inputs: Vec<&str> = inputs.into_iter().filter(|it| !it.is_empty()).collect();
+        graph.node.push(node(op, name, &inputs, output));
+    }
+    // The result of the last product is read before the addition too.
+    for name in ["z", "r", "t"] {
+        graph.output.push(crate::bench::value(name, None));
+    }
+    model(graph)
+}
+
+/// What the model does with results has functions of its own, and outliers are part of products.
+#[test]
+fn ends_and_outliers_give_the_defined_bits() {
+    if !has(&["cc"]) {
+        return;
+    }
+    let bench = Bench::new(&with_ends());
+    let ends = [
+        Some((Epilogue::SiluMul, None)),
+        None,
+        Some((Epilogue::Residual, None)),
+        Some((Epilogue::Bias, Some(numbers(SIZE)))),
+        None,
+    ];
+    let kinds = ["in.onnx", "-fq", "--lm-head=4", "-omodel.onnx", "--emit", "onnx,obj,header"];
+    for recipe in [["-O", "rtn", "-b4"], ["-O", "adpq", "--format=function"]] {
+        bench.passes(&[&kinds[..], &recipe].concat());
+        check_ends(&bench, "model.o", &["cc", "-std=c99"], &[], "-", &ends);
+        let text = String::from_utf8(bench.read("model.h")).unwrap();
+        assert_eq!(text.matches("outliers */").count(), if recipe[1] == "adpq" { 5 } else { 0 });
+        assert_eq!(text.matches("/* With its end, ").count(), 3, "{text}");
+        for line in [
+            "silu(y) * extra, which is the result of model_up. */\nint model_gate_end(",
+            "y + extra. */\nint model_down_end(",
+            "y + a bias of the model. */\nint model_biased_end(",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+}
+
+/// One object and one library with code for several targets; weights are there once.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn files_for_several_targets_give_the_defined_bits() {
+    if !has(&["cc"]) {
+        return;
+    }
+    let bench = Bench::new(&three());
+    let kinds = ["-o", "model.onnx", "--emit", "onnx,obj,shared,header"];
+    let all = ["--target", "x86-64-v4,x86-64,x86-64-v3,native"];
+    bench.passes(&rtn(&[&kinds[..], &all].concat()));
+    let compiler = ["cc", "-std=c99"];
+    check(&bench, "./model.so", &compiler, &[], "-");
+    check(&bench, "model.o", &[&compiler[..], &["-static"]].concat(), &[], "-");
+    // The same bytes, whatever the order.
+    let object = bench.read("model.o");
+    let other = ["--target", "native,x86-64-v3,x86-64,x86-64-v4,x86-64-v3"];
+    bench.passes(&rtn(&[&kinds[..], &other].concat()));
+    assert!(bench.read("model.o") == object);
+}
+
 #[test]
 fn objects_for_aarch64_run_under_an_emulator() {
     if !has(&[CROSS, EMULATOR]) {
@@ -193,6 +306,8 @@ fn what_cannot_be_made_is_refused() {
     };
     let near = ["no target is called 'aarch64+dotprd'", "help: write 'aarch64+dotprod'"];
     refused(&["--emit", "obj", "--target", "aarch64+dotprd"], 2, "QCC0304", &near);
+    let two = ["two architectures", "help: run qcc once for each"];
+    refused(&["--emit", "obj", "--target", "x86-64-v3,aarch64"], 2, "QCC0304", &two);
     refused(
         &["--emit", "shared", "--linker", "./none"],
         1,
