@@ -376,18 +376,17 @@ impl Compiler {
         let pipeline =
             if self.is_dry { dry::pipeline(&self.plan()?, &self.passes)? } else { self.plan()? };
         self.session.opset = model.source().opset("").unwrap_or(1);
+        let random = model.pseudo_samples(&self.session);
+        self.session.pseudo_samples = random.clone().map(|it| it as _);
         let mut own_text = None;
         if self.session.samples.is_none() {
-            let random = model.pseudo_samples(&self.session);
-            if let (Some(random), Some(size)) = (&random, self.own_text) {
-                let text = OwnText::new(model, &self.session, size, random.clone());
-                own_text = Some(Arc::new(text));
+            if let (Some(random), Some(size)) = (random, self.own_text) {
+                own_text = Some(Arc::new(OwnText::new(model, &self.session, size, random)));
             }
             self.session.own_text = own_text.clone().map(|it| it as _);
-            self.session.pseudo_samples = match &self.session.own_text {
-                Some(text) if self.wants_text => Some(text.clone()),
-                _ => random.map(|it| it as _),
-            };
+            if let (Some(text), true) = (&self.session.own_text, self.wants_text) {
+                self.session.pseudo_samples = Some(text.clone());
+            }
         }
         if let Some((path, save)) = self.to_write.take()
             && let Some(rtn) = self.passes.iter().find(|it| it.name == "rtn")

@@ -35,6 +35,19 @@ fn each_option_of_the_tuner_changes_the_codes() {
 }
 
 #[test]
+fn inputs_that_count_are_those_that_were_asked_for() {
+    let bench = bench();
+    let with = |weights: &str| tuned(&bench, &["-b3", "-O", &format!("kl{{weights={weights}}}")]);
+    let [auto, pseudo, none] = ["auto", "pseudo", "none"].map(with);
+    assert!(auto != pseudo && auto != none && pseudo != none);
+    // Random tokens do not depend on samples.
+    let options = ["-b3", "-O", "kl{weights=pseudo}", "-f", "-o", "out.onnx"];
+    bench.passes(&[&["in.onnx"], &options[..]].concat());
+    let alone = ModelProto::decode(&*bench.read("out.onnx")).unwrap().graph.unwrap().initializer;
+    assert!(alone == pseudo);
+}
+
+#[test]
 fn scales_are_trained_and_codes_stay() {
     let bench = bench();
     let plain = tuned(&bench, &["-b2", "-O", "signround{iters=2,batch=4}"]);
