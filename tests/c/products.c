@@ -5,9 +5,9 @@
  *
  * CASES is of each case four numbers of 32 bits, product, rows, parts and a sum of what is done:
  * 1 quantizes rows in a step of its own, 2 takes the functions with the end, 4 has what the end
- * reads where the results go. Then x, and with an end what it reads. RESULTS is y of each case. WEIGHTS is the file of
- * weights, or - if they are in the library. Before that it calls everything with what is wrong
- * and looks at the codes. Status 3: the CPU lacks a feature.
+ * reads where the results go. Then x, and with an end what it reads. RESULTS is y of each case.
+ * WEIGHTS is the file of weights, or - if they are in the library. Before that it calls
+ * everything with what is wrong and looks at the codes. Status 3: the CPU lacks a feature.
  *
  * The code for every other target of the library that the CPU runs has to give the same results.
  * The program prints the target that was picked, then all whose code it ran.
@@ -119,6 +119,26 @@ static void check_operands(const struct qcc_product *p)
     }
     /* A part without a column of its own is no error. */
     CHECK(p->run(x, 1, y, workspace, 65535, 65536) == QCC_OK);
+}
+
+/* A part of one product writes the places that the part of another one with as many columns does. */
+static void check_parts(const struct qcc_product *p, const struct qcc_product *q)
+{
+    size_t rows = 20, parts = 5, part, i, count = rows * (size_t)p->n;
+    float *x = (float *)aligned(4 * rows * (size_t)(p->k > q->k ? p->k : q->k));
+    float *y = (float *)aligned(4 * count), *z = (float *)aligned(4 * count);
+    char *workspace = (char *)aligned(rows * (size_t)(p->workspace_row + q->workspace_row));
+    memset(x, 0, 4 * rows * (size_t)(p->k > q->k ? p->k : q->k));
+    for (part = 0; part < parts; part++) {
+        for (i = 0; i < count; i++) {
+            y[i] = z[i] = 12345.0f;
+        }
+        CHECK(p->run(x, rows, y, workspace, part, parts) == QCC_OK);
+        CHECK(q->run(x, rows, z, workspace, part, parts) == QCC_OK);
+        for (i = 0; i < count; i++) {
+            CHECK((y[i] == 12345.0f) == (z[i] == 12345.0f));
+        }
+    }
 }
 
 /* Names that the library does not have are refused, and change nothing. */
@@ -268,6 +288,9 @@ int main(int count, char **arguments)
     CHECK(model_library.open(weights, bytes) == QCC_OK);
     for (i = 0; i < model_library.count; i++) {
         check_operands(&model_products[i]);
+        if (i > 0 && model_products[i - 1].n == model_products[i].n) {
+            check_parts(&model_products[i - 1], &model_products[i]);
+        }
     }
     check_names(model_target());
     printf("%s", model_target());

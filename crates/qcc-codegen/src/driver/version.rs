@@ -75,7 +75,6 @@ impl<'a, 'c> Version<'a, 'c> {
                     self.kernels.insert(spec, function);
                 }
             }
-            self.add_multiplier(builder, entry.end_behind_outliers(is_end))?;
         }
         let planes = entry.product.planes;
         if !self.quantizers.contains_key(&planes) {
@@ -85,7 +84,8 @@ impl<'a, 'c> Version<'a, 'c> {
             Quantize { code: builder.code, function, planes, lanes: self.lanes() }.emit()?;
             self.quantizers.insert(planes, function);
         }
-        Ok(())
+        let mut forms = entry.forms();
+        forms.try_for_each(|it| self.add_multiplier(builder, entry.end_behind_outliers(it)))
     }
 
     /// Numbers of a vector, outside of kernels.

@@ -81,8 +81,8 @@ fn the_best_version_for_this_cpu_runs() {
     let has = |name: &str| here.isas().contains(&Target::parse(name).expect("a target").best());
     let folder = tempfile::tempdir().expect("a folder");
     for (target, storage, count) in [
-        ("x86-64,x86-64-v3,x86-64-v4,x86-64-v4+avx512vnni,x86-64-v2", Storage::File, 4),
-        ("x86-64-v3,x86-64", Storage::Inline, 3),
+        ("x86-64,x86-64-v3,x86-64-v4,x86-64-v4+avx512vnni,x86-64-v2", Storage::File, 2),
+        ("x86-64-v3,x86-64", Storage::Inline, 1),
     ] {
         let targets = Targets::parse(target).expect("targets");
         let runs: Vec<&str> = targets.all().iter().map(Target::name).filter(|it| has(it)).collect();
@@ -216,7 +216,7 @@ fn programs_for_aarch64_run_under_an_emulator() {
     let build = |target| {
         let (storage, link) = (Storage::File, &["-static"]);
         let setting =
-            Setting { target, storage, compiler: CROSS, link, run: &[], count: 3, ends: false };
+            Setting { target, storage, compiler: CROSS, link, run: &[], count: 2, ends: false };
         setting.build(folder.path())
     };
     build("aarch64,aarch64+i8mm,aarch64+dotprod").run_on(
@@ -233,7 +233,7 @@ fn programs_for_aarch64_run_under_an_emulator() {
         compiler: CROSS,
         link: &["-static"],
         run: &[],
-        count: ALL,
+        count: 5,
         ends: true,
     };
     let want = "aarch64+dotprod aarch64+dotprod";
@@ -283,7 +283,7 @@ fn text_with_ends_names_nothing_else() {
     let (ir, asm) = (text(Output::LlvmIr).expect("UTF-8"), text(Output::Asm).expect("UTF-8"));
     let outside = ir.lines().filter_map(|it| it.strip_prefix("declare "));
     assert!(outside.clone().all(|it| it.contains("@llvm.")), "{}", outside.collect::<String>());
-    assert!(ir.contains("@model_outliers_1_starts = external hidden constant"));
+    assert!(ir.contains("@model_outliers_0_starts = external hidden constant"));
     assert!(ir.contains("define internal void @multiply_outliers_gelu_x86_64_v3("));
     for call in ["memset", "memcpy", "fmaf", "bcmp"] {
         assert!(!asm.contains(call), "{call}");
