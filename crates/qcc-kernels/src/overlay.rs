@@ -11,6 +11,10 @@
 //! Every step is a rounded operation of f32, none is fused. So a result depends on its row and
 //! column only, to the bit, on any CPU.
 
+mod apart;
+
+pub use apart::Apart;
+
 use crate::act::Lanes;
 use pulp::{Arch, NullaryFnOnce};
 use std::ops::Range;
@@ -41,6 +45,9 @@ pub enum OverlayError {
 }
 
 impl Overlay {
+    /// Most inputs: their numbers have 16 bits.
+    pub const MOST_INPUTS: usize = 1 << 16;
+
     /// `values` at `inputs`, those of column c from `starts[c]` to `starts[c + 1]`, of `k` inputs.
     ///
     /// # Errors
@@ -51,7 +58,7 @@ impl Overlay {
         inputs: Vec<u16>,
         values: Vec<f32>,
     ) -> Result<Self, OverlayError> {
-        if k > 1 << 16 {
+        if k > Self::MOST_INPUTS {
             return Err(OverlayError::Inputs(k));
         }
         let ends = (starts.first(), starts.last());
