@@ -23,7 +23,7 @@ import onnxruntime as ort
 import plugin_bench
 from checks import expect
 from onnx import helper
-from plugin_dequantized import dequantized, dequantized_apart, dequantized_together
+from plugin_dequantized import dequantized, dequantized_apart, dequantized_elsewhere, dequantized_together
 from plugin_ends import gates, gates_apart, other_ends
 from plugin_models import ERROR, Linear, Outliers, Weight, activations, branches, compare, fails, model, rounded, with_functions
 from plugin_outliers import outliers, outliers_ends, slow_outliers, wrong_outliers
@@ -385,7 +385,7 @@ def main():
     tally.run("slow custom operators", slow_functions, runtime)
     tally.run("outliers as nodes", outliers, runtime, False)
     tally.run("outliers as custom operators", outliers, runtime, True)
-    for check in (outliers_ends, slow_outliers, wrong_outliers, dequantized, dequantized_apart, dequantized_together):
+    for check in (outliers_ends, slow_outliers, wrong_outliers, dequantized, dequantized_apart, dequantized_together, dequantized_elsewhere):
         tally.run(check.__name__, check, runtime)
     for check in (together, gates, gates_apart, other_ends, halves, inner_graphs, left, wrong, options, at_once, without_llvm):
         tally.run(check.__name__, check, runtime)

@@ -1,6 +1,8 @@
 """Products over DequantizeLinear in the plug-in of ONNX Runtime: checks of plugin.py."""
 
 import itertools
+import os
+import tempfile
 
 import numpy as np
 import onnx
@@ -8,7 +10,7 @@ import onnxruntime as ort
 from checks import expect
 from onnx import helper, numpy_helper
 from plugin_ends import taken
-from plugin_models import Linear, Weight, activations, compare, followed, model, rounded, silu
+from plugin_models import Linear, Weight, activations, branches, compare, followed, model, rounded, silu
 
 BASIC = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
 LEVEL = "session__qdq_matmulnbits_accuracy_level"
@@ -75,6 +77,11 @@ def dequantized_apart(runtime):
     across.graph.node[0].attribute[0].i = 1
     next(t for t in across.graph.initializer if t.name == "y0_2").dims[:] = [32, 1]
     expect("its blocks lie along its outputs" in runtime.logged(across), "blocks along N")
+    for name, why in (("y0_2", "scales [8, 16] do not fit its codes [128, 32]"), ("y0_3", "the zero points are not one for each scale")):
+        unfit = model([weight])
+        next(t for t in unfit.graph.initializer if t.name == name).dims[:] = [8, 16]
+        log = runtime.logged(unfit)
+        expect(f"'y0' is left: {why}" in log, f"'{why}' is not in {log[-600:]}")
     factor = model([Linear(32, 128, 4, 32, op="FusedMatMul")])
     factor.graph.node[1].attribute.append(helper.make_attribute("alpha", 0.5))
     left(factor, "the product or its bias has a factor")
@@ -140,3 +147,24 @@ def dequantized_together(runtime):
     taken(runtime, source, 2, 1, 0)
     log = runtime.logged(source, optimize=level)
     expect("2 products taken in 1 groups, 0 left" in log, log[-500:])
+
+
+def dequantized_elsewhere(runtime):
+    """Constants in a file beside the model, and products within the branches of an If."""
+    for weight in (Linear(33, 250, 4, 32, True), Linear(16, 96, 8, 32, turned=True), Linear(65, 128, 2, 64, signed=True)):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "model.onnx")
+            onnx.save(model([weight]), path, save_as_external_data=True, size_threshold=0)
+            x = activations(weight.k, 3)
+            taken(runtime, path, 1, 1, 0)
+            got = runtime.session(path, alone=True).run(None, {"x": x})[0]
+        expect((got == runtime.session(model([weight])).run(None, {"x": x})[0]).all(), "other bits from a file")
+        compare(got, weight.apply(x), 2e-6, f"{weight}")
+    weight = Linear(32, 128, 4, 32, True)
+    x, want = activations(128, 3), weight.apply(activations(128, 3))
+    for inside in (True, False):
+        source = branches(weight, inside)
+        expect(runtime.logged(source).count("1 products taken in 1 groups") == 2 * inside, "the branches")
+        for condition in (True, False):
+            got = runtime.session(source).run(None, {"x": x, "c": np.array(condition)})[0]
+            compare(got, want, 2e-6, "a branch")

@@ -265,22 +265,24 @@ def rounded(values, kind):
     return values
 
 
-def branches(weight):
-    """A product within both branches of an If, its weight outside of them."""
+def branches(weight, inside=True):
+    """A product within both branches of an If, its constants outside of them; inside: what makes a weight of them as well."""
     tensors = list(weight.tensors("y0").values())
-    graphs = {}
+    graphs, before = {}, []
     for branch in ("then_branch", "else_branch"):
-        node = weight.node("y0")
-        node.output[0] = f"{branch}_y"
-        out = helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)
-        graphs[branch] = helper.make_graph([node], branch, [], [out])
+        nodes = weight.nodes("y0") if isinstance(weight, Linear) else [weight.node("y0")]
+        if not inside:
+            before, nodes = nodes[:-1], nodes[-1:]
+        nodes[-1].output[0] = f"{branch}_y"
+        out = helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)
+        graphs[branch] = helper.make_graph(nodes, branch, [], [out])
     node = helper.make_node("If", ["c"], ["y0"], **graphs)
     inputs = [
         helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "rows", weight.k]),
         helper.make_tensor_value_info("c", TensorProto.BOOL, []),
     ]
     outputs = [helper.make_tensor_value_info("y0", TensorProto.FLOAT, None)]
-    return made(helper.make_graph([node], "branches", inputs, outputs, tensors))
+    return made(helper.make_graph([*before, node], "branches", inputs, outputs, tensors))
 
 
 def followed(weights, nodes, outputs, kind="f32", constants=()):

@@ -28,7 +28,7 @@ pub(crate) struct Claim<'a> {
 }
 
 /// What a product reads beside activations, codes and scales.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Others<'a> {
     pub(crate) zeros: Option<ValueInfo<'a>>,
     pub(crate) outliers: Option<[ValueInfo<'a>; 2]>,
