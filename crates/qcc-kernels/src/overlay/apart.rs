@@ -50,7 +50,7 @@ impl Apart {
     /// # Errors
     /// [`OverlayError::Parts`].
     pub fn finish(self) -> Result<Overlay, OverlayError> {
-        Overlay::new(self.k, self.starts, self.inputs, self.values)
+        Overlay::new(self.k, &self.starts, &self.inputs, &self.values)
     }
 }
 
