@@ -23,8 +23,10 @@ import onnxruntime as ort
 import plugin_bench
 from checks import expect
 from onnx import helper
+from plugin_dequantized import dequantized, dequantized_apart, dequantized_elsewhere, dequantized_together
 from plugin_ends import gates, gates_apart, other_ends
-from plugin_models import ERROR, Weight, activations, branches, compare, model, rounded
+from plugin_models import ERROR, Linear, Outliers, Weight, activations, branches, compare, fails, model, rounded, with_functions
+from plugin_outliers import outliers, outliers_ends, slow_outliers, wrong_outliers
 from zoo import ROOT
 
 NAME, PROVIDER = "qcc", "QccExecutionProvider"
@@ -49,6 +51,8 @@ class Runtime:
         wish = ort.SessionOptions()
         wish.log_severity_level = 1 if plug and entries.pop("log", False) else 3
         wish.intra_op_num_threads = entries.pop("threads", 0)
+        if "optimize" in entries:
+            wish.graph_optimization_level = entries.pop("optimize")
         for key, value in entries.items():
             wish.add_session_config_entry(key.replace("__", "."), value)
         if alone:
@@ -111,18 +115,6 @@ def functions(runtime, custom):
                 reference.scales = rounded(reference.scales, scales)
                 most = 2e-6 if kind == "f32" else 2e-3
                 compare(session.run(None, {"x": x})[0], reference.apply(x), most, f"{weight} {kind} {scales}")
-
-
-def with_functions(source):
-    """The same model with bodies that compute something else, so that it loads without the library."""
-    ops = {(n.op_type, len(n.input)) for n in source.graph.node if n.domain == "ai.qcc"}
-    for op, count in sorted(ops):
-        inputs = ["A", "B", "S", "Z"][:count]
-        nodes = [helper.make_node("Identity", ["A"], ["Y"])]
-        opset = [helper.make_opsetid("", 21)]
-        function = helper.make_function("ai.qcc", op, inputs, ["Y"], nodes, opset, ["K", "N", "block_size"])
-        source.functions.append(function)
-    return source
 
 
 def slow_functions(runtime):
@@ -242,15 +234,6 @@ def wrong(runtime):
     short = model([weight])
     tensor = next(t for t in short.graph.initializer if t.name == "y0_2")
     tensor.CopyFrom(onnx.numpy_helper.from_array(weight.scales.reshape(-1)[1:], "y0_2"))
-
-    def fails(text, make):
-        try:
-            make()
-        except Exception as error:
-            expect(text in str(error), f"'{text}' is not in '{error}'")
-            return
-        raise checks.Failure(f"no error '{text}'")
-
     fails("option 'ep.qccexecutionprovider.planes' is 'a9'", lambda: runtime.session(source, options={"planes": "a9"}))
     fails("there is no option", lambda: runtime.session(source, options={"plane": "a8"}))
     fails("neon", lambda: runtime.session(source, options={"isa": "neon"}))
@@ -301,12 +284,9 @@ def resident():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
-def freed(runtime, custom):
-    """50 sessions one after another, each with 3 MiB of weights, leave nothing behind."""
-    domain = "ai.qcc" if custom else "com.microsoft"
-    source = model([Weight(2048, 1024, 8, 32, domain=domain), Weight(1024, 1024, 8, 32, domain=domain)])
-    if not custom:
-        source = source.SerializeToString()
+def freed(runtime, custom, weights):
+    """50 sessions one after another, each with 3 MiB of weights or a fourth of it, leave nothing behind."""
+    source = with_functions(model(weights)).SerializeToString()
     x = activations(1024, 3)
 
     def rounds(count):
@@ -343,10 +323,15 @@ def made_by_qcc(runtime, qcc):
         for bits, options in (
             *((bits, ("--format", "nbits", "--accuracy-level", level)) for bits in (2, 4, 8) for level in (0, 4)),
             *((bits, ("--format", "function")) for bits in (2, 3, 4, 5, 6, 8)),
+            *((bits, ("--format", "function", "-O", "adpq{outliers=0.05}")) for bits in (3, 4, 5)),
+            *((bits, ("--format", "qdq")) for bits in (4, 8)),
         ):
             path = os.path.join(place, "model.onnx")
-            checks.qcc(qcc, os.path.join(folder, "model.onnx"), "-O", "rtn", f"-b{bits}", "-g32", *options, "-f", "-o", path)
-            own = runtime.session(checks.in_float(path), plug=False)
+            recipe = () if "-O" in options else ("-O", "rtn")
+            checks.qcc(qcc, os.path.join(folder, "model.onnx"), *recipe, f"-b{bits}", "-g32", *options, "-f", "-o", path)
+            # The runtime's own products of dequantized weights have activations of 8 bits.
+            exact = {"session__qdq_matmulnbits_accuracy_level": "1"} if "qdq" in options else {}
+            own = runtime.session(checks.in_float(path), plug=False, **exact)
             want = own.run(None, {own.get_inputs()[0].name: x})[0]
             # qcc never writes level 0 for 2 and 8 bits, which ONNX Runtime is slow with.
             level = 4 if "nbits" in options and (options[-1] == 4 or bits != 4) else 0
@@ -398,10 +383,18 @@ def main():
     tally.run("functions as nodes", functions, runtime, False)
     tally.run("functions as custom operators", functions, runtime, True)
     tally.run("slow custom operators", slow_functions, runtime)
+    tally.run("outliers as nodes", outliers, runtime, False)
+    tally.run("outliers as custom operators", outliers, runtime, True)
+    for check in (outliers_ends, slow_outliers, wrong_outliers, dequantized, dequantized_apart, dequantized_together, dequantized_elsewhere):
+        tally.run(check.__name__, check, runtime)
     for check in (together, gates, gates_apart, other_ends, halves, inner_graphs, left, wrong, options, at_once, without_llvm):
         tally.run(check.__name__, check, runtime)
-    tally.run("freed", freed, runtime, False)
-    tally.run("freed custom operators", freed, runtime, True)
+    sizes = ((2048, 1024, 8, 32), (1024, 1024, 8, 32))
+    tally.run("freed", freed, runtime, False, [Weight(*size) for size in sizes])
+    tally.run("freed custom operators", freed, runtime, True, [Weight(*size, domain="ai.qcc") for size in sizes])
+    tally.run("freed outliers", freed, runtime, False, [Outliers(768, 1024, 8, 32)])
+    tally.run("freed custom outliers", freed, runtime, True, [Outliers(768, 1024, 8, 32)])
+    tally.run("freed dequantized weights", freed, runtime, False, [Linear(768, 1024, 8, 32)])
     tally.run("registered again", again, runtime)
     if args.qcc:
         tally.run("files made by qcc", made_by_qcc, runtime, args.qcc)

@@ -1,32 +1,52 @@
 //! Single weights beside a packed matrix: `y[M][N] += x[M][K] O^T` with O mostly zeros, in f32.
 //!
-//! Rows of x lie side by side, up to 16, so that one instruction multiplies a weight with
-//! all of them. The weights of a column are added to four sums in turn, in ascending order:
+//! The weights of a column are added in ascending order:
 //!
 //! ```text
-//! sum[i % 4] = sum[i % 4] + weight[i] * x[input[i]]
-//! y = y + ((sum[0] + sum[1]) + (sum[2] + sum[3]))
+//! sum = sum + weight[i] * x[input[i]]
+//! y = y + sum
 //! ```
 //!
 //! Every step is a rounded operation of f32, none is fused. So a result depends on its row and
 //! column only, to the bit, on any CPU.
+//!
+//! Eight columns go side by side, so that their sums do not wait for each other and one loop ends for
+//! all of them: `[i][8]` inputs and weights. The 32 columns of a panel are ordered by how many
+//! weights they have; what is left to the longest of eight is weights of 0, which add nothing (they
+//! multiply input 0: where it is not finite, [all results of the row](crate::act) are NaN). Rows
+//! of x lie side by side as well, up to 16, so that one instruction multiplies a weight with all
+//! of them.
+
+mod apart;
+
+pub use apart::Apart;
 
 use crate::act::Lanes;
 use pulp::{Arch, NullaryFnOnce};
+use std::cmp::Reverse;
 use std::ops::Range;
 
-/// Columns whose sums are made before they are written.
-const TILE: usize = 16;
+/// Columns that are ordered by their weights, and whose results are written together.
+const PANEL: usize = 32;
+
+/// Columns side by side.
+const SIDE: usize = 8;
 
 /// Weights of single places, by column of the results.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Overlay {
+    n: usize,
     k: usize,
-    /// `[n + 1]`: where those of a column begin.
+    len: usize,
+    /// `[panels][32]`: which columns of a panel come first.
+    order: Vec<u8>,
+    /// `[n]`: how many weights a column has.
+    counts: Vec<u32>,
+    /// Where eight columns begin, and at last where the last ones end.
     starts: Vec<usize>,
     /// Which input each multiplies.
-    inputs: Vec<u16>,
-    values: Vec<f32>,
+    inputs: Vec<[u16; SIDE]>,
+    values: Vec<[f32; SIDE]>,
 }
 
 /// Why weights are no overlay.
@@ -41,17 +61,20 @@ pub enum OverlayError {
 }
 
 impl Overlay {
+    /// Most inputs: their numbers have 16 bits.
+    pub const MOST_INPUTS: usize = 1 << 16;
+
     /// `values` at `inputs`, those of column c from `starts[c]` to `starts[c + 1]`, of `k` inputs.
     ///
     /// # Errors
     /// [`OverlayError`].
     pub fn new(
         k: usize,
-        starts: Vec<usize>,
-        inputs: Vec<u16>,
-        values: Vec<f32>,
+        starts: &[usize],
+        inputs: &[u16],
+        values: &[f32],
     ) -> Result<Self, OverlayError> {
-        if k > 1 << 16 {
+        if k > Self::MOST_INPUTS {
             return Err(OverlayError::Inputs(k));
         }
         let ends = (starts.first(), starts.last());
@@ -59,7 +82,42 @@ impl Overlay {
             && starts.is_sorted()
             && inputs.len() == values.len()
             && inputs.iter().all(|&it| usize::from(it) < k);
-        if fits { Ok(Self { k, starts, inputs, values }) } else { Err(OverlayError::Parts) }
+        if !fits {
+            return Err(OverlayError::Parts);
+        }
+        let count = |it: &[usize]| u32::try_from(it[1] - it[0]).map_err(|_| OverlayError::Parts);
+        let counts: Vec<u32> = starts.windows(2).map(count).collect::<Result<_, _>>()?;
+        let (n, len) = (counts.len(), values.len());
+        let mut it = Self {
+            n,
+            k,
+            len,
+            order: Vec::with_capacity(n.next_multiple_of(PANEL)),
+            counts,
+            starts: vec![0],
+            inputs: Vec::with_capacity(len / SIDE),
+            values: Vec::with_capacity(len / SIDE),
+        };
+        for first in (0..n).step_by(PANEL) {
+            let count =
+                |column: u8| it.counts.get(first + usize::from(column)).copied().unwrap_or(0);
+            let mut order: [u8; PANEL] = std::array::from_fn(|column| column as u8);
+            order.sort_by_key(|&column| Reverse(count(column)));
+            for columns in order.as_chunks::<SIDE>().0 {
+                // Ordered: the first one is the longest.
+                for i in 0..count(columns[0]) {
+                    let place = columns.map(|column| {
+                        let has_more = i < count(column);
+                        has_more.then(|| starts[first + usize::from(column)] + i as usize)
+                    });
+                    it.inputs.push(place.map(|it| it.map_or(0, |it| inputs[it])));
+                    it.values.push(place.map(|it| it.map_or(0.0, |it| values[it])));
+                }
+                it.starts.push(it.values.len());
+            }
+            it.order.extend(order);
+        }
+        Ok(it)
     }
 
     /// Inputs.
@@ -71,25 +129,28 @@ impl Overlay {
     /// Columns of the results.
     #[must_use]
     pub fn n(&self) -> usize {
-        self.starts.len() - 1
+        self.n
     }
 
     /// How many weights there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.values.len()
+        self.len
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
+        self.len == 0
     }
 
     /// Bytes that a product reads.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        size_of_val(&*self.starts) + size_of_val(&*self.inputs) + size_of_val(&*self.values)
+        size_of_val(&*self.order)
+            + size_of_val(&*self.starts)
+            + size_of_val(&*self.inputs)
+            + size_of_val(&*self.values)
     }
 
     /// The weights of a column of the results: the input of each, ascending, and its value.
@@ -97,35 +158,56 @@ impl Overlay {
     /// # Panics
     /// If there is no such column.
     pub fn column(&self, column: usize) -> impl Iterator<Item = (usize, f32)> {
-        let range = self.starts[column]..self.starts[column + 1];
-        let inputs = self.inputs[range.clone()].iter();
-        inputs.zip(&self.values[range]).map(|(&input, &value)| (usize::from(input), value))
+        let (panel, count) = (column / PANEL, self.counts[column] as usize);
+        let order = &self.order[panel * PANEL..(panel + 1) * PANEL];
+        let place = order.iter().position(|&it| usize::from(it) == column % PANEL).unwrap_or(0);
+        let (first, lane) = (self.starts[(panel * PANEL + place) / SIDE], place % SIDE);
+        let inputs = self.inputs[first..first + count].iter();
+        let values = &self.values[first..first + count];
+        inputs.zip(values).map(move |(inputs, values)| (usize::from(inputs[lane]), values[lane]))
     }
 
-    /// What it adds to a column, for rows side by side: `x[k][L]`.
+    /// What eight columns add, for one row.
     #[inline(always)]
-    fn sums<const L: usize>(&self, x: &[[f32; L]], column: usize) -> [f32; L] {
-        let range = self.starts[column]..self.starts[column + 1];
-        let (inputs, last_inputs) = self.inputs[range.clone()].as_chunks::<4>();
-        let (values, last_values) = self.values[range].as_chunks::<4>();
-        // Four names, so that the sums stay in registers.
-        let [mut a, mut b, mut c, mut d] = [[0f32; L]; 4];
+    fn sums(&self, x: &[f32], eight: usize) -> [f32; SIDE] {
+        let range = self.starts[eight]..self.starts[eight + 1];
+        let (inputs, values) = (&self.inputs[range.clone()], &self.values[range]);
+        // Eight names, so that the sums stay in registers. Single numbers, not vectors: to gather
+        // inputs into one takes longer.
+        let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = [0f32; SIDE];
         for (i, v) in inputs.iter().zip(values) {
+            a += v[0] * x[usize::from(i[0])];
+            b += v[1] * x[usize::from(i[1])];
+            c += v[2] * x[usize::from(i[2])];
+            d += v[3] * x[usize::from(i[3])];
+            e += v[4] * x[usize::from(i[4])];
+            f += v[5] * x[usize::from(i[5])];
+            g += v[6] * x[usize::from(i[6])];
+            h += v[7] * x[usize::from(i[7])];
+        }
+        [a, b, c, d, e, f, g, h]
+    }
+
+    /// What four of eight columns add, from `from` on, for rows side by side: `x[k][L]`.
+    #[inline(always)]
+    fn sums_of_rows<const L: usize>(
+        &self,
+        x: &[[f32; L]],
+        eight: usize,
+        from: usize,
+    ) -> [[f32; L]; SIDE / 2] {
+        let range = self.starts[eight]..self.starts[eight + 1];
+        let (inputs, values) = (&self.inputs[range.clone()], &self.values[range]);
+        // Four names, so that the sums stay in registers.
+        let [mut a, mut b, mut c, mut d] = [[0f32; L]; SIDE / 2];
+        for (inputs, values) in inputs.iter().zip(values) {
+            let (i, v) = (inputs.as_chunks::<4>().0[from / 4], values.as_chunks::<4>().0[from / 4]);
             add(&mut a, v[0], &x[usize::from(i[0])]);
             add(&mut b, v[1], &x[usize::from(i[1])]);
             add(&mut c, v[2], &x[usize::from(i[2])]);
             add(&mut d, v[3], &x[usize::from(i[3])]);
         }
-        if let ([i, ..], [v, ..]) = (last_inputs, last_values) {
-            add(&mut a, *v, &x[usize::from(*i)]);
-        }
-        if let ([_, i, ..], [_, v, ..]) = (last_inputs, last_values) {
-            add(&mut b, *v, &x[usize::from(*i)]);
-        }
-        if let ([_, _, i], [_, _, v]) = (last_inputs, last_values) {
-            add(&mut c, *v, &x[usize::from(*i)]);
-        }
-        std::array::from_fn(|lane| (a[lane] + b[lane]) + (c[lane] + d[lane]))
+        [a, b, c, d]
     }
 
     /// Gives `add` what goes to the results of some rows and columns: row, first column, values.
@@ -164,7 +246,7 @@ impl<F: FnMut(usize, usize, &[f32])> NullaryFnOnce for Each<'_, F> {
         for block in self.rows.start / Lanes::MOST..self.rows.end.div_ceil(Lanes::MOST) {
             let (width, x) = self.lanes.block(block);
             match width {
-                1 => self.block::<1>(block, x),
+                1 => self.row(block, x),
                 4 => self.block::<4>(block, x),
                 8 => self.block::<8>(block, x),
                 _ => self.block::<{ Lanes::MOST }>(block, x),
@@ -175,21 +257,52 @@ impl<F: FnMut(usize, usize, &[f32])> NullaryFnOnce for Each<'_, F> {
 
 impl<F: FnMut(usize, usize, &[f32])> Each<'_, F> {
     #[inline(always)]
+    fn row(&mut self, block: usize, x: &[f32]) {
+        for panel in self.columns.start / PANEL..self.columns.end.div_ceil(PANEL) {
+            let mut line = [0f32; PANEL];
+            let order = &self.overlay.order[panel * PANEL..(panel + 1) * PANEL];
+            for (at, columns) in order.as_chunks::<SIDE>().0.iter().enumerate() {
+                let sums = self.overlay.sums(x, panel * (PANEL / SIDE) + at);
+                for (sum, column) in sums.iter().zip(columns) {
+                    line[usize::from(*column) % PANEL] = *sum;
+                }
+            }
+            self.give(panel, block * Lanes::MOST, &line);
+        }
+    }
+
+    #[inline(always)]
     fn block<const L: usize>(&mut self, block: usize, x: &[f32]) {
         let (x, first) = (x.as_chunks::<L>().0, block * Lanes::MOST);
-        // Some columns at a time, so that results of a row are written together.
-        for from in self.columns.clone().step_by(TILE) {
-            let count = TILE.min(self.columns.end - from);
-            let mut tile = [[0f32; L]; TILE];
-            for (sums, column) in tile[..count].iter_mut().zip(from..) {
-                *sums = self.overlay.sums(x, column);
+        for panel in self.columns.start / PANEL..self.columns.end.div_ceil(PANEL) {
+            let mut tile = [[0f32; L]; PANEL];
+            let order = &self.overlay.order[panel * PANEL..(panel + 1) * PANEL];
+            for (at, columns) in order.as_chunks::<{ SIDE / 2 }>().0.iter().enumerate() {
+                let at = panel * PANEL + at * SIDE / 2;
+                let sums = self.overlay.sums_of_rows::<L>(x, at / SIDE, at % SIDE);
+                for (sums, column) in sums.iter().zip(columns) {
+                    tile[usize::from(*column) % PANEL] = *sums;
+                }
             }
             for (lane, row) in (first..first + L).enumerate() {
                 if self.rows.contains(&row) {
-                    let line: [f32; TILE] = std::array::from_fn(|column| tile[column][lane]);
-                    (self.add)(row, from, &line[..count]);
+                    let line: [f32; PANEL] = std::array::from_fn(|column| tile[column][lane]);
+                    self.give(panel, row, &line);
                 }
             }
+        }
+    }
+
+    /// What goes to the columns of a panel that are asked for.
+    #[inline(always)]
+    fn give(&mut self, panel: usize, row: usize, line: &[f32; PANEL]) {
+        let from = self.columns.start.max(panel * PANEL);
+        let to = self.columns.end.min((panel + 1) * PANEL);
+        if to - from == PANEL {
+            // Of a length that the compiler knows.
+            (self.add)(row, from, line);
+        } else {
+            (self.add)(row, from, &line[from % PANEL..to - panel * PANEL]);
         }
     }
 }
@@ -209,27 +322,22 @@ mod tests {
         let places: Vec<usize> = (0..n * k)
             .filter(|it| (it.wrapping_mul(2_654_435_761) >> 9).is_multiple_of(every))
             .collect();
-        let starts = (0..=n).map(|c| places.partition_point(|&it| it < c * k)).collect();
-        let inputs = places.iter().map(|it| (it % k) as u16).collect();
-        let values = places.iter().map(|it| number(it + 7)).collect();
-        Overlay::new(k, starts, inputs, values).unwrap()
+        let starts: Vec<_> = (0..=n).map(|c| places.partition_point(|&it| it < c * k)).collect();
+        let inputs: Vec<_> = places.iter().map(|it| (it % k) as u16).collect();
+        let values: Vec<_> = places.iter().map(|it| number(it + 7)).collect();
+        Overlay::new(k, &starts, &inputs, &values).unwrap()
     }
 
-    /// The sums of the header, one row at a time.
+    /// The sum of the header, one row at a time.
     fn by_hand(overlay: &Overlay, x: &[f32], column: usize) -> f32 {
-        let mut sums = [0f32; 4];
-        let range = overlay.starts[column]..overlay.starts[column + 1];
-        for (i, at) in range.enumerate() {
-            sums[i % 4] += overlay.values[at] * x[usize::from(overlay.inputs[at])];
-        }
-        (sums[0] + sums[1]) + (sums[2] + sums[3])
+        overlay.column(column).fold(0.0, |sum, (input, value)| sum + value * x[input])
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn sums_are_those_of_the_header_whatever_the_rows_and_threads(
-            (n, k) in (1usize..50, 1usize..80), rows in 1usize..40, every in 1usize..30,
+            (n, k) in (1usize..100, 1usize..80), rows in 1usize..40, every in 1usize..30,
             cut in 0usize..40, threads in 1usize..4,
         ) {
             let overlay = overlay(n, k, every);
@@ -256,12 +364,29 @@ mod tests {
     }
 
     #[test]
+    fn columns_come_back_however_long_they_are() {
+        for n in [1, 31, 32, 33, 70] {
+            let (k, count) =
+                (100, |c: usize| if c.is_multiple_of(7) { c * 13 % 100 } else { c % 3 });
+            let starts: Vec<usize> = (0..=n).map(|c| (0..c).map(count).sum()).collect();
+            let inputs: Vec<u16> =
+                (0..n).flat_map(|c| (0..count(c) as u16).map(|i| 99 - i)).collect();
+            let values: Vec<f32> = (1..=inputs.len()).map(|it| it as f32).collect();
+            let overlay = Overlay::new(k, &starts, &inputs, &values).unwrap();
+            assert_eq!((overlay.n(), overlay.len()), (n, values.len()));
+            for c in 0..n {
+                let range = starts[c]..starts[c + 1];
+                let want = range.map(|it| (usize::from(inputs[it]), values[it]));
+                assert!(overlay.column(c).eq(want), "column {c} of {n}");
+            }
+        }
+    }
+
+    #[test]
     fn parts_that_do_not_fit_are_refused() {
-        let new = |k, starts: &[usize], inputs: &[u16]| {
-            Overlay::new(k, starts.to_vec(), inputs.to_vec(), vec![1.0; 2])
-        };
+        let new = |k, starts: &[usize], inputs: &[u16]| Overlay::new(k, starts, inputs, &[1.0; 2]);
         let good = new(4, &[0, 1, 2], &[3, 0]).unwrap();
-        assert_eq!((good.len(), good.is_empty(), good.bytes()), (2, false, 3 * 8 + 2 * 6));
+        assert_eq!((good.len(), good.is_empty(), good.bytes()), (2, false, 32 + 5 * 8 + 8 * 6));
         new(1 << 16, &[0, 0, 2], &[0, u16::MAX]).unwrap();
         assert_eq!(new((1 << 16) + 1, &[0, 2], &[0, 1]), Err(OverlayError::Inputs(65537)));
         for (k, starts, inputs) in [

@@ -7,9 +7,9 @@
 use std::borrow::Cow;
 
 use pulp::NullaryFnOnce;
+use qcc_quant::layout::Outliers;
 use rayon::prelude::*;
 
-use crate::outliers::Outliers;
 use crate::product::{Mat, MatMut, product};
 use crate::vector::dispatch;
 

@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
-use qcc_quant::layout::gaps;
-use qcc_tensor::Tensor;
+use qcc_quant::layout::Outliers;
+use qcc_tensor::{DType, Tensor};
 
 use crate::coded_rows::{CodedRows, Zeros};
 use crate::matmul_q::DOMAIN;
@@ -99,75 +99,34 @@ impl Op for MatMulQOutliers {
             codes: need(op, inputs, 1)?.bytes(),
             scales: need(op, inputs, 2)?.to_f32()?,
             zeros: Zeros::All(f32::from(1u8 << (bits - 1))),
-            outliers: Some(Outliers::read(
-                (n, k, block),
-                need(op, inputs, 3)?,
-                need(op, inputs, 4)?,
-            )?),
+            outliers: Some(read((n, k, block), need(op, inputs, 3)?, need(op, inputs, 4)?)?),
         };
         Ok(vec![multiply(op, cx, need(op, inputs, 0)?, &rows, None)?])
     }
 }
 
-/// The outliers of a weight `[n][k]` in blocks, by row.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Outliers {
-    /// Where those of a row begin in `all`, and at last their number.
-    starts: Vec<usize>,
-    /// Column and scale.
-    all: Vec<(u32, f32)>,
-}
-
-impl Outliers {
-    /// From the operands of the operator: `scales: [n, blocks]`, `places: u8[..]`. Sizes are `n`,
-    /// `k` and the block.
-    ///
-    /// # Errors
-    /// When they do not fit each other, or a place is none of a weight.
-    pub fn read(
-        (n, k, block): (usize, usize, usize),
-        scales: &Tensor,
-        places: &Tensor,
-    ) -> Result<Self, EvalError> {
-        let wrong = |what: &str| EvalError::from(TypeError::other("outliers", what));
-        let blocks = k.div_ceil(block.max(1));
-        let width = blocks.checked_mul(block).and_then(|it| u64::try_from(it).ok());
-        let width = width.filter(|it| *it > 0 && u32::try_from(k).is_ok());
-        let width = width.ok_or_else(|| wrong("K is too large"))?;
-        let scales = scales.to_f32()?;
-        if n.checked_mul(blocks) != Some(scales.len()) {
-            return Err(wrong("their scales are not one for each block"));
-        }
-        let (mut starts, mut all) = (Vec::with_capacity(n + 1), Vec::new());
-        for place in gaps::unpack(places.bytes()) {
-            let (row, column) = (place / width, (place % width) as usize);
-            if row >= n as u64 || column >= k {
-                return Err(wrong("one of them is no weight"));
-            }
-            let row = row as usize;
-            while starts.len() <= row {
-                starts.push(all.len());
-            }
-            all.push((column as u32, scales[row * blocks + column / block]));
-        }
-        starts.resize(n + 1, all.len());
-        Ok(Self { starts, all })
+/// The outliers that operands name: `scales: [n, blocks]`, `places: u8[..]`. Sizes are `n`, `k` and
+/// the block.
+///
+/// # Errors
+/// Those of [`Outliers::read`], and tensors of other types.
+pub fn read(
+    sizes: (usize, usize, usize),
+    scales: &Tensor,
+    places: &Tensor,
+) -> Result<Outliers, EvalError> {
+    if places.dtype() != DType::U8 {
+        let got = places.dtype().to_string();
+        return Err(TypeError::DType { op: "outliers".into(), got }.into());
     }
-
-    /// Those of a row: column and scale, columns ascending.
-    ///
-    /// # Panics
-    /// If there is no such row.
-    pub fn row(&self, row: usize) -> impl Iterator<Item = (usize, f32)> {
-        let range = self.starts[row]..self.starts[row + 1];
-        self.all[range].iter().map(|it| (it.0 as usize, it.1))
-    }
+    let read = Outliers::read(sizes, &scales.to_f32()?, places.bytes());
+    read.map_err(|error| TypeError::other("outliers", error.to_string()).into())
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use qcc_quant::layout::Dense;
+    use qcc_quant::layout::{Dense, gaps};
 
     use super::*;
 
@@ -223,16 +182,9 @@ mod tests {
     #[test]
     fn places_that_are_no_weights_are_refused() {
         let scales = Tensor::from_vec(vec![2, 2], vec![1f32, 2.0, 3.0, 4.0]).unwrap();
-        // Rows of 9 are stored as 16.
-        let read = |gaps: Vec<u8>| Outliers::read((2, 9, 8), &scales, &Tensor::vector(gaps));
-        let found = read(vec![9, 16]).unwrap();
-        assert_eq!(found.row(0).collect::<Vec<_>>(), [(8, 2.0)]);
-        assert_eq!(found.row(1).collect::<Vec<_>>(), [(8, 4.0)]);
-        assert!(read(vec![10]).is_err(), "filling");
-        assert!(read(vec![33]).is_err(), "behind the last row");
-        assert!(read(vec![]).unwrap().row(1).next().is_none());
-        let short = Tensor::from_vec(vec![2, 1], vec![1f32; 2]).unwrap();
-        assert!(Outliers::read((2, 9, 8), &short, &Tensor::vector(vec![1u8])).is_err());
-        assert!(Outliers::read((2, 0, 8), &short, &Tensor::vector(vec![1u8])).is_err());
+        let read = |places: Tensor| super::read((2, 9, 8), &scales, &places);
+        assert_eq!(read(Tensor::vector(vec![9u8, 16])).unwrap().len(), 2);
+        assert!(read(Tensor::vector(vec![10u8])).is_err(), "filling");
+        assert!(read(Tensor::vector(vec![9i32])).is_err(), "no bytes");
     }
 }

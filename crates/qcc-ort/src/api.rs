@@ -35,6 +35,11 @@ impl Failure {
         Self { code: OrtErrorCode::ORT_INVALID_ARGUMENT, text: text.into() }
     }
 
+    /// The same with the name of the node that it is about.
+    pub(crate) fn of_node(self, name: &str) -> Self {
+        Self { text: format!("node '{name}': {}", self.text), ..self }
+    }
+
     /// Something else.
     pub(crate) fn other(text: impl Into<String>) -> Self {
         Self { code: OrtErrorCode::ORT_FAIL, text: text.into() }

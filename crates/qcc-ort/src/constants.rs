@@ -9,9 +9,10 @@ use crate::kernels::Kernels;
 use crate::linear::Linear;
 use crate::plan::Unit;
 use crate::tensor::{Kind, Tensor, floats};
-use crate::weight::{Operands, Shape, pack};
+use crate::weight::{Form, Operands, Shape, pack};
 use memmap2::MmapMut;
 use qcc_kernels::{Epilogue, KernelError, Planes};
+use qcc_quant::layout::Outliers;
 use qcc_quant::panel::PanelError;
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -44,6 +45,8 @@ pub(crate) struct Constants<'a> {
     codes: Data<'a>,
     scales: Data<'a>,
     zeros: Option<Data<'a>>,
+    /// Scales and places.
+    outliers: Option<[Data<'a>; 2]>,
     bias: Option<Data<'a>>,
     epilogue: Epilogue,
 }
@@ -157,6 +160,10 @@ impl<'a> Constants<'a> {
             codes: data(&claim.codes)?,
             scales: data(&claim.scales)?,
             zeros: claim.zeros.as_ref().map(data).transpose()?,
+            outliers: match &claim.outliers {
+                Some([scales, places]) => Some([data(scales)?, data(places)?]),
+                None => None,
+            },
             bias: unit.added().as_ref().map(data).transpose()?,
             epilogue: unit.epilogue,
         })
@@ -178,16 +185,36 @@ impl<'a> Constants<'a> {
         if got != want {
             return Err(wrong(&PanelError::Length { what: "codes", got, want }));
         }
-        let codes = |range| self.codes.bytes(range);
+        // Columns of these do not lie side by side.
+        let whole = match (&self.codes, self.shape.form) {
+            (Data::File(part), Form::Linear { .. }) => Some(part.map()?),
+            _ => None,
+        };
+        let codes = |range: Range<usize>| match &whole {
+            Some(map) => {
+                let bytes = map.get(range).map(Cow::Borrowed);
+                bytes.ok_or_else(|| Failure::wrong("a tensor is too short"))
+            }
+            None => self.codes.bytes(range),
+        };
         let scales = self.scales.floats()?;
-        let zeros = self.zeros.as_ref().map(|it| it.bytes(0..it.len()?)).transpose()?;
-        let operands = Operands { codes: &codes, scales: &scales, zeros: zeros.as_deref() };
-        let matrix = pack(self.shape, &operands)?;
+        let all = |it: &Data<'a>| it.bytes(0..it.len()?);
+        let zeros = self.zeros.as_ref().map(all).transpose()?;
+        let outliers = match &self.outliers {
+            Some([scales, places]) => {
+                let Shape { n, k, block, .. } = self.shape;
+                Some(Outliers::read((n, k, block), &scales.floats()?, &all(places)?)?)
+            }
+            None => None,
+        };
+        let (zeros, outliers) = (zeros.as_deref(), outliers.as_ref());
+        let packed =
+            pack(self.shape, &Operands { codes: &codes, scales: &scales, zeros, outliers })?;
         let bias = self.bias.as_ref().map(Data::floats).transpose()?.map(|it| it.to_vec());
         if bias.as_ref().is_some_and(|it| it.len() != self.shape.n) {
             return Err(wrong(&"the bias has not N elements"));
         }
-        Ok(Linear::new(matrix, kernels, self.planes, bias, self.epilogue))
+        Ok(Linear::new(packed, kernels, self.planes, bias, self.epilogue))
     }
 }
 

@@ -10,16 +10,18 @@ use crate::kernels::Kernels;
 use crate::linear::{Group, Linear, Room, Workers, output, rows};
 use crate::options::Options;
 use crate::tensor::Tensor;
-use crate::weight::{Form, Operands, Shape, WIDTHS, pack};
+use crate::weight::{Beside, Form, Operands, Shape, WIDTHS, pack};
 use ort_sys::{
     ONNXTensorElementDataType, OrtApi, OrtApiBase, OrtCustomOp,
     OrtCustomOpInputOutputCharacteristic, OrtKernelContext, OrtKernelInfo, OrtLoggingLevel,
     OrtMemType, OrtSessionOptions, OrtStatusPtr,
 };
-use qcc_kernels::{Epilogue, Planes};
+use qcc_kernels::{Epilogue, Overlay, OverlayError, Planes};
+use qcc_quant::codes::decode;
+use qcc_quant::layout::Outliers;
 use qcc_quant::panel::{GroupedWeight, PanelError};
 use std::borrow::Cow;
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
@@ -33,7 +35,7 @@ struct Op {
     api: Api,
     name: CString,
     bits: u8,
-    zeros: bool,
+    beside: Beside,
     /// Type of activations and results.
     kind: ONNXTensorElementDataType,
 }
@@ -42,7 +44,7 @@ struct Op {
 struct Kernel {
     api: Api,
     shape: Shape,
-    zeros: bool,
+    beside: Beside,
     planes: Planes,
     kernels: Kernels,
     room: Room,
@@ -88,13 +90,13 @@ fn domain(api: Api) -> Result<usize, Failure> {
     let mut domain = ptr::null_mut();
     ort!(&api, CreateCustomOpDomain(c"ai.qcc".as_ptr(), &raw mut domain))?;
     for bits in WIDTHS {
-        for zeros in [true, false] {
+        for beside in Beside::ALL {
             for kind in [
                 ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
                 ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
                 ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
             ] {
-                let op = Box::into_raw(Box::new(Op::new(api, bits, zeros, kind)));
+                let op = Box::into_raw(Box::new(Op::new(api, bits, beside, kind)));
                 ort!(&api, CustomOpDomain_Add(domain, op.cast_const().cast()))?;
             }
         }
@@ -105,7 +107,7 @@ fn domain(api: Api) -> Result<usize, Failure> {
 }
 
 impl Op {
-    fn new(api: Api, bits: u8, zeros: bool, kind: ONNXTensorElementDataType) -> Self {
+    fn new(api: Api, bits: u8, beside: Beside, kind: ONNXTensorElementDataType) -> Self {
         let head = OrtCustomOp {
             version: OP_VERSION,
             CreateKernel: None,
@@ -134,8 +136,8 @@ impl Op {
             GetAliasMap: None,
             ReleaseAliasMap: None,
         };
-        let name = c_string(&format!("MatMulQ{bits}{}", if zeros { "" } else { "Sym" }));
-        Self { head, api, name, bits, zeros, kind }
+        let name = c_string(&format!("MatMulQ{bits}{}", beside.suffix()));
+        Self { head, api, name, bits, beside, kind }
     }
 }
 
@@ -165,7 +167,8 @@ impl Kernel {
         // The body multiplies floats.
         let planes = options.planes.unwrap_or(Planes::A22);
         let room = Room::new(Workers::new(options.threads));
-        let mut kernel = Self { api, shape, zeros: op.zeros, planes, kernels, room, product: None };
+        let beside = op.beside;
+        let mut kernel = Self { api, shape, beside, planes, kernels, room, product: None };
         let constant = |at: usize| {
             let (mut constant, mut value) = (0, ptr::null());
             ort!(
@@ -178,29 +181,29 @@ impl Kernel {
             // SAFETY: constants live as long as the kernel.
             unsafe { Tensor::new(&api, value) }.map(Some)
         };
-        let zeros = if op.zeros { constant(3)? } else { None };
-        match (constant(1)?, constant(2)?, zeros) {
-            (Some(codes), Some(scales), zeros) if zeros.is_some() == op.zeros => {
-                let (product, error) = kernel.multiply(&codes, &scales, zeros.as_ref())?;
-                if let Some(error) = error {
-                    warn(&format!("qcc: a slow product: {error}"));
-                }
-                kernel.product = Some(product);
+        let mut weight = Vec::with_capacity(beside.inputs() - 1);
+        for at in 1..beside.inputs() {
+            weight.extend(constant(at)?);
+        }
+        if weight.len() + 1 == beside.inputs() {
+            let (product, error) = kernel.multiply(&weight)?;
+            if let Some(error) = error {
+                warn(&format!("qcc: a slow product: {error}"));
             }
-            _ => warn("qcc: a weight that is no constant is packed in every run"),
+            kernel.product = Some(product);
+        } else {
+            warn("qcc: a weight that is no constant is packed in every run");
         }
         Ok(kernel)
     }
 
-    /// Makes a weight ready; also why it is slow, if it is.
-    fn multiply(
-        &self,
-        codes: &Tensor<'_>,
-        scales: &Tensor<'_>,
-        zeros: Option<&Tensor<'_>>,
-    ) -> Result<(Multiply, Option<String>), Failure> {
-        let (scales, zeros) = (scales.floats()?, zeros.map(Tensor::bytes).transpose()?);
-        let bytes = codes.bytes()?;
+    /// Makes a weight of all inputs but the activations ready; also why it is slow, if it is.
+    fn multiply(&self, weight: &[Tensor<'_>]) -> Result<(Multiply, Option<String>), Failure> {
+        let Shape { n, k, block, .. } = self.shape;
+        let [codes, scales, more @ ..] = weight else {
+            return Err(Failure::wrong("an operand is missing"));
+        };
+        let (scales, bytes) = (scales.floats()?, codes.bytes()?);
         let (got, want) = (bytes.len(), self.shape.bytes()?);
         if got != want {
             return Err(PanelError::Length { what: "codes", got, want }.into());
@@ -209,13 +212,31 @@ impl Kernel {
             let part = bytes.get(range).map(Cow::Borrowed);
             part.ok_or_else(|| Failure::wrong("the codes are too short"))
         };
-        let operands = Operands { codes: &codes, scales: &scales, zeros };
-        if let Err(error) = self.shape.has_panels() {
-            let weight = self.shape.unpack(&operands, 0..self.shape.n)?;
-            return Ok((Multiply::Floats(floats(&weight)), Some(error.to_string())));
+        let (zeros, outliers) = match (self.beside, more) {
+            (Beside::Zeros, [zeros]) => (Some(zeros.bytes()?), None),
+            (Beside::Outliers, [scales, places]) => {
+                let read = Outliers::read((n, k, block), &scales.floats()?, places.bytes()?);
+                (None, Some(read?))
+            }
+            _ => (None, None),
+        };
+        let outliers = outliers.as_ref();
+        let operands = Operands { codes: &codes, scales: &scales, zeros, outliers };
+        // An overlay names inputs in 16 bits.
+        let overlay = match outliers {
+            Some(_) if k > Overlay::MOST_INPUTS => Err(OverlayError::Inputs(k).to_string()),
+            _ => Ok(()),
+        };
+        let has_panels = self.shape.has_panels().map_err(|error| error.to_string());
+        if let Err(error) = has_panels.and(overlay) {
+            let weight = self.shape.unpack(&operands, 0..n)?;
+            return Ok((
+                Multiply::Floats(floats(&weight, outliers, self.shape.middle())),
+                Some(error),
+            ));
         }
-        let matrix = pack(self.shape, &operands)?;
-        let (linear, error) = Linear::new(matrix, &self.kernels, self.planes, None, Epilogue::None);
+        let packed = pack(self.shape, &operands)?;
+        let (linear, error) = Linear::new(packed, &self.kernels, self.planes, None, Epilogue::None);
         Ok((Multiply::Panels(Group::new(vec![linear.into()])?), error.map(|it| it.to_string())))
     }
 
@@ -231,8 +252,8 @@ impl Kernel {
         let product = match &self.product {
             Some(product) => product,
             None => {
-                let zeros = if self.zeros { Some(input(3)?) } else { None };
-                fresh = self.multiply(&input(1)?, &input(2)?, zeros.as_ref())?.0;
+                let weight = (1..self.beside.inputs()).map(input);
+                fresh = self.multiply(&weight.collect::<Result<Vec<_>, _>>()?)?.0;
                 &fresh
             }
         };
@@ -254,21 +275,39 @@ impl Kernel {
     }
 }
 
-/// A weight as floats.
-fn floats(weight: &GroupedWeight) -> Vec<f32> {
+/// A weight as floats; `middle` is the code of zero of its outliers.
+fn floats(weight: &GroupedWeight, outliers: Option<&Outliers>, middle: u8) -> Vec<f32> {
     let (k, group) = (weight.k, weight.group);
     let groups = k.div_ceil(group);
-    let middle = f32::from(weight.bits.middle());
+    let own = f32::from(weight.bits.middle());
     let value = |(i, &code): (usize, &u8)| {
         let at = i / k * groups + i % k / group;
-        let zero = weight.weight.zeros.as_ref().map_or(middle, |it| it[at]);
+        let zero = weight.weight.zeros.as_ref().map_or(own, |it| it[at]);
         (f32::from(code) - zero) * weight.weight.scales[at]
     };
-    weight.weight.codes.iter().enumerate().map(value).collect()
+    let codes = &weight.weight.codes;
+    let mut values: Vec<f32> = codes.iter().enumerate().map(value).collect();
+    for row in 0..outliers.map_or(0, |_| weight.n) {
+        for (column, scale) in outliers.iter().flat_map(|it| it.row(row)) {
+            let at = row * k + column;
+            values[at] = decode(codes[at], scale, middle);
+        }
+    }
+    values
 }
 
 fn dot(x: &[f32], w: &[f32]) -> f32 {
     x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>() as f32
+}
+
+/// The name of the node that a kernel is of.
+fn node_name(api: &Api, info: *const OrtKernelInfo) -> Result<String, Failure> {
+    let mut len = 0;
+    ort!(api, KernelInfo_GetNodeName(info, ptr::null_mut(), &raw mut len))?;
+    let mut name = vec![0u8; len];
+    ort!(api, KernelInfo_GetNodeName(info, name.as_mut_ptr().cast(), &raw mut len))?;
+    let name = CStr::from_bytes_until_nul(&name).map(CStr::to_string_lossy);
+    Ok(name.map(Cow::into_owned).unwrap_or_default())
 }
 
 unsafe extern "system" fn name(op: *const OrtCustomOp) -> *const c_char {
@@ -289,13 +328,17 @@ unsafe extern "system" fn input_type(
         // SAFETY: the runtime gives back an operator of `domain`, which stays.
         0 => unsafe { (*op.cast::<Op>()).kind },
         2 => ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED,
+        // SAFETY: as above.
+        3 if unsafe { (*op.cast::<Op>()).beside } == Beside::Outliers => {
+            ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED
+        }
         _ => ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
     }
 }
 
 unsafe extern "system" fn inputs(op: *const OrtCustomOp) -> usize {
     // SAFETY: the runtime gives back an operator of `domain`, which stays.
-    3 + usize::from(unsafe { (*op.cast::<Op>()).zeros })
+    unsafe { (*op.cast::<Op>()).beside }.inputs()
 }
 
 unsafe extern "system" fn output_type(
@@ -339,7 +382,11 @@ unsafe extern "system" fn create(
     // SAFETY: the runtime gives back an operator of `domain`, which stays.
     let op = unsafe { &*op.cast::<Op>() };
     op.api.guard(|| {
-        let kernel = Box::new(Kernel::new(op, info)?);
+        let kernel = Kernel::new(op, info).map_err(|error| match node_name(&op.api, info) {
+            Ok(name) => error.of_node(&name),
+            Err(_) => error,
+        })?;
+        let kernel = Box::new(kernel);
         // SAFETY: a place for the result, as the interface says.
         unsafe { out.write(Box::into_raw(kernel).cast()) };
         Ok(())

@@ -3,7 +3,9 @@
 use crate::api::{Api, Failure, c_string, ort, text};
 use crate::constants::Part;
 use crate::tensor::{Kind, Tensor};
-use ort_sys::{OrtGraph, OrtNode, OrtOpAttrType, OrtValueInfo};
+use ort_sys::{
+    OrtGraph, OrtNode, OrtOpAttr, OrtOpAttrType, OrtTensorTypeAndShapeInfo, OrtValueInfo,
+};
 use std::ffi::c_char;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
@@ -138,22 +140,37 @@ impl<'a> Node<'a> {
         self.number(attribute, OrtOpAttrType::ORT_OP_ATTR_FLOAT)
     }
 
+    /// An attribute that is some integers, `N` at most; None if it is not there.
+    pub(crate) fn ints<const N: usize>(
+        &self,
+        attribute: &str,
+    ) -> Result<Option<Vec<i64>>, Failure> {
+        let Some(found) = self.attribute(attribute) else { return Ok(None) };
+        let (mut values, mut len) = ([0i64; N], 0);
+        let data = values.as_mut_ptr().cast();
+        let kind = OrtOpAttrType::ORT_OP_ATTR_INTS;
+        ort!(self.api, ReadOpAttr(found, kind, data, size_of_val(&values), &raw mut len))?;
+        Ok(values.get(..len / size_of::<i64>()).map(<[i64]>::to_vec))
+    }
+
     /// An attribute of a kind that is a `T`.
     fn number<T: Default>(
         &self,
         attribute: &str,
         kind: OrtOpAttrType,
     ) -> Result<Option<T>, Failure> {
-        let (key, mut found) = (c_string(attribute), ptr::null());
-        // An attribute that is not there is an error to some versions and null to others.
-        let got = ort!(self.api, Node_GetAttributeByName(self.raw, key.as_ptr(), &raw mut found));
-        if got.is_err() || found.is_null() {
-            return Ok(None);
-        }
+        let Some(found) = self.attribute(attribute) else { return Ok(None) };
         let (mut value, mut len) = (T::default(), 0);
         let data = (&raw mut value).cast();
         ort!(self.api, ReadOpAttr(found, kind, data, size_of::<T>(), &raw mut len))?;
         Ok(Some(value))
+    }
+
+    fn attribute(&self, attribute: &str) -> Option<*const OrtOpAttr> {
+        let (key, mut found) = (c_string(attribute), ptr::null());
+        // An attribute that is not there is an error to some versions and null to others.
+        let got = ort!(self.api, Node_GetAttributeByName(self.raw, key.as_ptr(), &raw mut found));
+        got.is_ok().then_some(found).filter(|it| !it.is_null())
     }
 }
 
@@ -178,18 +195,31 @@ impl<'a> ValueInfo<'a> {
 
     /// The element type of a tensor.
     pub(crate) fn kind(&self) -> Result<Kind, Failure> {
-        let (mut info, mut tensor, mut kind) = (ptr::null(), ptr::null(), 0i32);
-        ort!(self.api, GetValueInfoTypeInfo(self.raw, &raw mut info))?;
-        if info.is_null() {
-            return Ok(Kind::Other);
-        }
-        ort!(self.api, CastTypeInfoToTensorInfo(info, &raw mut tensor))?;
-        if tensor.is_null() {
-            return Ok(Kind::Other);
-        }
+        let Some(tensor) = self.tensor_info()? else { return Ok(Kind::Other) };
+        let mut kind = 0i32;
         // The runtime may be newer than the names that this library has for types.
         ort!(self.api, GetTensorElementType(tensor, (&raw mut kind).cast()))?;
         Ok(Kind::of(kind))
+    }
+
+    /// The shape of a tensor, if all of it is known.
+    pub(crate) fn dims(&self) -> Result<Option<Vec<usize>>, Failure> {
+        let Some(tensor) = self.tensor_info()? else { return Ok(None) };
+        let mut rank = 0;
+        ort!(self.api, GetDimensionsCount(tensor, &raw mut rank))?;
+        let mut dims = vec![0i64; rank];
+        ort!(self.api, GetDimensions(tensor, dims.as_mut_ptr(), rank))?;
+        Ok(dims.into_iter().map(|it| usize::try_from(it).ok()).collect())
+    }
+
+    fn tensor_info(&self) -> Result<Option<*const OrtTensorTypeAndShapeInfo>, Failure> {
+        let (mut info, mut tensor) = (ptr::null(), ptr::null());
+        ort!(self.api, GetValueInfoTypeInfo(self.raw, &raw mut info))?;
+        if info.is_null() {
+            return Ok(None);
+        }
+        ort!(self.api, CastTypeInfoToTensorInfo(info, &raw mut tensor))?;
+        Ok(Some(tensor).filter(|it| !it.is_null()))
     }
 
     /// Where a constant lies, if that is a file named from `folder`, and whole bytes.

@@ -3,7 +3,8 @@
 //! Two ways in, both without linking to ONNX Runtime:
 //!
 //! - `CreateEpFactories` and `ReleaseEpFactory` make it an execution provider, `QccExecutionProvider`,
-//!   that takes `MatMulNBits` and the functions of `ai.qcc` with constant weights.
+//!   that takes `MatMulNBits`, the functions of `ai.qcc` and products over `DequantizeLinear`, with
+//!   constant weights.
 //! - `RegisterCustomOps` registers the operators of `ai.qcc`, which then stand for the functions
 //!   of the same names in a model.
 //!
@@ -13,10 +14,12 @@
 mod abi;
 #[allow(unsafe_code, reason = "the interface of ONNX Runtime is one of C")]
 mod api;
+mod around;
 mod claim;
 mod constants;
 #[allow(unsafe_code, reason = "the interface of ONNX Runtime is one of C")]
 mod custom;
+mod dequantized;
 #[allow(unsafe_code, reason = "the interface of ONNX Runtime is one of C")]
 mod factory;
 #[allow(unsafe_code, reason = "the interface of ONNX Runtime is one of C")]

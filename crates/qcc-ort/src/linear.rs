@@ -8,10 +8,11 @@ use crate::api::{Api, Failure, ort};
 use crate::kernels::Kernels;
 use crate::tensor::{Kind, Output, Tensor, count};
 use crate::threads::Host;
+use crate::weight::Packed;
 use ort_sys::OrtKernelContext;
 use qcc_kernels::{
-    ActLayout, Activations, Alone, Epilogue, Factor, KernelError, Matrix, Operands, Planes, Pool,
-    Product, ProductError, Scalar, Share, Threads,
+    ActLayout, Activations, Alone, Epilogue, Factor, KernelError, KernelSource, Operands, Planes,
+    Pool, Product, ProductError, Scalar, Share, Threads,
 };
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -85,26 +86,30 @@ impl Linear {
     /// # Errors
     /// The kernel error for which kernels in plain Rust are taken, with them.
     pub(crate) fn new(
-        matrix: Matrix,
+        Packed { matrix, overlay }: Packed,
         kernels: &Kernels,
         planes: Planes,
         bias: Option<Vec<f32>>,
         epilogue: Epilogue,
     ) -> (Self, Option<KernelError>) {
-        let matrix = Arc::new(matrix);
-        let product =
-            Product::new(Arc::clone(&matrix), Arc::clone(&kernels.source), planes, epilogue);
-        match product.prepare(1) {
-            Ok(()) => (Self { product, bias }, None),
-            Err(error) => {
-                let product = Product::new(matrix, Arc::new(Scalar), planes, epilogue);
-                (Self { product, bias }, Some(error))
-            }
+        let (matrix, overlay) = (Arc::new(matrix), overlay.map(Arc::new));
+        let product = |source: Arc<dyn KernelSource>| {
+            Product::new(Arc::clone(&matrix), source, planes, epilogue)
+                .with_overlay(overlay.clone())
+        };
+        let compiled = product(Arc::clone(&kernels.source));
+        match compiled.prepare(1) {
+            Ok(()) => (Self { product: compiled, bias }, None),
+            Err(error) => (Self { product: product(Arc::new(Scalar)), bias }, Some(error)),
         }
     }
 
     fn operands(&self) -> Operands<'_> {
         Operands { bias: self.bias.as_deref(), extra: None }
+    }
+
+    fn has_overlay(&self) -> bool {
+        self.product.overlay().is_some()
     }
 
     fn n(&self) -> usize {
@@ -247,6 +252,10 @@ impl Group {
             }
             if let Some(first) = shares.first() {
                 acts.quantize_on(threads, first.product.act_layout(), x);
+                let mut linears = class.iter().flat_map(|&it| self.parts[it].linears());
+                if linears.any(Linear::has_overlay) {
+                    acts.keep(threads, x);
+                }
                 Product::run_all(threads, acts, &mut shares)?;
             }
         }

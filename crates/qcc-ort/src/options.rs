@@ -23,11 +23,17 @@ const PREFIX: &str = "ep.qccexecutionprovider.";
 /// The same written by hand.
 const SHORT: &str = "qcc.";
 
+/// The runtime's own entry for products over `DequantizeLinear`, which it makes `MatMulNBits` of.
+const LEVEL: &str = "session.qdq_matmulnbits_accuracy_level";
+
 /// What a session asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Options {
     /// None: as the accuracy level of each node says.
     pub(crate) planes: Option<Planes>,
+    /// Accuracy level of products over `DequantizeLinear`, which have none; None: as exact as
+    /// their type.
+    pub(crate) level: Option<i64>,
     /// None: those of the session.
     pub(crate) threads: Option<usize>,
     /// None: the fastest that the CPU has.
@@ -53,6 +59,10 @@ impl Options {
         let mut options = Self::default();
         for (key, value) in pairs {
             let lower = key.to_ascii_lowercase();
+            if key == LEVEL {
+                // What else it may be is the runtime's to tell.
+                options.level = value.parse().ok();
+            }
             let ours = [PREFIX, SHORT].iter().find_map(|it| lower.strip_prefix(it));
             if let Some(name) = ours {
                 options.set(name.strip_prefix(SHORT).unwrap_or(name), key, value)?;
@@ -114,6 +124,7 @@ mod tests {
     fn options_are_read() {
         let options = read(&[
             ("session.intra_op.allow_spinning", "0"),
+            ("session.qdq_matmulnbits_accuracy_level", "4"),
             ("ep.qccexecutionprovider.planes", "a15"),
             ("ep.QccExecutionProvider.isa", "avx2"),
             ("qcc.threads", "3"),
@@ -121,6 +132,7 @@ mod tests {
         ]);
         let want = Options {
             planes: Some(Planes::A15),
+            level: Some(4),
             threads: Some(3),
             isa: Some(Isa::Avx2),
             cache: Cache::Off,

@@ -11,11 +11,12 @@
 //! activations and constants only, so that nothing outside of it lies between its nodes.
 
 use crate::api::Failure;
-use crate::claim::{Claim, claim};
+use crate::around::Around;
+use crate::claim::{Claim, claim, is_of_products};
 use crate::graph::{Graph, Node, ValueInfo};
 use crate::options::Options;
 use qcc_kernels::Epilogue;
-use qcc_kernels::ends::{self, Gated, Readers, Step};
+use qcc_kernels::ends::{self, Gated};
 use std::collections::BTreeMap;
 
 /// What runs in the place of some nodes of a graph.
@@ -37,7 +38,7 @@ pub(crate) struct Unit<'a> {
     pub(crate) up: Option<Box<Unit<'a>>>,
     /// The result.
     pub(crate) y: ValueInfo<'a>,
-    /// All nodes that it stands for, the product first.
+    /// The nodes that it stands for beside those of the weight, the product first.
     pub(crate) nodes: Vec<Node<'a>>,
 }
 
@@ -52,9 +53,9 @@ impl<'a> Unit<'a> {
         [Some(self), self.up.as_deref()].into_iter().flatten()
     }
 
-    /// Nodes of all products.
+    /// Nodes of all products and their weights.
     pub(crate) fn all_nodes(&self) -> impl Iterator<Item = Node<'a>> {
-        self.products().flat_map(|it| it.nodes.iter().copied())
+        self.products().flat_map(|it| it.nodes.iter().chain(&it.claim.weight).copied())
     }
 }
 
@@ -63,8 +64,16 @@ impl<'a> Plan<'a> {
     pub(crate) fn of(graph: &Graph<'a>, options: &Options) -> Result<Self, Failure> {
         let mut plan = Self::default();
         let (nodes, mut units) = (graph.nodes()?, Vec::new());
-        for (at, node) in nodes.iter().enumerate() {
-            match claim(node, options)? {
+        let mut may_be_taken = false;
+        for node in &nodes {
+            may_be_taken |= is_of_products(node)?;
+        }
+        if !may_be_taken {
+            return Ok(plan);
+        }
+        let around = Around::new(nodes)?;
+        for (at, node) in around.nodes.iter().enumerate() {
+            match claim(&around, at, options)? {
                 None => {}
                 Some(Ok(claim)) => {
                     let given = if claim.bias.is_some() { Epilogue::Bias } else { Epilogue::None };
@@ -75,9 +84,7 @@ impl<'a> Plan<'a> {
                 Some(Err(why)) => plan.left.push((*node, why)),
             }
         }
-        if !units.is_empty() {
-            Around::new(nodes)?.ends(&mut units)?;
-        }
+        around.ends(&mut units)?;
         let mut by_input = BTreeMap::new();
         for unit in units.into_iter().filter_map(|it| it.1) {
             let next = plan.groups.len();
@@ -97,81 +104,15 @@ impl<'a> Plan<'a> {
 
     /// Nodes after products that are taken with them.
     pub(crate) fn ends(&self) -> usize {
-        let nodes: usize = self.groups.iter().flatten().map(|it| it.all_nodes().count()).sum();
-        nodes - self.products()
+        let units = self.groups.iter().flatten().flat_map(Unit::products);
+        units.map(|it| it.nodes.len() - 1).sum()
     }
 }
 
 /// A unit by the number of its product; None where another one has it.
 type Units<'a> = Vec<(usize, Option<Unit<'a>>)>;
 
-/// Nodes and values by number.
-struct Around<'a> {
-    nodes: Vec<Node<'a>>,
-    steps: Vec<Step>,
-    operands: Vec<Vec<Option<usize>>>,
-    /// The first results of nodes.
-    results: Vec<Option<usize>>,
-    values: Vec<ValueInfo<'a>>,
-    users: Vec<Vec<usize>>,
-    uses: Vec<usize>,
-    numbers: BTreeMap<&'a str, usize>,
-}
-
 impl<'a> Around<'a> {
-    fn new(nodes: Vec<Node<'a>>) -> Result<Self, Failure> {
-        let mut it = Self {
-            nodes: Vec::new(),
-            steps: Vec::new(),
-            operands: Vec::new(),
-            results: Vec::new(),
-            values: Vec::new(),
-            users: Vec::new(),
-            uses: Vec::new(),
-            numbers: BTreeMap::new(),
-        };
-        for (at, node) in nodes.iter().enumerate() {
-            it.steps.push(step(node)?);
-            let mut operands = Vec::new();
-            for value in node.inputs()? {
-                operands.push(value.map(|value| it.read(value, at)).transpose()?);
-            }
-            it.operands.push(operands);
-            for value in node.implicit_inputs()?.into_iter().flatten() {
-                it.read(value, at)?;
-            }
-            let mut results = Vec::new();
-            for value in node.outputs()?.into_iter().flatten() {
-                let number = it.number(value)?;
-                it.uses[number] += usize::from(value.is_graph_output()?);
-                results.push(number);
-            }
-            it.results.push(results.first().copied());
-        }
-        it.nodes = nodes;
-        Ok(it)
-    }
-
-    fn number(&mut self, value: ValueInfo<'a>) -> Result<usize, Failure> {
-        let next = self.values.len();
-        let number = *self.numbers.entry(value.name()?).or_insert(next);
-        if number == next {
-            self.values.push(value);
-            self.users.push(Vec::new());
-            self.uses.push(0);
-        }
-        Ok(number)
-    }
-
-    fn read(&mut self, value: ValueInfo<'a>, node: usize) -> Result<usize, Failure> {
-        let number = self.number(value)?;
-        self.uses[number] += 1;
-        if self.users[number].last() != Some(&node) {
-            self.users[number].push(node);
-        }
-        Ok(number)
-    }
-
     /// Gives products the ends that their kernels can do.
     fn ends(&self, units: &mut Units<'a>) -> Result<(), Failure> {
         for (at, unit) in units.iter_mut() {
@@ -242,44 +183,4 @@ impl<'a> Around<'a> {
         }
         Ok(())
     }
-}
-
-impl Readers for Around<'_> {
-    type Node = usize;
-    type Value = usize;
-
-    fn users(&self, value: usize) -> Vec<usize> {
-        self.users[value].clone()
-    }
-
-    fn uses(&self, value: usize) -> usize {
-        self.uses[value]
-    }
-
-    fn step(&self, node: usize) -> Step {
-        self.steps[node]
-    }
-
-    fn operands(&self, node: usize) -> Vec<Option<usize>> {
-        self.operands[node].clone()
-    }
-
-    /// Nodes of steps have a result; of others nobody asks.
-    fn result(&self, node: usize) -> usize {
-        self.results[node].unwrap_or(usize::MAX)
-    }
-}
-
-fn step(node: &Node<'_>) -> Result<Step, Failure> {
-    let is_one = |alpha: Option<f32>| if alpha == Some(1.0) { Step::Silu } else { Step::Other };
-    Ok(match (node.domain()?, node.op()?) {
-        ("" | "ai.onnx", "Add") => Step::Add,
-        ("" | "ai.onnx", "Mul") => Step::Mul,
-        ("" | "ai.onnx", "Sigmoid") => Step::Sigmoid,
-        // Defaults are 1 and 1.702; the runtime writes them out.
-        ("" | "ai.onnx", "Swish") => is_one(node.float("alpha")?.or(Some(1.0))),
-        ("com.microsoft", "QuickGelu") => is_one(node.float("alpha")?),
-        ("com.microsoft", "Gelu") => Step::Gelu,
-        _ => Step::Other,
-    })
 }

@@ -152,7 +152,7 @@ impl Provider {
             .par_bridge() // in this order
             .map(|(at, (name, constants))| {
                 let linear = constants.linear(kernels);
-                (at, linear.map_err(|error| Failure::wrong(format!("node '{name}': {error}"))))
+                (at, linear.map_err(|error| error.of_node(name)))
             })
             .collect();
         done.sort_by_key(|(at, _)| *at);

@@ -14,6 +14,11 @@ pub(crate) enum Kind {
     F16,
     Bf16,
     U8,
+    I8,
+    U4,
+    I4,
+    U2,
+    I2,
     Other,
 }
 
@@ -23,6 +28,11 @@ impl Kind {
         match number {
             1 => Self::F32,
             2 => Self::U8,
+            3 => Self::I8,
+            21 => Self::U4,
+            22 => Self::I4,
+            24 => Self::U2,
+            25 => Self::I2,
             10 => Self::F16,
             16 => Self::Bf16,
             _ => Self::Other,
@@ -33,13 +43,27 @@ impl Kind {
         matches!(self, Self::F32 | Self::F16 | Self::Bf16)
     }
 
-    fn bytes(self) -> usize {
+    /// Width of codes that a tensor of it holds, and whether they are signed.
+    pub(crate) fn codes(self) -> Option<(u8, bool)> {
         match self {
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-            Self::U8 => 1,
-            Self::Other => 0,
+            Self::U8 => Some((8, false)),
+            Self::I8 => Some((8, true)),
+            Self::U4 => Some((4, false)),
+            Self::I4 => Some((4, true)),
+            Self::U2 => Some((2, false)),
+            Self::I2 => Some((2, true)),
+            Self::F32 | Self::F16 | Self::Bf16 | Self::Other => None,
         }
+    }
+
+    /// Bytes of so many elements; None beyond the address space.
+    fn bytes(self, count: usize) -> Option<usize> {
+        let bits = match self {
+            Self::F32 => 32,
+            Self::F16 | Self::Bf16 => 16,
+            _ => self.codes().map_or(0, |it| it.0),
+        };
+        Some(count.checked_mul(usize::from(bits))?.div_ceil(8))
     }
 }
 
@@ -73,7 +97,7 @@ impl<'a> Tensor<'a> {
         let dims = if rank == 0 { &[] } else { unsafe { slice::from_raw_parts(shape, rank) } };
         let count = count(dims)?;
         ort!(api, GetTensorData(value, &raw mut data))?;
-        let len = count.checked_mul(kind.bytes()).ok_or_else(too_large)?;
+        let len = kind.bytes(count).ok_or_else(too_large)?;
         if len == 0 || data.is_null() {
             return Ok(Self { kind, dims, bytes: &[] });
         }
@@ -82,9 +106,9 @@ impl<'a> Tensor<'a> {
         Ok(Self { kind, dims, bytes })
     }
 
-    /// Elements of a tensor of bytes.
+    /// Bytes of a tensor of codes, low bits first over the whole tensor.
     pub(crate) fn bytes(&self) -> Result<&'a [u8], Failure> {
-        if self.kind == Kind::U8 { Ok(self.bytes) } else { Err(other("uint8")) }
+        self.kind.codes().map(|_| self.bytes).ok_or_else(|| other("integer"))
     }
 
     /// Elements as f32, exact.
@@ -106,7 +130,7 @@ pub(crate) fn floats(kind: Kind, bytes: &[u8]) -> Result<Cow<'_, [f32]>, Failure
         }),
         Kind::F16 => Ok(halves().map(|it| f16::from_bits(it).to_f32()).collect()),
         Kind::Bf16 => Ok(halves().map(|it| bf16::from_bits(it).to_f32()).collect()),
-        Kind::U8 | Kind::Other => Err(other("float")),
+        _ => Err(other("float")),
     }
 }
 
@@ -142,7 +166,7 @@ impl<'a> Output<'a> {
                 Kind::F32 => Ok(Self::F32(slice::from_raw_parts_mut(data.cast(), count))),
                 Kind::F16 => Ok(Self::F16(slice::from_raw_parts_mut(data.cast(), count), room())),
                 Kind::Bf16 => Ok(Self::Bf16(slice::from_raw_parts_mut(data.cast(), count), room())),
-                Kind::U8 | Kind::Other => Err(other("float")),
+                _ => Err(other("float")),
             }
         }
     }
@@ -206,6 +230,8 @@ mod tests {
     fn shapes_are_counted() {
         assert_eq!(count(&[2, 3]).unwrap(), 6);
         assert_eq!(count(&[]).unwrap(), 1);
+        assert_eq!((Kind::I4.bytes(5), Kind::U2.bytes(5)), (Some(3), Some(2)));
+        assert_eq!((Kind::F32.bytes(usize::MAX), Kind::Other.bytes(5)), (None, Some(0)));
         assert!(count(&[-1]).is_err() && count(&[i64::MAX, 4]).is_err());
     }
 }

@@ -1,10 +1,14 @@
 //! Weights of operators, taken apart and packed.
 
 use crate::api::Failure;
-use qcc_kernels::{Matrix, MatrixError, ScaleKind};
+use qcc_kernels::{Apart, Matrix, MatrixError, Overlay, OverlayError, ScaleKind};
+use qcc_quant::fields::field_bytes;
+use qcc_quant::layout::{Outliers, OutliersError};
 use qcc_quant::panel::{
-    GroupedWeight, NBitsWeight, PanelBits, PanelError, PanelLayout, UnpackedWeight,
+    GroupedWeight, LinearWeight, NBitsWeight, PanelBits, PanelError, PanelLayout, Spread,
+    UnpackedWeight,
 };
+use qcc_quant::rows::Order;
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -18,19 +22,50 @@ pub(crate) enum Form {
     NBits,
     /// `ai.qcc`: zero points are bytes.
     Dense,
+    /// `DequantizeLinear`: both are elements of a tensor, in either order.
+    Linear { signed: bool, order: Order, spread: Spread },
 }
 
-impl Form {
-    /// Width of the codes of an operator of `ai.qcc`, and whether it has zero points.
-    pub(crate) fn of_function(op: &str) -> Option<(u8, bool)> {
-        let name = op.strip_prefix("MatMulQ")?;
-        let (bits, zeros) = match name.strip_suffix("Sym") {
-            Some(bits) => (bits, false),
-            None => (name, true),
-        };
-        let bits = WIDTHS.iter().find(|it| it.to_string() == bits)?;
-        Some((*bits, zeros))
+/// What an operator of `ai.qcc` reads beside activations, codes and scales.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beside {
+    Zeros,
+    Nothing,
+    /// Scales and places.
+    Outliers,
+}
+
+impl Beside {
+    pub(crate) const ALL: [Self; 3] = [Self::Zeros, Self::Nothing, Self::Outliers];
+
+    /// The end of the names of such operators.
+    pub(crate) fn suffix(self) -> &'static str {
+        match self {
+            Self::Zeros => "",
+            Self::Nothing => "Sym",
+            Self::Outliers => "Outliers",
+        }
     }
+
+    /// How many inputs they have.
+    pub(crate) fn inputs(self) -> usize {
+        match self {
+            Self::Zeros => 4,
+            Self::Nothing => 3,
+            Self::Outliers => 5,
+        }
+    }
+}
+
+/// Width of the codes of an operator of `ai.qcc`, and what it reads beside them.
+pub(crate) fn function_of(op: &str) -> Option<(u8, Beside)> {
+    let name = op.strip_prefix("MatMulQ")?;
+    // That with the empty suffix comes last.
+    let beside =
+        Beside::ALL.iter().rev().find_map(|it| Some((name.strip_suffix(it.suffix())?, *it)));
+    let (bits, beside) = beside?;
+    let bits = WIDTHS.iter().find(|it| it.to_string() == bits)?;
+    Some((*bits, beside))
 }
 
 /// Widths of the operators of `ai.qcc`.
@@ -52,11 +87,31 @@ pub(crate) struct Operands<'a> {
     pub(crate) codes: &'a (dyn Fn(Range<usize>) -> Result<Cow<'a, [u8]>, Failure> + Sync),
     pub(crate) scales: &'a [f32],
     pub(crate) zeros: Option<&'a [u8]>,
+    pub(crate) outliers: Option<&'a Outliers>,
+}
+
+/// A weight that is ready for kernels.
+pub(crate) struct Packed {
+    pub(crate) matrix: Matrix,
+    /// Its outliers.
+    pub(crate) overlay: Option<Overlay>,
 }
 
 impl From<MatrixError> for Failure {
     fn from(error: MatrixError) -> Self {
         Self::wrong(error.to_string())
+    }
+}
+
+impl From<OverlayError> for Failure {
+    fn from(error: OverlayError) -> Self {
+        Self::wrong(error.to_string())
+    }
+}
+
+impl From<OutliersError> for Failure {
+    fn from(error: OutliersError) -> Self {
+        Self::wrong(format!("its outliers cannot be read: {error}"))
     }
 }
 
@@ -89,10 +144,14 @@ impl Shape {
     ) -> Result<GroupedWeight, Failure> {
         let &Self { form, n, k, bits, block } = self;
         let blocks = k.div_ceil(block);
+        if let Some(linear) = self.linear(operands) {
+            let codes = (operands.codes)(0..self.bytes()?)?;
+            return Ok(LinearWeight { codes: &codes, ..linear }.columns(columns)?);
+        }
         let row = self.row_bytes()?;
         let zero_row = match form {
             Form::NBits => (blocks * usize::from(bits)).div_ceil(8),
-            Form::Dense => blocks,
+            _ => blocks,
         };
         n.checked_mul(row.max(k)).ok_or(PanelError::TooLarge { k, n })?;
         let scales = exact("scales", operands.scales, n, blocks)?;
@@ -110,6 +169,54 @@ impl Shape {
         Ok(GroupedWeight { n: part.n, k, bits: self.width()?, group: block, weight })
     }
 
+    /// The weight of a `DequantizeLinear`, its codes left out. None for other operators.
+    fn linear<'a>(&self, operands: &Operands<'a>) -> Option<LinearWeight<'a>> {
+        let &Self { form, n, k, bits, .. } = self;
+        let Form::Linear { signed, order, spread } = form else { return None };
+        let (codes, scales, zeros) = (&[], operands.scales, operands.zeros);
+        Some(LinearWeight { n, k, bits, signed, order, spread, codes, scales, zeros })
+    }
+
+    /// The outliers of a weight, and codes that are left: [`Self::masked`].
+    fn overlay(
+        &self,
+        operands: &Operands<'_>,
+        outliers: &Outliers,
+        most: usize,
+    ) -> Result<Overlay, Failure> {
+        let &Self { n, k, .. } = self;
+        let mut apart = Apart::new(k)?;
+        for from in (0..n).step_by(most) {
+            let columns = from..n.min(from + most);
+            let mut codes = self.unpack(operands, columns.clone())?.weight.codes;
+            for (codes, column) in codes.chunks_exact_mut(k).zip(columns) {
+                apart.column(codes, outliers.row(column), self.middle())?;
+            }
+        }
+        Ok(apart.finish()?)
+    }
+
+    /// Some columns of a weight, without the outliers that lie in `overlay`.
+    fn masked(
+        &self,
+        operands: &Operands<'_>,
+        overlay: Option<&Overlay>,
+        columns: Range<usize>,
+    ) -> Result<UnpackedWeight, Failure> {
+        let mut weight = self.unpack(operands, columns.clone())?.weight;
+        if let Some(overlay) = overlay {
+            for (codes, column) in weight.codes.chunks_exact_mut(self.k).zip(columns) {
+                overlay.column(column).for_each(|(input, _)| codes[input] = self.middle());
+            }
+        }
+        Ok(weight)
+    }
+
+    /// The code of zero, where there are no zero points.
+    pub(crate) fn middle(&self) -> u8 {
+        1 << (self.bits - 1)
+    }
+
     /// Bytes of the codes of a column.
     fn row_bytes(&self) -> Result<usize, PanelError> {
         let filled = self.k.checked_next_multiple_of(self.block);
@@ -120,14 +227,19 @@ impl Shape {
 
     /// Bytes of all codes.
     pub(crate) fn bytes(&self) -> Result<usize, PanelError> {
-        let too_large = PanelError::TooLarge { k: self.k, n: self.n };
-        self.row_bytes()?.checked_mul(self.n).ok_or(too_large)
+        let bytes = match self.form {
+            Form::Linear { .. } => {
+                self.n.checked_mul(self.k).and_then(|it| field_bytes(it, self.bits))
+            }
+            _ => self.row_bytes()?.checked_mul(self.n),
+        };
+        bytes.ok_or(PanelError::TooLarge { k: self.k, n: self.n })
     }
 
     /// Zero points of bytes. Codes of 5 and 6 bits lie in 8, where the middle is another.
     fn points(&self, zeros: Option<&[u8]>) -> Result<Option<Vec<f32>>, PanelError> {
         let (n, blocks) = (self.n, self.k.div_ceil(self.block));
-        let middle = 1u8 << (self.bits - 1);
+        let middle = self.middle();
         Ok(match zeros {
             Some(zeros) => {
                 let zeros = exact("zero points", zeros, n, blocks)?;
@@ -205,11 +317,15 @@ impl Narrow {
 }
 
 /// Packs a weight in the fewest bytes, some columns at a time.
-pub(crate) fn pack(shape: Shape, operands: &Operands<'_>) -> Result<Matrix, Failure> {
+pub(crate) fn pack(shape: Shape, operands: &Operands<'_>) -> Result<Packed, Failure> {
     let Shape { form, n, k, block, .. } = shape;
     let (width, blocks) = (shape.width()?, k.div_ceil(block));
-    exact("scales", operands.scales, n, blocks)?;
+    let linear = shape.linear(operands);
+    if linear.is_none() {
+        exact("scales", operands.scales, n, blocks)?;
+    }
     let zeros = match (form, operands.zeros) {
+        (Form::Linear { .. }, _) => linear.map_or(Ok(None), |it| it.zeros_of(0..n))?,
         (_, None) => shape.points(None)?,
         (Form::Dense, zeros) => shape.points(zeros)?,
         // Taken apart as codes are: a row of one block each.
@@ -229,12 +345,13 @@ pub(crate) fn pack(shape: Shape, operands: &Operands<'_>) -> Result<Matrix, Fail
         }
     };
     let most = (PART / k).max(1);
+    let overlay = operands.outliers.map(|it| shape.overlay(operands, it, most)).transpose()?;
     let parts = (0..n).step_by(most).map(|from| from..n.min(from + most));
     let (mut low, mut high) = (u8::MAX, 0);
     let zeros = zeros.unwrap_or_default();
     let mut narrow = Narrow { bits: width, by: 0, zeros: !zeros.is_empty() };
     for part in parts {
-        for &code in &shape.unpack(operands, part)?.weight.codes {
+        for &code in &shape.masked(operands, overlay.as_ref(), part)?.codes {
             low = low.min(code);
             high = high.max(code);
         }
@@ -246,9 +363,10 @@ pub(crate) fn pack(shape: Shape, operands: &Operands<'_>) -> Result<Matrix, Fail
     }
     let scale = ScaleKind::holding(operands.scales);
     let layout = PanelLayout::new(narrow.bits, block, k, n, scale, narrow.zeros)?;
-    Matrix::pack_by_parts(layout, most, |columns| {
-        Ok(narrow.apply(shape.unpack(operands, columns)?.weight))
-    })
+    let matrix = Matrix::pack_by_parts(layout, most, |columns| {
+        shape.masked(operands, overlay.as_ref(), columns).map(|it| narrow.apply(it))
+    })?;
+    Ok(Packed { matrix, overlay })
 }
 
 fn exact<'a, T>(
@@ -263,83 +381,4 @@ fn exact<'a, T>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_functions() {
-        assert_eq!(Form::of_function("MatMulQ3"), Some((3, true)));
-        assert_eq!(Form::of_function("MatMulQ8Sym"), Some((8, false)));
-        for name in ["MatMulQ7", "MatMulQ", "MatMulQ+3", "MatMulQ03", "MatMulQ3Sy", "Other"] {
-            assert_eq!(Form::of_function(name), None, "{name}");
-        }
-    }
-
-    fn unpack(
-        shape: Shape,
-        codes: &[u8],
-        scales: &[f32],
-        zeros: Option<&[u8]>,
-    ) -> Result<UnpackedWeight, Failure> {
-        let bytes = |range: Range<usize>| {
-            let part = codes.get(range).ok_or_else(|| Failure::wrong("short"))?;
-            Ok(Cow::Borrowed(part))
-        };
-        let operands = Operands { codes: &bytes, scales, zeros };
-        Ok(shape.unpack(&operands, 0..shape.n)?.weight)
-    }
-
-    /// The example of docs/ai-qcc.md.
-    #[test]
-    fn three_bits_of_the_documentation() {
-        let shape = Shape { form: Form::Dense, n: 1, k: 9, bits: 3, block: 8 };
-        let codes = [0x88, 0xc6, 0xfa, 0x91, 0x24, 0x49];
-        let weight = unpack(shape, &codes, &[0.5, 2.0], Some(&[5, 2])).unwrap();
-        assert_eq!(weight.codes, [0, 1, 2, 3, 4, 5, 6, 7, 1]);
-        assert_eq!(weight.zeros.unwrap(), [5.0, 2.0]);
-        assert!(shape.has_panels().is_err());
-        assert!(unpack(shape, &codes[1..], &[0.5, 2.0], Some(&[5, 2])).is_err());
-        assert!(unpack(shape, &codes, &[0.5], Some(&[5, 2])).is_err());
-        assert!(unpack(shape, &codes, &[0.5, 2.0], Some(&[5])).is_err());
-    }
-
-    #[test]
-    fn five_bits_without_zero_points_have_their_middle() {
-        let shape = Shape { form: Form::Dense, n: 1, k: 8, bits: 5, block: 8 };
-        let codes = [0x41, 0x0c, 0x30, 0x44, 0x00];
-        let weight = unpack(shape, &codes, &[1.0], None).unwrap();
-        assert_eq!(weight.codes, [1, 2, 3, 0, 3, 2, 1, 0]);
-        assert_eq!(weight.zeros.unwrap(), [16.0]);
-        let four = Shape { bits: 4, k: 6, ..shape };
-        let codes = [0x21, 0x03, 0x23, 0x01];
-        let weight = unpack(four, &codes, &[1.0], None).unwrap();
-        assert_eq!(weight.codes, [1, 2, 3, 0, 3, 2]);
-        assert!(weight.zeros.is_none());
-    }
-
-    /// Codes within 3 and 2 bits, with and without zero points, of one part and of several.
-    #[test]
-    fn weights_are_narrowed_as_a_whole() {
-        let (k, block) = (64, 32);
-        for n in [3, 2 * PART / k + 5] {
-            for (moved, most, point) in [(4, 8, 8), (0, 4, 1), (6, 4, 8), (4, 8, 7), (0, 16, 8)] {
-                let shape = Shape { form: Form::NBits, n, k, bits: 4, block };
-                let code = |i: usize| (moved + (i * 7 + i / 64) % most) as u8;
-                let codes: Vec<u8> =
-                    (0..n * k / 2).map(|i| code(2 * i) | code(2 * i + 1) << 4).collect();
-                let scales: Vec<f32> = (0..n * 2).map(|i| 1.0 + (i % 9) as f32 / 8.0).collect();
-                let zeros = vec![point | point << 4; n];
-                let zeros = Some(zeros.as_slice());
-                let bytes = |range: Range<usize>| Ok(Cow::Borrowed(&codes[range]));
-                let packed =
-                    pack(shape, &Operands { codes: &bytes, scales: &scales, zeros }).unwrap();
-                let (bits, codes, scales) = (4, &codes, &scales);
-                let whole = NBitsWeight { n, k, bits, block, codes, scales, zeros };
-                let whole = whole.unpack().unwrap().narrowed();
-                let (layout, bytes) = whole.pack().unwrap();
-                assert_eq!(*packed.layout(), layout, "{n} {moved} {most} {point}");
-                assert_eq!(packed.bytes(), bytes);
-            }
-        }
-    }
-}
+mod tests;

@@ -2,11 +2,10 @@
 //! the bytes.
 
 use qcc_ir::{Scope, Value};
-use qcc_kernels::{Overlay, OverlayError};
+use qcc_kernels::{Apart, Overlay, OverlayError};
 use qcc_ops::matmul_q::MatMulQ;
-use qcc_ops::outliers::{MatMulQOutliers, Outliers};
-use qcc_quant::codes::decode;
-use qcc_quant::layout::Dense;
+use qcc_ops::outliers::{self, MatMulQOutliers};
+use qcc_quant::layout::{Dense, Outliers};
 use qcc_quant::panel::{GroupedWeight, PanelBits, UnpackedWeight};
 use qcc_tensor::{DType, Tensor};
 
@@ -22,7 +21,7 @@ pub(super) fn read_outliers(place: &Place<'_>, op: &MatMulQOutliers) -> Result<L
     let &MatMulQOutliers { bits, n, k, block_size } = op;
     let (scales_at, scales) = place.constant(3, "scales of outliers")?;
     let (gaps_at, gaps) = place.constant(4, "places of outliers")?;
-    let outliers = Outliers::read((n, k, block_size), scales, gaps)
+    let outliers = outliers::read((n, k, block_size), scales, gaps)
         .map_err(|error| Refused(format!("its outliers cannot be read: {error}")))?;
     let op = MatMulQ { bits, is_symmetric: true, k, n, block_size };
     let mut found = found(place, &op, None, Some(&outliers))?;
@@ -96,19 +95,12 @@ fn apart(
     (n, k): (usize, usize),
     middle: u8,
 ) -> Result<Overlay, Refused> {
-    let (mut starts, mut inputs, mut values) = (vec![0], Vec::new(), Vec::new());
+    let refused = |error: OverlayError| Refused(error.to_string());
+    let mut apart = Apart::new(k).map_err(refused)?;
     for (row, codes) in codes.chunks_exact_mut(k.max(1)).take(n).enumerate() {
-        for (column, scale) in outliers.row(row) {
-            let (Some(code), Ok(input)) = (codes.get_mut(column), u16::try_from(column)) else {
-                return Err(Refused(OverlayError::Inputs(k).to_string()));
-            };
-            inputs.push(input);
-            values.push(decode(*code, scale, middle));
-            *code = middle;
-        }
-        starts.push(values.len());
+        apart.column(codes, outliers.row(row), middle).map_err(refused)?;
     }
-    Overlay::new(k, starts, inputs, values).map_err(|error| Refused(error.to_string()))
+    apart.finish().map_err(refused)
 }
 
 /// Eight codes are one little-endian word of `field` bytes.

@@ -4,8 +4,7 @@ use qcc_ir::{Graph, NodeId, Scope, Value};
 use qcc_ops::dequantize::DequantizeLinear;
 use qcc_ops::transpose::Transpose;
 use qcc_ops::weight::is_step;
-use qcc_quant::fields::{field_at, field_bytes, pack_fields};
-use qcc_quant::panel::LinearWeight;
+use qcc_quant::panel::{LinearWeight, Spread};
 use qcc_quant::rows::Order;
 use qcc_tensor::DType;
 
@@ -101,7 +100,9 @@ fn weight(place: &Place<'_>, form: &Form, found: &Found<'_>) -> Result<LowBit, R
     let is_turned = found.is_turned != form.turns_w;
     let (n, k) = if is_turned { (rows, cols) } else { (cols, rows) };
     let k_axis = usize::from(is_turned);
-    let spread = spread(found.op, scales.dims(), codes.dims(), k_axis)?;
+    let shape = (found.op.axis.unwrap_or(i64::MAX), found.op.block_size);
+    let spread = Spread::of(shape, scales.dims(), [rows, cols], k_axis)
+        .map_err(|error| Refused(error.to_string()))?;
     let scales = floats(scales, "scales")?;
     let zeros = operand(2).map(|_| named(2, "zero points")).transpose()?;
     if let Some((_, it)) = &zeros {
@@ -114,30 +115,16 @@ fn weight(place: &Place<'_>, form: &Form, found: &Found<'_>) -> Result<LowBit, R
             return Err(Refused(format!("it has {zeros} zero points for {scales} scales")));
         }
     }
-    let (block, scales, points) = match spread {
-        Spread::Blocks(block) => (block, scales, zeros.as_ref().map(|it| it.1.bytes().to_vec())),
-        Spread::Columns => (k, scales, zeros.as_ref().map(|it| it.1.bytes().to_vec())),
-        Spread::All => {
-            let scale = scales.first().copied().unwrap_or(0.0);
-            let points = match &zeros {
-                Some((_, it)) if !it.bytes().is_empty() => {
-                    Some(repeated(field_at(it.bytes(), bits, 0), bits, n)?)
-                }
-                _ => None,
-            };
-            (k, vec![scale; n].into(), points)
-        }
-    };
     let weight = LinearWeight {
         n,
         k,
         bits,
         signed,
         order: if is_turned { Order::Nk } else { Order::Kn },
-        block,
+        spread,
         codes: codes.bytes(),
         scales: &scales,
-        zeros: points.as_deref(),
+        zeros: zeros.as_ref().map(|it| &**it.1.bytes()),
     };
     let weight = weight.unpack()?.narrowed();
     weight.layout()?;
@@ -154,57 +141,4 @@ fn weight(place: &Place<'_>, form: &Form, found: &Found<'_>) -> Result<LowBit, R
             is_turned,
         },
     })
-}
-
-/// What shares a scale.
-#[derive(Clone, Copy)]
-enum Spread {
-    /// So many codes along K of a column.
-    Blocks(usize),
-    /// A column.
-    Columns,
-    /// The whole weight.
-    All,
-}
-
-fn spread(
-    op: &DequantizeLinear,
-    scales: &[usize],
-    codes: &[usize],
-    k_axis: usize,
-) -> Result<Spread, Refused> {
-    let unfit = || Refused(format!("scales {scales:?} do not fit its codes {codes:?}"));
-    if op.block_size == 0 && matches!(scales, [] | [1]) {
-        return Ok(Spread::All);
-    }
-    let axis = match op.axis {
-        Some(0 | -2) => 0,
-        Some(1 | -1) => 1,
-        _ => return Err(unfit()),
-    };
-    let along_k = axis == k_axis;
-    if op.block_size == 0 {
-        if along_k {
-            return Err(Refused::new("each of its inputs has a scale of its own"));
-        }
-        let fits = codes.get(axis).is_some_and(|&it| scales == [it]);
-        return if fits { Ok(Spread::Columns) } else { Err(unfit()) };
-    }
-    if !along_k {
-        return Err(Refused::new("its blocks lie along its outputs, not along what it sums over"));
-    }
-    let want: Vec<usize> = codes
-        .iter()
-        .enumerate()
-        .map(|(i, &it)| if i == axis { it.div_ceil(op.block_size) } else { it })
-        .collect();
-    if scales == want { Ok(Spread::Blocks(op.block_size)) } else { Err(unfit()) }
-}
-
-/// A field as often as there are columns.
-fn repeated(code: u8, bits: u8, n: usize) -> Result<Vec<u8>, Refused> {
-    let bytes = field_bytes(n, bits).ok_or_else(|| Refused::new("its weight is too large"))?;
-    let mut out = vec![0; bytes];
-    pack_fields(&vec![code; n], bits, &mut out);
-    Ok(out)
 }

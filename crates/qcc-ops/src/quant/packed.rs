@@ -10,7 +10,7 @@ use qcc_quant::spec::{Grid, WeightSpec};
 use qcc_tensor::{DType, Tensor};
 
 use super::{DOMAIN, Form, floats, parse_spec, spec_attrs};
-use crate::outliers::Outliers;
+use crate::outliers;
 use crate::{AttrError, AttrReader};
 
 /// Order of the codes of a [`Packed`] weight; see `qcc_quant::layout`.
@@ -220,7 +220,7 @@ impl Op for Packed {
         let codes = self.unpack(codes, scales, zeros.first().copied().flatten())?;
         let outliers = match *zeros {
             [_, Some(scales), Some(places)] => {
-                Some(Outliers::read((self.form.n, self.form.k, self.block), scales, places)?)
+                Some(outliers::read((self.form.n, self.form.k, self.block), scales, places)?)
             }
             _ => None,
         };

@@ -7,11 +7,13 @@
 pub mod dense;
 pub mod gaps;
 pub mod nbits;
+pub mod outliers;
 pub mod qdq;
 
 pub use crate::fields::field_bits;
 pub use dense::Dense;
 pub use nbits::NBits;
+pub use outliers::{Outliers, OutliersError};
 pub use qdq::{Qdq, Sign};
 
 /// One row of [`LAYOUTS`].

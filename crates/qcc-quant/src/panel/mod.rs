@@ -30,7 +30,9 @@ mod layout;
 mod pack;
 mod scale;
 mod source;
+mod spread;
 
 pub use layout::{PanelBits, PanelError, PanelLayout, PanelScale};
 pub use pack::{PanelWeight, UnpackedWeight};
 pub use source::{GroupedWeight, LinearWeight, NBitsWeight};
+pub use spread::{Spread, SpreadError};

@@ -1,8 +1,9 @@
 //! Weights of ONNX operators as panels: bytes in, bytes out.
 
-use super::{PanelBits, PanelError, PanelLayout, PanelScale, UnpackedWeight};
-use crate::fields::{field_bytes, unpack_fields};
+use super::{PanelBits, PanelError, PanelLayout, PanelScale, Spread, UnpackedWeight};
+use crate::fields::{field_at, field_bytes, unpack_fields};
 use crate::rows::Order;
+use std::ops::Range;
 
 /// The weight of a `MatMulNBits`, in the bytes of its operands.
 #[derive(Clone, Copy, Debug)]
@@ -36,11 +37,11 @@ pub struct LinearWeight<'a> {
     pub signed: bool,
     /// Order of all three operands.
     pub order: Order,
-    /// Attribute `block_size` along K; `k` for one scale per column.
-    pub block: usize,
+    /// What shares a scale.
+    pub spread: Spread,
     /// Elements, low bits first over the whole tensor.
     pub codes: &'a [u8],
-    /// One per block and column.
+    /// One per block and column, per column, or for all.
     pub scales: &'a [f32],
     /// Of the element type, in the order of the scales; 0 without them.
     pub zeros: Option<&'a [u8]>,
@@ -108,33 +109,92 @@ impl LinearWeight<'_> {
     /// [`PanelError::Width`], [`PanelError::Length`], [`PanelError::Group`],
     /// [`PanelError::TooLarge`].
     pub fn unpack(&self) -> Result<GroupedWeight, PanelError> {
-        let &Self { n, k, bits, signed, order, block, .. } = self;
+        self.columns(0..self.n)
+    }
+
+    /// The same of some columns.
+    ///
+    /// # Errors
+    /// As above.
+    ///
+    /// # Panics
+    /// If there are no such columns.
+    pub fn columns(&self, columns: Range<usize>) -> Result<GroupedWeight, PanelError> {
+        let &Self { n: all, k, bits, order, spread, .. } = self;
         let width = width(bits)?;
-        if block == 0 {
-            return Err(PanelError::Group { group: block });
+        let group = spread.group(k);
+        if group == 0 {
+            return Err(PanelError::Group { group });
         }
-        let blocks = k.div_ceil(block);
-        check("scales", self.scales.len(), n, blocks)?;
-        // Two's complement, moved by half its range.
-        let flip = if signed { width.middle() } else { 0 };
-        let rows = |what, bytes: &[u8], cols: usize| {
-            let too_large = PanelError::TooLarge { k, n };
-            let count = n.checked_mul(cols).ok_or(too_large.clone())?;
-            check(what, bytes.len(), 1, field_bytes(count, bits).ok_or(too_large)?)?;
-            let mut codes = vec![0; count];
-            unpack_fields(bytes, bits, &mut codes);
-            codes.iter_mut().for_each(|it| *it ^= flip);
-            Ok(by_column(codes, n, cols, order))
+        let (n, blocks, too_large) =
+            (columns.len(), k.div_ceil(group), PanelError::TooLarge { k, n: all });
+        let count = all.checked_mul(k).ok_or(too_large.clone())?;
+        check("codes", self.codes.len(), 1, field_bytes(count, bits).ok_or(too_large)?)?;
+        let codes = self.fields(self.codes, width, k, columns.clone());
+        let zeros = self.zeros_of(columns.clone())?;
+        let scales = match spread {
+            Spread::All => vec![self.scales[0]; n],
+            _ => part(all, blocks, columns, order, |at, to: &mut [f32]| {
+                to.copy_from_slice(&self.scales[at..at + to.len()]);
+            }),
         };
-        let codes = rows("codes", self.codes, k)?;
-        let zeros = match self.zeros {
-            Some(zeros) => Some(floats(&rows("zero points", zeros, blocks)?)),
-            None if signed => None,
-            None => Some(vec![0.0; n * blocks]),
-        };
-        let scales = by_column(self.scales.to_vec(), n, blocks, order);
         let weight = UnpackedWeight { codes, scales, zeros };
-        Ok(GroupedWeight { n, k, bits: width, group: block, weight })
+        Ok(GroupedWeight { n, k, bits: width, group, weight })
+    }
+
+    /// Zero points of some columns, `[columns][blocks]`; None where all are the middle.
+    ///
+    /// # Errors
+    /// As above.
+    ///
+    /// # Panics
+    /// As above.
+    pub fn zeros_of(&self, columns: Range<usize>) -> Result<Option<Vec<f32>>, PanelError> {
+        let &Self { n: all, k, bits, spread, .. } = self;
+        let width = width(bits)?;
+        let blocks = k.div_ceil(spread.group(k).max(1));
+        let (rows, row) = if spread == Spread::All { (1, 1) } else { (all, blocks) };
+        check("scales", self.scales.len(), rows, row)?;
+        let n = columns.len();
+        let Some(zeros) = self.zeros else {
+            return Ok(if self.signed { None } else { Some(vec![0.0; n * blocks]) });
+        };
+        let bytes = field_bytes(rows * row, bits).unwrap_or(usize::MAX);
+        check("zero points", zeros.len(), 1, bytes)?;
+        if spread == Spread::All {
+            let zero = field_at(zeros, bits, 0) ^ self.flip(width);
+            return Ok(Some(vec![f32::from(zero); n]));
+        }
+        Ok(Some(floats(&self.fields(zeros, width, blocks, columns))))
+    }
+
+    /// Two's complement is moved by half its range.
+    fn flip(&self, width: PanelBits) -> u8 {
+        if self.signed { width.middle() } else { 0 }
+    }
+
+    /// `[columns][cols]` of elements.
+    fn fields(
+        &self,
+        bytes: &[u8],
+        width: PanelBits,
+        cols: usize,
+        columns: Range<usize>,
+    ) -> Vec<u8> {
+        let bits = self.bits;
+        let mut codes = part(self.n, cols, columns, self.order, |at, to: &mut [u8]| {
+            // The first of them may lie within a byte.
+            let per_byte = usize::from(8 / bits);
+            let aligned = at.next_multiple_of(per_byte).min(at + to.len());
+            let (first, rest) = to.split_at_mut(aligned - at);
+            for (i, to) in first.iter_mut().enumerate() {
+                *to = field_at(bytes, bits, at + i);
+            }
+            unpack_fields(&bytes[aligned.div_ceil(per_byte)..], bits, rest);
+        });
+        let flip = self.flip(width);
+        codes.iter_mut().for_each(|it| *it ^= flip);
+        codes
     }
 }
 
@@ -194,21 +254,32 @@ impl GroupedWeight {
     }
 }
 
-/// `[n][cols]` of values in either order.
-fn by_column<T: Copy + Default>(values: Vec<T>, n: usize, cols: usize, order: Order) -> Vec<T> {
+/// `[columns][cols]` of elements `[n][cols]` in either order. `read` gives elements from a place on.
+fn part<T: Copy + Default>(
+    n: usize,
+    cols: usize,
+    columns: Range<usize>,
+    order: Order,
+    read: impl Fn(usize, &mut [T]),
+) -> Vec<T> {
     /// Rows and columns of a square that stays in the cache.
     const SIDE: usize = 64;
+    assert!(columns.end <= n, "columns of the weight");
+    let count = columns.len();
+    let mut out = vec![T::default(); count * cols];
     if order == Order::Nk {
-        return values;
+        read(columns.start * cols, &mut out);
+        return out;
     }
-    let mut out = vec![T::default(); values.len()];
+    let mut rows = vec![T::default(); SIDE * count];
     for first in (0..cols).step_by(SIDE) {
-        for start in (0..n).step_by(SIDE) {
-            for row in start..(start + SIDE).min(n) {
-                let to = &mut out[row * cols + first..(row + 1) * cols];
-                for (i, to) in to.iter_mut().take(SIDE).enumerate() {
-                    *to = values[(first + i) * n + row];
-                }
+        let side = SIDE.min(cols - first);
+        for (i, row) in rows.chunks_exact_mut(count.max(1)).take(side).enumerate() {
+            read((first + i) * n + columns.start, row);
+        }
+        for (column, out) in out.chunks_exact_mut(cols).enumerate() {
+            for (i, to) in out[first..first + side].iter_mut().enumerate() {
+                *to = rows[i * count + column];
             }
         }
     }
@@ -278,6 +349,7 @@ mod tests {
         fn linear_packs_to_the_same_numbers(
             bits in prop::sample::select(vec![2u8, 4, 8]), signed in any::<bool>(),
             (n, k) in (1usize..150, 1usize..150), zeros in any::<bool>(), seed in any::<u64>(),
+            step in 1usize..80,
         ) {
             let sign = if signed { Sign::Signed } else { Sign::Unsigned };
             let from = Qdq::new(n, k, bits, sign).unwrap();
@@ -290,10 +362,21 @@ mod tests {
             let scales: Vec<f32> = points.iter().map(|&it| f32::from(it) * 0.37).collect();
             let across = transpose(&scales, blocks);
             let weight = LinearWeight {
-                n, k, bits, signed, order: Order::Kn, block, codes: &bytes, scales: &across,
+                n, k, bits, signed, order: Order::Kn, spread: Spread::Blocks(block), codes: &bytes,
+                scales: &across,
                 zeros: zeros.then_some(&zero),
             };
+            // Some columns at a time are those of all.
+            let parts: Vec<_> = (0..n).step_by(step)
+                .map(|from| weight.columns(from..n.min(from + step)).unwrap().weight)
+                .collect();
             let weight = weight.unpack().unwrap();
+            prop_assert_eq!(parts.iter().flat_map(|it| it.codes.clone()).collect::<Vec<_>>(), &*codes);
+            prop_assert_eq!(
+                parts.iter().flat_map(|it| it.scales.clone()).collect::<Vec<_>>(), &*scales,
+            );
+            let zero: Vec<f32> = parts.into_iter().flat_map(|it| it.zeros).flatten().collect();
+            prop_assert_eq!(zero, weight.weight.zeros.clone().unwrap_or_default());
             prop_assert_eq!(&weight.weight.codes, &codes);
             prop_assert_eq!(&weight.weight.scales, &scales);
             let middle = if signed { None } else { Some(vec![0.0; n * blocks]) };
@@ -309,7 +392,7 @@ mod tests {
             bits: 4,
             signed: true,
             order: Order::Nk,
-            block: 3,
+            spread: Spread::Columns,
             codes: &[0xf8, 0x10, 0x72],
             scales: &[1.0, 2.0],
             zeros: None,
@@ -318,6 +401,25 @@ mod tests {
         assert_eq!(weight.weight.codes, [0, 7, 8, 9, 10, 15]);
         assert_eq!(weight.weight.scales, [1.0, 2.0]);
         assert_eq!(weight.pack().unwrap().0.group(), 32);
+    }
+
+    #[test]
+    fn one_scale_and_zero_point_for_all() {
+        let weight = LinearWeight {
+            n: 3,
+            k: 1,
+            bits: 4,
+            signed: true,
+            order: Order::Kn,
+            spread: Spread::All,
+            codes: &[0xf8, 0x07],
+            scales: &[0.5],
+            zeros: Some(&[0x0f]),
+        };
+        let weight = weight.columns(1..3).unwrap();
+        assert_eq!((weight.n, weight.weight.codes), (2, vec![7, 15]));
+        assert_eq!(weight.weight.scales, [0.5, 0.5]);
+        assert_eq!(weight.weight.zeros, Some(vec![7.0, 7.0]));
     }
 
     #[test]
@@ -373,14 +475,16 @@ mod tests {
             bits: 4,
             signed: false,
             order: Order::Kn,
-            block: 32,
+            spread: Spread::Blocks(32),
             codes: &[0; 16],
             scales: &[1.0],
             zeros: Some(&[8]),
         };
         good.unpack().unwrap();
         assert!(LinearWeight { bits: 1, ..good }.unpack().is_err());
-        assert!(LinearWeight { block: 0, ..good }.unpack().is_err());
+        assert!(LinearWeight { spread: Spread::Blocks(0), ..good }.unpack().is_err());
+        assert!(LinearWeight { spread: Spread::All, scales: &[], ..good }.unpack().is_err());
+        assert!(LinearWeight { spread: Spread::Columns, k: 0, ..good }.unpack().is_err());
         assert!(LinearWeight { n: usize::MAX, k: 2, ..good }.unpack().is_err());
         assert!(LinearWeight { codes: &[0; 17], ..good }.unpack().is_err());
         assert!(LinearWeight { zeros: Some(&[8, 8]), ..good }.unpack().is_err());
