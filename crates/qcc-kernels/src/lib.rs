@@ -21,7 +21,7 @@ mod threads;
 pub use abi::{Kernel, KernelArgs, KernelError, KernelSource};
 pub use act::{ActLayout, Activations};
 pub use matrix::{Matrix, MatrixError};
-pub use overlay::{Apart, Overlay, OverlayError};
+pub use overlay::{Apart, Overlay, OverlayError, OverlayParts};
 pub use pool::Pool;
 pub use product::{Factor, Operands, Product, ProductError, Share};
 pub use qcc_quant::panel::{PanelBits as KernelBits, PanelScale as ScaleKind};

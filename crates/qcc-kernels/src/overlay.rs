@@ -32,6 +32,19 @@ const PANEL: usize = 32;
 /// Columns side by side.
 const SIDE: usize = 8;
 
+/// Where the weights of an [`Overlay`] lie, for code that is compiled for them.
+#[derive(Clone, Copy, Debug)]
+pub struct OverlayParts<'a> {
+    /// `[panels][32]`: the columns of a panel, eight after eight.
+    pub order: &'a [u8],
+    /// `[4 panels + 1]`: where eight columns begin in what follows, and where the last ones end.
+    pub starts: &'a [usize],
+    /// Which input each weight multiplies.
+    pub inputs: &'a [[u16; SIDE]],
+    /// The weights; 0 behind the end of a column.
+    pub values: &'a [[f32; SIDE]],
+}
+
 /// Weights of single places, by column of the results.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Overlay {
@@ -142,6 +155,13 @@ impl Overlay {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Where its weights lie.
+    #[must_use]
+    pub fn parts(&self) -> OverlayParts<'_> {
+        let Self { order, starts, inputs, values, .. } = self;
+        OverlayParts { order, starts, inputs, values }
     }
 
     /// Bytes that a product reads.

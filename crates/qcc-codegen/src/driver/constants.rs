@@ -1,17 +1,15 @@
 //! Constants of a library: weights and outliers, and what a file of weights must hold.
 
 use super::entry::{RECORD, Records};
+use super::outliers::SIDE;
 use super::{Builder, SECTION};
 use crate::library::Entry;
 use crate::output::Output;
 use inkwell::values::{GlobalValue, PointerValue};
 use inkwell::{AddressSpace, GlobalVisibility};
-use qcc_kernels::Overlay;
+use qcc_kernels::{Overlay, OverlayParts};
 use qcc_quant::panel::PanelLayout;
 use std::sync::Arc;
-
-/// How many outliers are multiplied at a time: so many are there behind the last one.
-pub(super) const QUAD: usize = 4;
 
 impl<'c> Builder<'_, 'c> {
     /// Some bytes that are known here only.
@@ -48,23 +46,23 @@ impl<'c> Builder<'_, 'c> {
         at
     }
 
-    /// Of product `i` where the outliers of each column begin, their inputs, their values.
-    pub(super) fn outliers(&self, i: usize, overlay: &Arc<Overlay>) -> [PointerValue<'c>; 3] {
+    /// Of product `i` the parts of its outliers: order, starts, inputs, values.
+    pub(super) fn outliers(&self, i: usize, overlay: &Arc<Overlay>) -> [PointerValue<'c>; 4] {
         let mut all = self.outliers.borrow_mut();
         if let Some((_, known)) = all.iter().find(|it| Arc::ptr_eq(&it.0, overlay)) {
             return *known;
         }
-        let (mut starts, mut inputs, mut values) = (vec![0; 4], Vec::new(), Vec::new());
-        for column in 0..overlay.n() {
-            for (input, value) in overlay.column(column) {
-                inputs.extend((input as u16).to_le_bytes());
-                values.extend(value.to_le_bytes());
-            }
-            starts.extend(((values.len() / 4) as u32).to_le_bytes());
-        }
-        inputs.extend([0; 2 * QUAD]);
-        values.extend([0; 4 * QUAD]);
-        let parts = [("starts", starts), ("inputs", inputs), ("values", values)];
+        let OverlayParts { order, starts, inputs, values } = overlay.parts();
+        let starts = starts.iter().flat_map(|&it| (it as u32).to_le_bytes()).collect();
+        let mut inputs: Vec<u8> =
+            inputs.as_flattened().iter().flat_map(|it| it.to_le_bytes()).collect();
+        let mut values: Vec<u8> =
+            values.as_flattened().iter().flat_map(|it| it.to_le_bytes()).collect();
+        // What is read, and not used, where the last columns have none.
+        inputs.extend([0; 2 * SIDE as usize]);
+        values.extend([0; 4 * SIDE as usize]);
+        let parts: [(&str, Vec<u8>); 4] =
+            [("order", order.to_vec()), ("starts", starts), ("inputs", inputs), ("values", values)];
         let parts = parts.map(|(what, bytes)| self.stored(&bytes, &format!("outliers_{i}_{what}")));
         all.push((Arc::clone(overlay), parts));
         parts

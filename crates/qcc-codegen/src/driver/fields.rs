@@ -35,9 +35,10 @@ pub(super) enum Link {
     /// The panels; null if they are in a file.
     Weights,
     Bias,
-    /// Outliers: of each column where they begin, numbers of 32 bits; null if there are none.
+    /// The parts of outliers, as [`qcc_kernels::OverlayParts`] has them; null if there are none.
+    Order,
+    /// Numbers of 32 bits.
     Starts,
-    /// Which input each of them multiplies, numbers of 16 bits.
     Inputs,
     Values,
     /// The function that quantizes rows for it. It and those that follow are there once for each

@@ -68,7 +68,7 @@ struct Builder<'a, 'c> {
     texts: RefCell<BTreeMap<String, PointerValue<'c>>>,
     /// Weights in the object, by the place of their record.
     weights: RefCell<BTreeMap<u64, PointerValue<'c>>>,
-    outliers: RefCell<Vec<(Arc<Overlay>, [PointerValue<'c>; 3])>>,
+    outliers: RefCell<Vec<(Arc<Overlay>, [PointerValue<'c>; 4])>>,
 }
 
 impl<'a, 'c> Builder<'a, 'c> {
@@ -235,7 +235,7 @@ impl<'a, 'c> Builder<'a, 'c> {
         }
         if let Some(overlay) = &entry.product.overlay {
             let all = self.outliers(i, overlay);
-            links[Link::Starts as usize..][..all.len()].copy_from_slice(&all);
+            links[Link::Order as usize..][..all.len()].copy_from_slice(&all);
         }
         for version in versions {
             links.extend(version.links(entry, is_end, null)?);

@@ -1,17 +1,17 @@
 //! Outliers behind the kernels: what `qcc_kernels::Overlay` adds, to the bit.
 //!
 //! Kernels write the results of a block of panels and rows to a tile. To each of them come the
-//! products of its outliers with the activations, as they came, in four sums in turn:
+//! products of its outliers with the activations, as they came, one after the other, for eight
+//! columns side by side:
 //!
 //! ```text
-//! sum[i % 4] = sum[i % 4] + value[i] * x[input[i]]
-//! y = y + ((sum[0] + sum[1]) + (sum[2] + sum[3]))
+//! sum = sum + value[i] * x[input[i]]
+//! y = y + sum
 //! ```
 //!
 //! Then comes the end, and the tile goes to the results. So an operand of the end may be the
 //! memory of the results.
 
-use super::constants::QUAD;
 use super::fields::{Field, Link};
 use super::multiply::{Multiply, PANEL};
 use super::scalars::{Int, Pointer};
@@ -19,8 +19,10 @@ use crate::code::{Emitted, Vector};
 use crate::epilogue::apply;
 use crate::library::MOST_PANELS;
 use inkwell::IntPredicate;
-use inkwell::values::FloatValue;
 use qcc_kernels::Epilogue;
+
+/// Columns whose outliers lie side by side.
+pub(super) const SIDE: u64 = 8;
 
 /// Elements from one row of the tile to the next.
 pub(super) const TILE_ROW: u64 = MOST_PANELS * PANEL;
@@ -53,11 +55,13 @@ impl<'c> Multiply<'_, 'c> {
             let acts = code.offset(self.workspace, code.times(row, it.get(Field::Row)?)?)?;
             let x = code.offset(acts, it.get(Field::FloatsAt)?)?;
             let line = code.offset(tile, code.scaled(i, 4 * TILE_ROW)?)?;
-            code.each(function, code.index(0), columns, |i| {
-                let sum = self.sum(code.plus(column, i)?, x)?;
-                let at = code.offset(line, code.scaled(i, 4)?)?;
-                let y = code.load(code.context.f32_type(), at, 4)?.into_float_value();
-                code.write(code.builder.build_float_add(y, sum, "")?, at, 4)
+            let eights = [first, end].map(|it| code.scaled(it, PANEL / SIDE));
+            let [from, to] = eights;
+            code.each(function, from?, to?, |eight| {
+                let sums = self.sums(eight, x)?;
+                let panel = code.minus(code.over(eight, code.index(PANEL / SIDE))?, first)?;
+                let line = code.offset(line, code.scaled(panel, 4 * PANEL)?)?;
+                self.add(line, eight, sums)
             })?;
             let first = code.plus(code.times(row, n)?, column)?;
             code.each(function, code.index(0), code.over_up(columns, lanes)?, |i| {
@@ -69,51 +73,59 @@ impl<'c> Multiply<'_, 'c> {
         })
     }
 
-    /// What outliers add to a column.
-    fn sum(&self, column: Int<'c>, x: Pointer<'c>) -> Emitted<FloatValue<'c>> {
+    /// What outliers add to eight columns.
+    fn sums(&self, eight: Int<'c>, x: Pointer<'c>) -> Emitted<Vector<'c>> {
         let (code, it) = (self.code, &self.it);
-        let lanes = QUAD as u32;
-        let float = code.context.f32_type();
-        let at = code.offset(it.link(Link::Starts)?, code.scaled(column, 4)?)?;
+        let (lanes, float) = (SIDE as u32, code.context.f32_type());
+        let at = code.offset(it.link(Link::Starts)?, code.scaled(eight, 4)?)?;
         let start = |skip| {
             let at = code.at(at, skip)?;
             let narrow = code.load(code.context.i32_type(), at, 4)?.into_int_value();
             Emitted::Ok(code.builder.build_int_z_extend(narrow, code.context.i64_type(), "")?)
         };
         let (start, stop) = (start(0)?, start(4)?);
-        let count = code.minus(stop, start)?;
-        let inputs = code.offset(it.link(Link::Inputs)?, code.scaled(start, 2)?)?;
-        let values = code.offset(it.link(Link::Values)?, code.scaled(start, 4)?)?;
+        let inputs = code.offset(it.link(Link::Inputs)?, code.scaled(start, 2 * SIDE)?)?;
+        let values = code.offset(it.link(Link::Values)?, code.scaled(start, 4 * SIDE)?)?;
+        let none = code.floats(lanes).const_zero();
         // One round at least, which adds nothing where there is nothing.
-        let rounds = code.most(code.over_up(count, code.index(QUAD as u64))?, code.index(1))?;
-        let none = code.floats(lanes).const_zero().into();
-        let sums = code.repeat(self.function, rounds, &[none], |i, sums| {
-            let at = code.scaled(i, QUAD as u64)?;
-            let mut taken = code.floats(lanes).const_zero();
-            for lane in 0..QUAD as u64 {
-                let input = code.plus(at, code.index(lane))?;
-                let input = code.offset(inputs, code.scaled(input, 2)?)?;
-                let input = code.load(code.context.i16_type(), input, 2)?.into_int_value();
-                let input = code.builder.build_int_z_extend(input, code.context.i64_type(), "")?;
+        let count = code.minus(stop, start)?;
+        let rounds = code.most(count, code.index(1))?;
+        let sums = code.repeat(self.function, rounds, &[none.into()], |i, sums| {
+            let inputs = code.offset(inputs, code.scaled(i, 2 * SIDE)?)?;
+            let mut taken = none;
+            for lane in 0..SIDE {
+                let input = code.load(code.context.i16_type(), code.at(inputs, 2 * lane)?, 2)?;
+                let (input, wide) = (input.into_int_value(), code.context.i64_type());
+                let input = code.builder.build_int_z_extend(input, wide, "")?;
                 let value = code.load(float, code.offset(x, code.scaled(input, 4)?)?, 4)?;
                 let place = code.context.i32_type().const_int(lane, false);
                 taken = code.builder.build_insert_element(taken, value, place, "")?;
             }
-            let values = code.load_floats(lanes, code.offset(values, code.scaled(at, 4)?)?, 4)?;
+            let at = code.offset(values, code.scaled(i, 4 * SIDE)?)?;
+            let values = code.load_floats(lanes, at, 4)?;
             let before = sums[0].into_vector_value();
             let after = code.fadd(before, code.fmul(values, taken)?)?;
-            let is_there = self.below(lanes, code.minus(count, at)?)?;
-            let sum = code.builder.build_select(is_there, after, before, "")?;
-            Ok(vec![sum])
+            let is_there = code.below(i, count)?;
+            Ok(vec![code.builder.build_select(is_there, after, before, "")?])
         })?;
-        let sums = sums[0].into_vector_value();
-        let lane = |lane| {
+        Ok(sums[0].into_vector_value())
+    }
+
+    /// Adds to eight columns of a line, whose places in it the order tells.
+    fn add(&self, line: Pointer<'c>, eight: Int<'c>, sums: Vector<'c>) -> Emitted<()> {
+        let code = self.code;
+        let order = code.offset(self.it.link(Link::Order)?, code.scaled(eight, SIDE)?)?;
+        for lane in 0..SIDE {
+            let column = code.load(code.context.i8_type(), code.at(order, lane)?, 1)?;
+            let (column, wide) = (column.into_int_value(), code.context.i64_type());
+            let column = code.builder.build_int_z_extend(column, wide, "")?;
+            let at = code.offset(line, code.scaled(column, 4)?)?;
             let place = code.context.i32_type().const_int(lane, false);
-            Emitted::Ok(code.builder.build_extract_element(sums, place, "")?.into_float_value())
-        };
-        let low = code.builder.build_float_add(lane(0)?, lane(1)?, "")?;
-        let high = code.builder.build_float_add(lane(2)?, lane(3)?, "")?;
-        Ok(code.builder.build_float_add(low, high, "")?)
+            let sum = code.builder.build_extract_element(sums, place, "")?.into_float_value();
+            let y = code.load(code.context.f32_type(), at, 4)?.into_float_value();
+            code.write(code.builder.build_float_add(y, sum, "")?, at, 4)?;
+        }
+        Ok(())
     }
 
     /// The end of some results, at a place among all and at a column; `left` of them exist.

@@ -167,7 +167,7 @@ impl Library {
 
     /// Bytes of weights in an object: of panels, if they are not in a file, and of outliers.
     pub(crate) fn object_bytes(&self) -> u64 {
-        let of = |it: &Overlay| 4 * (it.n() as u64 + 1) + 6 * it.len() as u64;
+        let of = |it: &Overlay| it.bytes() as u64; // starts take half as much
         let overlays = self.entries.iter().filter_map(|it| it.product.overlay.as_deref());
         let outliers: u64 = overlays.map(of).sum();
         let panels = if self.storage == Storage::Inline { self.file_bytes } else { 0 };
