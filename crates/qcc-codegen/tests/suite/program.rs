@@ -43,10 +43,10 @@ fn overlay(n: usize, k: usize, every: usize) -> Arc<Overlay> {
     let is_there =
         |it: &usize| (it.wrapping_mul(2_654_435_761) >> 9).is_multiple_of(every) && it / k % 7 != 3;
     let places: Vec<usize> = (0..n * k).filter(is_there).collect();
-    let starts = (0..=n).map(|c| places.partition_point(|&it| it < c * k)).collect();
-    let inputs = places.iter().map(|it| (it % k) as u16).collect();
-    let values = places.iter().map(|it| (it % 101) as f32 / 16.0 - 3.0).collect();
-    Arc::new(Overlay::new(k, starts, inputs, values).expect("an overlay"))
+    let starts: Vec<_> = (0..=n).map(|c| places.partition_point(|&it| it < c * k)).collect();
+    let inputs: Vec<_> = places.iter().map(|it| (it % k) as u16).collect();
+    let values: Vec<_> = places.iter().map(|it| (it % 101) as f32 / 16.0 - 3.0).collect();
+    Arc::new(Overlay::new(k, &starts, &inputs, &values).expect("an overlay"))
 }
 
 /// Products with every end: five with outliers, whose kernels are the same, and five without.
