@@ -23,6 +23,7 @@ mod part;
 mod probe;
 mod resume;
 mod shares;
+mod told;
 mod tune;
 mod weights;
 
@@ -187,8 +188,9 @@ impl Run<'_> {
         let whole = blocks.len().saturating_sub(1);
         let begin = (0..whole).rev().find(|&at| {
             let Some(entry) = self.kept.load(at, resume::Part::Chain) else { return false };
-            (0..=at).all(|it| reads[it].is_empty() || self.finished(it).is_some())
-                && self.chain.restore(graph, &blocks[at + 1..], entry)
+            (0..=at).all(|it| {
+                reads[it].is_empty() || self.kept.finished(it, self.weights_of(it)).is_some()
+            }) && self.chain.restore(graph, &blocks[at + 1..], entry)
         });
         let begin = begin.map_or(0, |it| it + 1);
         if begin > 0 {
@@ -200,9 +202,16 @@ impl Run<'_> {
     }
 
     /// The codes of a block that an earlier run has tuned.
-    fn finished(&self, at: usize) -> Option<Vec<Codes>> {
-        let reads = self.outline.reads[at].iter();
-        self.kept.codes(at, reads.map(|it| (it.index, &self.weights[it.index])))
+    fn finished(&self, ctx: &mut Ctx<'_>, at: usize) -> Option<Vec<Codes>> {
+        let (codes, entry) = self.kept.finished(at, self.weights_of(at))?;
+        told::tell(&entry, self.weights_of(at), (at, self.pace.steps().max(1)), ctx);
+        let steps = u64::from(self.pace.steps());
+        ctx.session.progress.step(steps, &format!("block {at}, done before"));
+        Some(codes)
+    }
+
+    fn weights_of(&self, at: usize) -> impl Iterator<Item = (usize, &Weight)> {
+        self.outline.reads[at].iter().map(|it| (it.index, &self.weights[it.index]))
     }
 
     /// Says how much there is to do, from block `first` on.
@@ -213,19 +222,11 @@ impl Run<'_> {
 
     /// Takes what an earlier run has found for a block.
     fn skip(&mut self, ctx: &mut Ctx<'_>, at: usize) -> Result<(), PassError> {
-        let codes = self.finished(at);
-        if codes.is_some() {
-            self.tell_finished(ctx, at);
-        }
+        let codes = self.finished(ctx, at);
         for (read, codes) in self.outline.reads[at].iter().zip(codes.iter().flatten()) {
             self.take(ctx, read.index, codes)?;
         }
         Ok(())
-    }
-
-    fn tell_finished(&self, ctx: &Ctx<'_>, at: usize) {
-        let steps = u64::from(self.pace.steps());
-        ctx.session.progress.step(steps, &format!("block {at}, done before"));
     }
 
     /// The weights of a block, with searched scales.

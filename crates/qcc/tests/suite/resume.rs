@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::bench::{Bench, bundled};
 #[cfg(target_os = "linux")]
 use crate::{bench::Ran, outputs::catches_interrupts};
@@ -80,6 +82,25 @@ fn a_run_that_is_killed_goes_on_and_gives_the_same_bytes() {
     bench.passes(TUNE);
     assert!(bench.read("out.onnx") == whole);
     assert!(!bench.path("out.onnx.work").exists());
+}
+
+#[test]
+fn a_run_that_goes_on_records_what_a_whole_one_does() {
+    let bench = bench();
+    let args = [TUNE, &["-f", "--record", "record.json"]].concat();
+    let told = || {
+        bench.passes(&args);
+        let record: Value = serde_json::from_slice(&bench.read("record.json")).unwrap();
+        let weights = record["weights"].as_array().unwrap().iter();
+        let activations: Vec<Value> = weights.map(|it| it["activations"].clone()).collect();
+        (record["blocks"].clone(), activations)
+    };
+    let whole = told();
+    assert!(whole.0.as_array().unwrap().len() >= 3 && whole.1.iter().any(Value::is_object));
+    for _ in 0..2 {
+        assert!(kill_behind_a_block(&bench, &args));
+    }
+    assert_eq!(told(), whole);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::chain::{Chain, Results};
 use super::joint::{self, Kind};
+use super::told;
 use super::tune::{Course, Objective};
 use super::weights::Tuned;
 use super::{Inputs, Run};
@@ -71,10 +72,7 @@ impl Run<'_> {
     /// What a block gives in the float model, and what its weights start from.
     fn prepare(&mut self, ctx: &mut Ctx<'_>, at: usize) -> Result<Job, PassError> {
         let (block, reads) = (&self.outline.blocks[at], &self.outline.reads[at]);
-        let before = self.finished(at);
-        if before.is_some() {
-            self.tell_finished(ctx, at);
-        }
+        let before = self.finished(ctx, at);
         let began = Instant::now();
         let joined = match self.joins.get(&block.class) {
             Some(known) => known.clone(),
@@ -154,11 +152,13 @@ impl Run<'_> {
                     ctx.count("signround.steps-ms", time.as_millis() as u64);
                     ctx.count("signround.products-ms", products.0.as_millis() as u64);
                     ctx.count("signround.products-mflop", products.1 / 1_000_000);
-                    let row = ctx.record.block(&format!("block {}", job.at));
+                    let row = ctx.record.block(&told::name_of(job.at));
                     row.steps = self.pace.steps().max(1).into();
                     row.objective = curve;
                 }
-                self.kept.finish(job.at, &job.tuned, ctx)?;
+                let weights = job.tuned.iter().map(|it| (it.index, &self.weights[it.index]));
+                let told = told::told(weights, job.at, ctx);
+                self.kept.finish(job.at, &job.tuned, told, ctx)?;
             }
         }
         for it in job.tuned {

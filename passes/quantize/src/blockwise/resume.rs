@@ -22,7 +22,7 @@ use super::{Options, Start};
 use crate::choose::Weight;
 
 /// Raised when the same inputs give other results than before.
-const RESULTS: u32 = 2;
+const RESULTS: u32 = 3;
 
 /// In place of a block: what holds for all of them.
 const STEPS: usize = usize::MAX;
@@ -112,32 +112,35 @@ impl Kept {
         self.give_up(done, ctx);
     }
 
-    /// The codes of weights of a block; `None` when they are not all there.
-    pub(super) fn codes<'a>(
+    /// The codes of weights of a block, and all that was kept of it; `None` when it is not whole.
+    pub(super) fn finished<'a>(
         &self,
         block: usize,
         weights: impl Iterator<Item = (usize, &'a Weight)>,
-    ) -> Option<Vec<Codes>> {
+    ) -> Option<(Vec<Codes>, Entry)> {
         let mut weights = weights.peekable();
         weights.peek()?;
         let entry = self.load(block, Part::Codes)?;
-        weights.map(|(idx, weight)| to_codes(idx, weight, &entry)).collect()
+        let codes = weights.map(|(idx, weight)| to_codes(idx, weight, &entry));
+        Some((codes.collect::<Option<_>>()?, entry))
     }
 
-    /// Keeps the weights of a block. A folder that cannot be written to is told once, and then
+    /// Keeps the weights of a block, and what is told of it. A folder that cannot be written to is told once, and then
     /// nothing is kept.
     pub(super) fn finish(
         &mut self,
         block: usize,
         tuned: &[Tuned],
+        told: Entry,
         ctx: &mut Ctx<'_>,
     ) -> Result<(), PassError> {
         if self.folder.is_none() || tuned.is_empty() {
             return Ok(());
         }
         let each = tuned.iter().map(|it| of_codes(it.index, &it.best));
-        let codes = each.collect::<Result<Vec<Entry>, PassError>>()?.concat();
-        let done = self.save(block, Part::Codes, &codes);
+        let mut entry = each.collect::<Result<Vec<Entry>, PassError>>()?.concat();
+        entry.extend(told);
+        let done = self.save(block, Part::Codes, &entry);
         self.give_up(done, ctx);
         Ok(())
     }
