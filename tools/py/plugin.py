@@ -261,9 +261,10 @@ def options(runtime):
 
 
 def at_once(runtime):
-    """Two sessions, each run by four threads at a time."""
+    """Three sessions, each run by four threads at a time."""
     weights = [[Weight(300, 512, 4, 32, level=4, seed=i), Weight(100, 512, 8, 32, level=4, seed=i)] for i in (1, 2)]
-    sessions = [runtime.session(model(pair)) for pair in weights]
+    weights.append([Outliers(300, 512, 4, 32), Weight(100, 512, 4, 32, domain="ai.qcc")])
+    sessions = [runtime.session(with_functions(model(pair), shaped=True)) for pair in weights]
     inputs = [activations(512, rows, seed=rows) for rows in (1, 3, 8, 40)]
     want = [[session.run(None, {"x": x}) for x in inputs] for session in sessions]
 
@@ -273,7 +274,7 @@ def at_once(runtime):
             got = sessions[which].run(None, {"x": inputs[at]})
             expect(all((a == b).all() for a, b in zip(got, want[which][at])), "other bits when run at once")
 
-    jobs = [(which, at) for which in (0, 1) for at in range(len(inputs))]
+    jobs = [(which, at) for which in range(len(sessions)) for at in range(len(inputs))]
     with concurrent.futures.ThreadPoolExecutor(len(jobs)) as pool:
         list(pool.map(rounds, jobs))
 
@@ -285,9 +286,9 @@ def resident():
 
 
 def freed(runtime, custom, weights):
-    """50 sessions one after another, each with 3 MiB of weights or a fourth of it, leave nothing behind."""
+    """50 sessions one after another, each with 3 MiB of weights, or some of them, leave nothing behind."""
     source = with_functions(model(weights)).SerializeToString()
-    x = activations(1024, 3)
+    x = activations(weights[0].k, 3)
 
     def rounds(count):
         for _ in range(count):
@@ -392,9 +393,9 @@ def main():
     sizes = ((2048, 1024, 8, 32), (1024, 1024, 8, 32))
     tally.run("freed", freed, runtime, False, [Weight(*size) for size in sizes])
     tally.run("freed custom operators", freed, runtime, True, [Weight(*size, domain="ai.qcc") for size in sizes])
-    tally.run("freed outliers", freed, runtime, False, [Outliers(768, 1024, 8, 32)])
-    tally.run("freed custom outliers", freed, runtime, True, [Outliers(768, 1024, 8, 32)])
-    tally.run("freed dequantized weights", freed, runtime, False, [Linear(768, 1024, 8, 32)])
+    tally.run("freed outliers", freed, runtime, False, [Outliers(512, 768, 8, 32)])
+    tally.run("freed custom outliers", freed, runtime, True, [Outliers(512, 768, 8, 32)])
+    tally.run("freed dequantized weights", freed, runtime, False, [Linear(512, 768, 8, 32)])
     tally.run("registered again", again, runtime)
     if args.qcc:
         tally.run("files made by qcc", made_by_qcc, runtime, args.qcc)

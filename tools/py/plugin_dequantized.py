@@ -82,9 +82,19 @@ def dequantized_apart(runtime):
         next(t for t in unfit.graph.initializer if t.name == name).dims[:] = [8, 16]
         log = runtime.logged(unfit)
         expect(f"'y0' is left: {why}" in log, f"'{why}' is not in {log[-600:]}")
+    long = model([Linear(32, 128, 8, 32, signed=True)])
+    next(t for t in long.graph.initializer if t.name == "y0_1").data_type = onnx.TensorProto.INT16
+    left(long, "its weight is not codes of 2, 4 or 8 bits")
     factor = model([Linear(32, 128, 4, 32, op="FusedMatMul")])
     factor.graph.node[1].attribute.append(helper.make_attribute("alpha", 0.5))
     left(factor, "the product or its bias has a factor")
+    # Activations of two dimensions: the runtime makes a Gemm of the product and the addition.
+    flat = Linear(32, 128, 4, 32, True, bias=True)
+    added = followed([flat], [("Add", ["y0", "y0_5"], "z")], ["z"])
+    added.graph.input[0].type.tensor_type.shape.dim.pop(0)
+    log = runtime.logged(added)
+    expect("1 products taken in 1 groups, 0 left; nodes after them taken: 0;" in log, log[-600:])
+    compare(runtime.session(added, alone=True).run(None, {"x": x[0]})[0], flat.apply(x[0]), 2e-6, "a Gemm of the runtime")
     dynamic = model([weight], constant=False)
     expect("left" not in runtime.logged(dynamic), "codes that are inputs are no weight")
 

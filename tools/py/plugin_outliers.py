@@ -27,7 +27,7 @@ def outliers(runtime, custom):
                     compare(got, reference.apply(x), 2e-6 if kind == "f32" else 2e-3, f"{weight} {kind} {scales}")
                     one = session.run(None, {"x": x[:, -1:]})[0]
                     expect((one == got[:, -1:]).all(), "a row has other bits among others")
-                for threads in (1, 3):
+                for threads in (1, 3) if block == 32 else ():
                     again = make(threads=threads).run(None, {"x": x})[0]
                     expect((again == got).all(), f"{threads} threads: other bits")
 

@@ -230,10 +230,7 @@ impl Kernel {
         let has_panels = self.shape.has_panels().map_err(|error| error.to_string());
         if let Err(error) = has_panels.and(overlay) {
             let weight = self.shape.unpack(&operands, 0..n)?;
-            return Ok((
-                Multiply::Floats(floats(&weight, outliers, self.shape.middle())),
-                Some(error),
-            ));
+            return Ok((Multiply::Floats(floats(&weight, outliers)), Some(error)));
         }
         let packed = pack(self.shape, &operands)?;
         let (linear, error) = Linear::new(packed, &self.kernels, self.planes, None, Epilogue::None);
@@ -275,14 +272,14 @@ impl Kernel {
     }
 }
 
-/// A weight as floats; `middle` is the code of zero of its outliers.
-fn floats(weight: &GroupedWeight, outliers: Option<&Outliers>, middle: u8) -> Vec<f32> {
+/// A weight as floats.
+fn floats(weight: &GroupedWeight, outliers: Option<&Outliers>) -> Vec<f32> {
     let (k, group) = (weight.k, weight.group);
     let groups = k.div_ceil(group);
-    let own = f32::from(weight.bits.middle());
+    let middle = weight.bits.middle();
     let value = |(i, &code): (usize, &u8)| {
         let at = i / k * groups + i % k / group;
-        let zero = weight.weight.zeros.as_ref().map_or(own, |it| it[at]);
+        let zero = weight.weight.zeros.as_ref().map_or(f32::from(middle), |it| it[at]);
         (f32::from(code) - zero) * weight.weight.scales[at]
     };
     let codes = &weight.weight.codes;

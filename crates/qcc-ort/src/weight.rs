@@ -164,7 +164,12 @@ impl Shape {
             let (n, codes) = (part.n, &*codes);
             return Ok(NBitsWeight { n, k, bits, block, codes, scales, zeros }.unpack()?);
         }
-        let (codes, zeros) = (part.dense(&codes)?, part.points(zeros)?);
+        let (mut codes, zeros) = (part.dense(&codes)?, part.points(zeros)?);
+        if zeros.is_none() {
+            // 5 and 6 bits lie in 8, where the middle is another: codes move there.
+            let by = self.middle()? - (1 << (bits - 1));
+            codes.iter_mut().for_each(|it| *it += by);
+        }
         let weight = UnpackedWeight { codes, scales: scales.to_vec(), zeros };
         Ok(GroupedWeight { n: part.n, k, bits: self.width()?, group: block, weight })
     }
@@ -185,12 +190,12 @@ impl Shape {
         most: usize,
     ) -> Result<Overlay, Failure> {
         let &Self { n, k, .. } = self;
-        let mut apart = Apart::new(k)?;
+        let (mut apart, middle) = (Apart::new(k)?, self.middle()?);
         for from in (0..n).step_by(most) {
             let columns = from..n.min(from + most);
             let mut codes = self.unpack(operands, columns.clone())?.weight.codes;
             for (codes, column) in codes.chunks_exact_mut(k).zip(columns) {
-                apart.column(codes, outliers.row(column), self.middle())?;
+                apart.column(codes, outliers.row(column), middle)?;
             }
         }
         Ok(apart.finish()?)
@@ -205,16 +210,17 @@ impl Shape {
     ) -> Result<UnpackedWeight, Failure> {
         let mut weight = self.unpack(operands, columns.clone())?.weight;
         if let Some(overlay) = overlay {
+            let middle = self.middle()?;
             for (codes, column) in weight.codes.chunks_exact_mut(self.k).zip(columns) {
-                overlay.column(column).for_each(|(input, _)| codes[input] = self.middle());
+                overlay.column(column).for_each(|(input, _)| codes[input] = middle);
             }
         }
         Ok(weight)
     }
 
-    /// The code of zero, where there are no zero points.
-    pub(crate) fn middle(&self) -> u8 {
-        1 << (self.bits - 1)
+    /// The code of zero that [`Self::unpack`] gives, where there are no zero points.
+    fn middle(&self) -> Result<u8, PanelError> {
+        Ok(self.width()?.middle())
     }
 
     /// Bytes of the codes of a column.
@@ -236,18 +242,11 @@ impl Shape {
         bytes.ok_or(PanelError::TooLarge { k: self.k, n: self.n })
     }
 
-    /// Zero points of bytes. Codes of 5 and 6 bits lie in 8, where the middle is another.
+    /// Zero points of bytes.
     fn points(&self, zeros: Option<&[u8]>) -> Result<Option<Vec<f32>>, PanelError> {
-        let (n, blocks) = (self.n, self.k.div_ceil(self.block));
-        let middle = self.middle();
-        Ok(match zeros {
-            Some(zeros) => {
-                let zeros = exact("zero points", zeros, n, blocks)?;
-                Some(zeros.iter().map(|&it| f32::from(it)).collect())
-            }
-            None if self.width()?.middle() == middle => None,
-            None => Some(vec![f32::from(middle); n * blocks]),
-        })
+        let Some(zeros) = zeros else { return Ok(None) };
+        let zeros = exact("zero points", zeros, self.n, self.k.div_ceil(self.block))?;
+        Ok(Some(zeros.iter().map(|&it| f32::from(it)).collect()))
     }
 
     /// Codes `[n][k]` of 8 in a word of as many bytes as a code has bits.
@@ -326,7 +325,7 @@ pub(crate) fn pack(shape: Shape, operands: &Operands<'_>) -> Result<Packed, Fail
     }
     let zeros = match (form, operands.zeros) {
         (Form::Linear { .. }, _) => linear.map_or(Ok(None), |it| it.zeros_of(0..n))?,
-        (_, None) => shape.points(None)?,
+        (_, None) => None,
         (Form::Dense, zeros) => shape.points(zeros)?,
         // Taken apart as codes are: a row of one block each.
         (Form::NBits, Some(zeros)) => {

@@ -58,7 +58,7 @@ fn overlay(k: usize, n: usize, every: u32, seed: u64) -> Overlay {
         values.resize_with(inputs.len(), || 8.0 * random.float());
         starts.push(inputs.len());
     }
-    Overlay::new(k, starts, inputs, values).unwrap()
+    Overlay::new(k, &starts, &inputs, &values).unwrap()
 }
 
 proptest! {

@@ -43,12 +43,15 @@ fn three_bits_of_the_documentation() {
 }
 
 #[test]
-fn five_bits_without_zero_points_have_their_middle() {
+fn five_bits_without_zero_points_move_to_the_middle() {
     let shape = Shape { form: Form::Dense, n: 1, k: 8, bits: 5, block: 8 };
     let codes = [0x41, 0x0c, 0x30, 0x44, 0x00];
     let weight = unpack(shape, &codes, &[1.0], None).unwrap();
-    assert_eq!(weight.codes, [1, 2, 3, 0, 3, 2, 1, 0]);
-    assert_eq!(weight.zeros.unwrap(), [16.0]);
+    assert_eq!(weight.codes, [1, 2, 3, 0, 3, 2, 1, 0].map(|it| it + 128 - 16));
+    assert!(weight.zeros.is_none());
+    // With zero points they stay.
+    let weight = unpack(shape, &codes, &[1.0], Some(&[9])).unwrap();
+    assert_eq!((weight.codes[1], weight.zeros), (2, Some(vec![9.0])));
     let four = Shape { bits: 4, k: 6, ..shape };
     let codes = [0x21, 0x03, 0x23, 0x01];
     let weight = unpack(four, &codes, &[1.0], None).unwrap();

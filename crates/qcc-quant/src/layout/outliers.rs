@@ -1,7 +1,7 @@
 //! Which weights of a matrix have a scale of their own: `ai.qcc::MatMulQ<b>Outliers`, inputs O and D.
 //!
 //! O has a scale for each block of K; D names the places of outliers among all codes, filling
-//! included, as [`gaps`](super::gaps): `place = n * blocks * block + k`.
+//! included, as [`gaps`]: `place = n * blocks * block + k`.
 
 use super::gaps;
 
