@@ -117,7 +117,9 @@ impl<'a, 'c> Builder<'a, 'c> {
             _ => code.context.void_type().fn_type(&parameters, false),
         };
         let linkage = if exported { Linkage::External } else { Linkage::Internal };
-        let function = code.module.add_function(name, ty, Some(linkage));
+        // No symbol of a product has a point in it, whatever the library and the node are called.
+        let name = if exported { name.to_owned() } else { name.replacen('_', ".", 1) };
+        let function = code.module.add_function(&name, ty, Some(linkage));
         let attributes = match (level, self.library.targets().architecture()) {
             (Level::Target(target), _) => Attributes::of(target),
             (Base, Architecture::X86_64) => Attributes::plain("x86-64", "+sse2"),

@@ -274,6 +274,20 @@ fn text_names_what_is_needed() {
     assert_eq!(visible.count(), 3 * two().len() + 7);
 }
 
+/// Symbols are what the header says, also where functions inside are called alike.
+#[test]
+fn names_of_products_are_not_those_of_functions_inside() {
+    for (prefix, name) in [("entry", "run"), ("choice", "pick"), ("quantize", "a8")] {
+        let mut products = two();
+        products[0].name = name.into();
+        let targets = Targets::parse("x86-64-v3").expect("targets");
+        let library = Library::new(prefix, &targets, Storage::File, products);
+        let ir = emit_library(&library, Output::LlvmIr).expect("text");
+        let ir = String::from_utf8(ir).expect("UTF-8");
+        assert!(ir.contains(&format!("define i32 @{prefix}_{name}(")), "{prefix}");
+    }
+}
+
 /// Ends and outliers need nothing of elsewhere either.
 #[test]
 fn text_with_ends_names_nothing_else() {
@@ -284,7 +298,7 @@ fn text_with_ends_names_nothing_else() {
     let outside = ir.lines().filter_map(|it| it.strip_prefix("declare "));
     assert!(outside.clone().all(|it| it.contains("@llvm.")), "{}", outside.collect::<String>());
     assert!(ir.contains("@model_outliers_0_starts = external hidden constant"));
-    assert!(ir.contains("define internal void @multiply_outliers_gelu_x86_64_v3("));
+    assert!(ir.contains("define internal void @multiply.outliers_gelu_x86_64_v3("));
     for call in ["memset", "memcpy", "fmaf", "bcmp"] {
         assert!(!asm.contains(call), "{call}");
     }
@@ -307,7 +321,7 @@ fn entries_of(targets: &str) {
     for line in asm.lines() {
         if let Some(label) = line.strip_suffix(':').filter(|it| !it.starts_with('.')) {
             inside = Some(label).filter(|it| {
-                ["model_", "entry_", "choice_"].iter().any(|first| it.starts_with(first))
+                ["model_", "entry.", "choice."].iter().any(|first| it.starts_with(first))
             });
             seen += usize::from(inside.is_some());
         }
