@@ -1,6 +1,6 @@
 //! Prints how fast the operators of a transformer block run: best of some runs.
 //!
-//! `cargo run --release -p qcc-ops --example speed [THREADS]`
+//! `cargo run --release -p qcc-ops --example operators [THREADS]`
 
 use std::time::Instant;
 
