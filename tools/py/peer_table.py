@@ -58,6 +58,7 @@ def main():
             print(f"{name}: mean {mean(values):.3f}, least {min(values):.2f}, {len(values)} cells")
 
     print()
+    tell("all, by hand", [p["by hand"] for _, p in found if "by hand" in p])
     for threads in sorted({row["threads"] for row in rows}):
         here = [it for it in found if it[0]["threads"] == threads]
         tell(f"{threads} threads, by hand", [p["by hand"] for _, p in here if "by hand" in p])
