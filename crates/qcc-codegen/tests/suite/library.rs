@@ -151,6 +151,8 @@ fn the_best_version_for_other_cpus_runs() {
         EMULATOR_X86,
         &[
             ("Haswell", "x86-64-v3 x86-64-v3 x86-64-v2"),
+            // A system that does not keep the wide registers.
+            ("Haswell,-xsave", "x86-64-v2 x86-64-v2"),
             // AVX, but no AVX2.
             ("SandyBridge", "x86-64-v2 x86-64-v2"),
             ("Nehalem", "x86-64-v2 x86-64-v2"),
