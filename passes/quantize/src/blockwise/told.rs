@@ -42,10 +42,7 @@ pub(super) fn tell<'a>(
     (block, steps): (usize, u16),
     ctx: &mut Ctx<'_>,
 ) {
-    let get = |name: &str| {
-        let tensor = &entry.iter().find(|it| it.0 == name)?.1;
-        Some(tensor.as_slice::<f64>().ok()?.to_vec())
-    };
+    let get = |name: &str| entry.iter().find(|it| it.0 == name)?.1.as_slice::<f64>().ok();
     if let Some(values) = get(CURVE) {
         let curve: Curve =
             values.as_chunks::<2>().0.iter().map(|it| (it[0] as usize, it[1])).collect();
