@@ -37,6 +37,7 @@ mod floats;
 pub mod fused_matmul;
 pub mod gather;
 pub mod gather_quant;
+pub mod gather_turned;
 mod gemv;
 pub mod grad;
 pub mod group_query;
@@ -115,6 +116,7 @@ const OPS: &[&[OpDef]] = &[
     fused_matmul::OPS,
     gather::OPS,
     gather_quant::OPS,
+    gather_turned::OPS,
     grad::OPS,
     group_query::OPS,
     identity::OPS,

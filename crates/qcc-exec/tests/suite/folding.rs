@@ -82,6 +82,43 @@ fn a_turned_constant_is_read_where_it_lies() {
 }
 
 #[test]
+fn a_few_rows_of_a_turned_table_are_read_where_they_lie() {
+    let table = ramp(&[4, 300]);
+    let hex: String = table.bytes().iter().map(|it| format!("{it:02x}")).collect();
+    for axis in [0, 1] {
+        let graph = graph(&format!(
+            "graph @main(%ids: i64[*]) -> (%y: f32[*]) {{
+               %w = const f32[4, 300] bytes \"{hex}\"
+               %t = Transpose(%w)
+               %y = Gather(%t, %ids) {{axis = {axis}}}
+             }}"
+        ));
+        // Of 300 rows four are few and five are not; columns are no rows.
+        for (count, is_few) in [(4, true), (5, false)] {
+            let ids: Vec<i64> = (0..count).map(|it| it % 4 - 2).collect();
+            let inputs = inputs([("ids", Tensor::vector(ids.clone()))]);
+            let plan = plan(&graph, &inputs).unwrap();
+            let y = run(&plan, &inputs);
+            let is_copied = plan.kept_bytes() > 0;
+            assert_eq!(is_copied, !(is_few && axis == 0), "{count} along {axis}");
+            let y = floats(&y[0]);
+            let table = floats(&table);
+            for (at, id) in ids.iter().enumerate() {
+                if axis == 0 {
+                    let row = id.rem_euclid(300) as usize;
+                    for k in 0..4 {
+                        assert_eq!(y[at * 4 + k], table[k * 300 + row]);
+                    }
+                } else {
+                    let column = id.rem_euclid(4) as usize;
+                    assert_eq!(y[7 * ids.len() + at], table[column * 300 + 7]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_quantized_weight_runs_rounded() {
     let graph = graph(
         "graph @main(%x: f32[1, 4]) -> (%y: f32[1, 1]) {
