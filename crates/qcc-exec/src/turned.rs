@@ -53,8 +53,9 @@ fn rows(graph: &Graph, facts: &Facts, node: &Node) -> Option<(OpRef, Vec<Option<
     }
     let table = original(graph, facts, operand)?;
     let rows = *facts.get(table)?.ty.known_dims()?.last()?;
-    let count: usize = facts.get(indices)?.ty.known_dims()?.iter().product();
-    let is_few = count.checked_mul(FEW).is_some_and(|it| it <= rows);
+    // An open number is that of tokens of a text, as it is written.
+    let count: Option<usize> = facts.get(indices)?.ty.known_dims().map(|it| it.iter().product());
+    let is_few = count.is_none_or(|it| it.checked_mul(FEW).is_some_and(|it| it <= rows));
     is_few.then(|| (Arc::new(GatherTurned) as OpRef, vec![Some(table), Some(indices)]))
 }
 

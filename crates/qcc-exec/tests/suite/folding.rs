@@ -2,7 +2,7 @@
 
 use qcc_exec::{ExecError, run_once, unsupported};
 use qcc_ir::Type;
-use qcc_tensor::{DType, Tensor};
+use qcc_tensor::{DType, Dim, Tensor};
 
 use crate::support::*;
 
@@ -93,12 +93,16 @@ fn a_few_rows_of_a_turned_table_are_read_where_they_lie() {
                %y = Gather(%t, %ids) {{axis = {axis}}}
              }}"
         ));
+        let ids = Bound::Open(DType::I64, vec![Dim::Symbol("t".into())]);
+        let open = Plan::new(&graph, &[("ids".to_owned(), ids)], &PlanOptions::default()).unwrap();
         // Of 300 rows four are few and five are not; columns are no rows.
         for (count, is_few) in [(4, true), (5, false)] {
             let ids: Vec<i64> = (0..count).map(|it| it * 70 - 2).collect();
             let inputs = inputs([("ids", Tensor::vector(ids.clone()))]);
             let plan = plan(&graph, &inputs).unwrap();
             let y = run(&plan, &inputs);
+            assert_eq!(run(&open, &inputs), y);
+            assert_eq!(open.kept_bytes() > 0, axis != 0, "of an open number");
             let is_copied = plan.kept_bytes() > 0;
             assert_eq!(is_copied, !(is_few && axis == 0), "{count} along {axis}");
             let y = floats(&y[0]);
