@@ -9,17 +9,16 @@ that it gave, without a copy, and a step of it is `run` alone: neither the choic
 prompt was read, and of their ratios. MODEL has inputs input_ids and past_key_values.*.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
 import time
 
 import numpy as np
-import onnxruntime
 from onnxruntime import OrtValue
 
 from greedy import empty, feeds
+from run_bench import arguments, in_turns, open_session, tell
 
 
 def in_runtime(session, ids, count, size):
@@ -48,32 +47,19 @@ def in_qcc(args, ids):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--qcc", default="target/ci/qcc")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--past", type=int, default=128)
+    parser = arguments(__doc__, 6)
     parser.add_argument("-n", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--head-size", type=int, default=64)
     args = parser.parse_args()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = args.threads
-    session = onnxruntime.InferenceSession(args.model, options, providers=["CPUExecutionProvider"])
+    session = open_session(args)
     ids = [int(it) for it in np.random.default_rng(0).integers(100, 30000, args.past)]
     in_runtime(session, ids, 2, args.head_size)  # the first run of a length plans
     sides = (lambda: in_runtime(session, ids, args.n, args.head_size), lambda: in_qcc(args, ids))
-    found = ([], [])
-    for turn in range(args.rounds):
-        for side in (0, 1)[:: 1 if turn % 2 else -1]:
-            found[side].append(sides[side]())
+    found = in_turns(sides, args.rounds)
     for at, what in ((1, "a token"), (0, f"{args.past} tokens at once")):
-        ort, qcc = ([1e3 * it[at] for it in side] for side in found)
-        ratio = statistics.median(a / b for a, b in zip(ort, qcc))
-        print(
-            f"{args.threads} threads, {what}: ONNX Runtime {statistics.median(ort):.2f}, qcc {statistics.median(qcc):.2f} ms, "
-            f"{ratio:.2f} times as fast; best {min(ort):.2f} and {min(qcc):.2f} ms, {min(ort) / min(qcc):.2f} times"
-        )
+        pairs = [[(1e3 * it[at],) * 2 for it in side] for side in found]
+        tell(args.threads, what, *pairs)
 
 
-main()
+if __name__ == "__main__":
+    main()

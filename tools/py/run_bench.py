@@ -37,36 +37,56 @@ def in_qcc(args, rows, past, runs):
     return 1e3 * whole["seconds"], 1e3 * whole["best_seconds"]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description, rounds):
+    """Options of a comparison, and a session of ONNX Runtime."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--qcc", default="target/ci/qcc")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--past", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--runs", type=int, default=15)
-    args = parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=rounds)
+    return parser
+
+
+def open_session(args):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = args.threads
-    session = onnxruntime.InferenceSession(args.model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(args.model, options, providers=["CPUExecutionProvider"])
+
+
+def in_turns(sides, rounds):
+    """What two functions give in each round, the order alternating."""
+    found = ([], [])
+    for turn in range(rounds):
+        for side in (0, 1)[:: 1 if turn % 2 else -1]:
+            found[side].append(sides[side]())
+    return found
+
+
+def tell(threads, what, ort, qcc):
+    """Prints times of each round, pairs of a usual and the best time in milliseconds."""
+    ratio = statistics.median(a[0] / b[0] for a, b in zip(ort, qcc))
+    medians = [statistics.median(it[0] for it in side) for side in (ort, qcc)]
+    best = [min(it[1] for it in side) for side in (ort, qcc)]
+    print(
+        f"{threads} threads, {what}: ONNX Runtime {medians[0]:.2f}, qcc {medians[1]:.2f} ms, {ratio:.2f} times as fast; "
+        f"best {best[0]:.2f} and {best[1]:.2f} ms, {best[0] / best[1]:.2f} times"
+    )
+
+
+def main():
+    parser = arguments(__doc__, 10)
+    parser.add_argument("--runs", type=int, default=15)
+    args = parser.parse_args()
+    session = open_session(args)
     for what, rows, past, runs in (
         (f"a token after {args.past}", 1, args.past, args.runs),
         ("128 tokens", 128, 0, max(args.runs // 4, 3)),
     ):
         inputs = feeds(session, rows, past)
         sides = (lambda: in_runtime(session, inputs, runs), lambda: in_qcc(args, rows, past, runs))
-        found = ([], [])
-        for turn in range(args.rounds):
-            for side in (0, 1)[:: 1 if turn % 2 else -1]:
-                found[side].append(sides[side]())
-        ort, qcc = found
-        ratio = statistics.median(a[0] / b[0] for a, b in zip(ort, qcc))
-        medians = [statistics.median(it[0] for it in side) for side in found]
-        best = [min(it[1] for it in side) for side in found]
-        print(
-            f"{args.threads} threads, {what}: ONNX Runtime {medians[0]:.2f}, qcc {medians[1]:.2f} ms, {ratio:.2f} times as fast; "
-            f"best {best[0]:.2f} and {best[1]:.2f} ms, {best[0] / best[1]:.2f} times"
-        )
+        tell(args.threads, what, *in_turns(sides, args.rounds))
 
 
-main()
+if __name__ == "__main__":
+    main()
