@@ -12,28 +12,14 @@
  * The code for every other target of the library that the CPU runs has to give the same results.
  * The program prints the target that was picked, then all whose code it ran.
  */
-#include "model.h"
+#include "model.h" /* first: it needs nothing before it */
+
+#include "check.h"
 
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define CHECK(condition)                                                        \
-    do {                                                                        \
-        if (!(condition)) {                                                     \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);     \
-            exit(1);                                                            \
-        }                                                                       \
-    } while (0)
-
-/* Memory that begins at a multiple of 64, which is not given back. */
-static void *aligned(size_t bytes)
-{
-    char *raw = (char *)malloc(bytes + 64);
-    CHECK(raw != NULL);
-    return raw + (64 - (uintptr_t)raw % 64);
-}
 
 static void *whole_file(const char *path, size_t *bytes)
 {

@@ -3,7 +3,9 @@
  * the same time, and run its products while one of them selects version after version. All get
  * the same results.
  */
-#include "model.h"
+#include "model.h" /* first: it needs nothing before it */
+
+#include "check.h"
 
 #include <pthread.h>
 #include <stdint.h>
@@ -15,14 +17,6 @@
 #define ROUNDS 200
 #define ROWS 7
 
-#define CHECK(condition)                                                        \
-    do {                                                                        \
-        if (!(condition)) {                                                     \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);     \
-            exit(1);                                                            \
-        }                                                                       \
-    } while (0)
-
 struct thread {
     pthread_t id;
     int number;
@@ -30,14 +24,6 @@ struct thread {
 };
 
 static pthread_barrier_t barrier;
-
-/* Memory that begins at a multiple of 64, which is not given back. */
-static void *aligned(size_t bytes)
-{
-    char *raw = (char *)malloc(bytes + 64);
-    CHECK(raw != NULL);
-    return raw + (64 - (uintptr_t)raw % 64);
-}
 
 static void *work(void *argument)
 {
