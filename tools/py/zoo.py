@@ -6,6 +6,7 @@
 DIR/index.json names the models; each has model.onnx and feeds.npz. For every model:
   none   -O none writes the input byte for byte, external files included
   valid  -O RECIPE -b4 passes the ONNX checker if the input does
+  again  -O RECIPE -b4 of what is quantized already writes its input byte for byte
   runs   the result runs wherever the float model runs, and stays near the float outputs
   fake   computing in float, it agrees with --format fake
 Distances are |got - want| / |want| over all floating-point outputs. Prints a Markdown table and fails if any check fails.
@@ -61,11 +62,11 @@ class Case:
             self.feeds = {k: f[k] for k in f.files}
         self.row = {}
 
-    def quantize(self, kind, *options):
+    def quantize(self, kind, *options, model=None):
         folder = os.path.join(self.out, kind)
         os.makedirs(folder, exist_ok=True)
         path = os.path.join(folder, "model.onnx")
-        checks.qcc(self.qcc, self.model, *options, "-o", path)
+        checks.qcc(self.qcc, model or self.model, *options, "-o", path)
         return path
 
     def none(self):
@@ -82,6 +83,11 @@ class Case:
             self.row["valid"] = "yes"
         self.row["packed"] = str(packed(self.packed_model) - packed(self.model))
         self.row["bytes"] = f"{oracle.model_bytes(self.model):,} -> {oracle.model_bytes(self.packed_model):,}"
+
+    def again(self):
+        twice = self.quantize("again", "-O", self.recipe, "-b4", model=self.packed_model)
+        checks.expect_same_model(twice, self.packed_model)
+        self.row["again"] = "equal"
 
     def runs(self, want):
         got = outputs(self.packed_model, self.feeds)
@@ -102,6 +108,7 @@ class Case:
         tally.run(f"{self.name} valid", self.valid)
         if "valid" not in self.row:
             return
+        tally.run(f"{self.name} again", self.again)
         try:
             want = outputs(self.model, self.feeds)
         except Exception as e:  # a type or operator that ONNX Runtime's CPU provider lacks
@@ -127,8 +134,8 @@ def main():
     for name in names:
         cases.append(Case(a.qcc, a.recipe, a.zoo, a.out, name))
         cases[-1].check(tally)
-    columns = ("none", "valid", "packed", "runs", "fake", "bytes")
-    print("\n| model | -O none | valid | packed weights | distance to float | distance to fake | bytes |\n|---|---|---|---|---|---|---|")
+    columns = ("none", "valid", "again", "packed", "runs", "fake", "bytes")
+    print("\n| model | -O none | valid | again | packed weights | distance to float | distance to fake | bytes |\n|---|---|---|---|---|---|---|---|")
     for c in cases:
         print(f"| {c.name} | " + " | ".join(c.row.get(k, "**FAIL**") for k in columns) + " |")
     print()

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use qcc_diag::{Diagnostic, codes};
-use qcc_ir::{Graph, NodeId, Output, Patch, Scope, Value};
+use qcc_ir::{Graph, NodeId, OpRef, Output, Patch, Scope, Value};
+use qcc_ops::matmul_q;
 use qcc_ops::quant::{Form, Quant};
 use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo};
 use qcc_quant::spec::{Bits, Grid, ScaleType, WeightSpec};
@@ -185,7 +186,9 @@ fn note_quantized(root: &Graph, ctx: &mut Ctx<'_>) {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for scope in root.scopes() {
         for (_, node) in root.at(&scope).into_iter().flat_map(Graph::nodes) {
-            if let Some(op) = node.op().filter(|it| QUANTIZED.contains(&it.name())) {
+            let has_codes =
+                |op: &&OpRef| QUANTIZED.contains(&op.name()) || op.domain() == matmul_q::DOMAIN;
+            if let Some(op) = node.op().filter(has_codes) {
                 *counts.entry(op.name().to_owned()).or_default() += 1;
             }
         }

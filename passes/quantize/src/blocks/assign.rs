@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use qcc_ir::NodeId;
 
-use super::flow::{Flow, PerNode};
+use super::flow::Flow;
+use crate::per_node::PerNode;
 
 /// The part of each node, by rank: parts run in that order.
 pub(super) type Ranks = PerNode<Option<u32>>;

@@ -10,30 +10,11 @@ use std::collections::BTreeMap;
 
 use qcc_ir::{Graph, Kind, Node, NodeId, Value};
 use qcc_ops::nbits::MatMulNBits;
-use qcc_ops::transpose::Transpose;
 use qcc_tensor::DType;
 
+use crate::per_node::PerNode;
+use crate::products::{dims_of, is_matrix, matrices, varies};
 use crate::sites::Site;
-
-/// A table of one entry for each node.
-#[derive(Clone, Debug)]
-pub(super) struct PerNode<T>(Vec<T>);
-
-impl<T: Copy + Default> PerNode<T> {
-    pub(super) fn new(graph: &Graph) -> Self {
-        Self(vec![T::default(); graph.id_bound()])
-    }
-
-    pub(super) fn get(&self, id: NodeId) -> T {
-        self.0.get(id.index()).copied().unwrap_or_default()
-    }
-
-    pub(super) fn set(&mut self, id: NodeId, value: T) {
-        if let Some(slot) = self.0.get_mut(id.index()) {
-            *slot = value;
-        }
-    }
-}
 
 /// A node that multiplies by weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,27 +101,16 @@ impl<'g> Flow<'g> {
                 inside.entry(step.node).or_default().push(site);
             }
         }
-        let mut varies = PerNode::new(self.graph);
+        let varies = varies(self.graph, &self.order);
         let mut products = BTreeMap::new();
         for (id, node) in self.nodes() {
-            let is_varied = match &node.kind {
-                Kind::Input(default) => default.is_none(),
-                Kind::Const(_) => false,
-                Kind::Capture => true,
-                Kind::Op(op) => !op.is_pure() || node.uses().any(|it| varies.get(it.node)),
-            };
-            varies.set(id, is_varied);
-            if !is_varied {
+            if !varies.get(id) {
                 continue;
             }
             let of_regions = inside.get(&id).into_iter().flatten();
             let of_regions = of_regions.filter(|it| is_matrix(&it.weight.dims));
             let mut dims: Vec<_> = of_regions.map(|it| it.weight.dims.clone()).collect();
-            if is_product(self.graph, node) {
-                let fixed = node.inputs.iter().flatten().filter(|it| !varies.get(it.node));
-                let fixed = fixed.filter_map(|&it| dims_of(self.graph, it));
-                dims.extend(fixed.filter(|it| is_matrix(it)));
-            }
+            dims.extend(matrices(self.graph, node, &varies));
             if dims.is_empty() {
                 continue;
             }
@@ -290,68 +260,6 @@ fn product_data(graph: &Graph, node: &Node) -> impl Iterator<Item = Value> {
     node.uses().take(most)
 }
 
-/// Whether an operator multiplies by the matrices among its operands. One whose inside is not
-/// known is taken to do so.
-fn is_product(graph: &Graph, node: &Node) -> bool {
-    let Some(op) = node.op() else { return false };
-    match op.domain() {
-        "" => matches!(
-            op.name(),
-            "MatMul"
-                | "Gemm"
-                | "Einsum"
-                | "Conv"
-                | "ConvTranspose"
-                | "LSTM"
-                | "GRU"
-                | "RNN"
-                | "MatMulInteger"
-                | "ConvInteger"
-                | "QLinearMatMul"
-                | "QLinearConv"
-        ),
-        "com.microsoft" => matches!(
-            op.name(),
-            "MatMulNBits"
-                | "FusedMatMul"
-                | "FusedGemm"
-                | "FusedConv"
-                | "Attention"
-                | "QAttention"
-                | "QGemm"
-                | "MoE"
-                | "QMoE"
-                | "DynamicQuantizeMatMul"
-                | "MatMulIntegerToFloat"
-        ),
-        domain => graph.functions().get(domain, op.name()).is_some() || domain == "ai.qcc",
-    }
-}
-
-/// Whether at least two dimensions are longer than 1.
-fn is_matrix(dims: &[usize]) -> bool {
-    dims.iter().filter(|&&it| it > 1).count() >= 2
-}
-
 fn count(dims: &[usize]) -> u64 {
     dims.iter().fold(1u64, |all, &it| all.saturating_mul(it as u64))
-}
-
-/// Dimensions of a value that follows from constants: where types were not inferred, those of
-/// what it is made from, as it is transposed on the way.
-fn dims_of(graph: &Graph, value: Value) -> Option<Vec<usize>> {
-    let (mut value, mut turns) = (value, Vec::new());
-    let mut dims = loop {
-        if let Some(dims) = graph.ty(value).known_dims() {
-            break dims;
-        }
-        let node = graph.node(value.node)?;
-        turns.extend(node.op().and_then(|it| it.is::<Transpose>()));
-        value = (*node.inputs.first()?)?;
-    };
-    for turn in turns.iter().rev() {
-        let order = turn.order(dims.len()).ok()?;
-        dims = order.iter().filter_map(|it| dims.get(*it)).copied().collect();
-    }
-    Some(dims)
 }
