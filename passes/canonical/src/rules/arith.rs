@@ -13,6 +13,7 @@ pub(super) const RULES: &[Rule] = &[
     // At inference nothing is dropped. What trains is not encoded as this term.
     rule("drop-dropout",       "(Dropout ?x)",                "?x"),
     rule("drop-dropout-ratio", "(Dropout ?x ?ratio)",         "?x"),
+    rule("drop-dropout-mode",  "(Dropout ?x ?ratio ?mode)",   "?x"),
     rule("drop-neg-neg",       "(Neg (Neg ?x))",              "?x"),
     rule("drop-mul-one",       "(Mul ?x ?c)",                 "?x").when(|at| holds(at.number("?c") == Some(1.0))),
     rule("drop-div-one",       "(Div ?x ?c)",                 "?x").when(|at| holds(at.number("?c") == Some(1.0))),
@@ -68,6 +69,7 @@ mod tests {
         check("(Relu (Identity x))", "(Relu x)");
         check("(Dropout x)", "x");
         check("(Dropout x 0.5)", "x");
+        check("(Dropout x 0.5 0)", "x");
         check("(Neg (Neg x))", "x");
         check("(Mul 1 x)", "x");
         check("(Div x 1)", "x");
