@@ -63,6 +63,12 @@ impl Squares {
         let mean: Vec<f32> = self.sum.iter().map(|it| (it / self.tokens as f64) as f32).collect();
         mean.iter().all(|it| it.is_finite()).then_some(mean)
     }
+
+    /// Inputs whose mean square is not finite.
+    pub(crate) fn non_finite(&self) -> usize {
+        let tokens = self.tokens.max(1) as f64;
+        self.sum.iter().filter(|it| !((*it / tokens) as f32).is_finite()).count()
+    }
 }
 
 impl Sums for Squares {

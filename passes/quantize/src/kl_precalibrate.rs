@@ -9,13 +9,14 @@
 //! Sources: arXiv 2501.09107 (choose values that keep the distribution), with the error as the main
 //! criterion since that measured better: docs/results.md.
 
+use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, Patch};
 use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo};
 use qcc_quant::kl::Estimator;
 use qcc_quant::search::{KlBand, SearchKind, kl_precalibrate, search_into};
 
 use crate::activations::{self, Origin, Squares};
-use crate::choose;
+use crate::choose::{self, Weight};
 
 /// The pass.
 pub const INFO: PassInfo = PassInfo {
@@ -50,6 +51,16 @@ pub const INFO: PassInfo = PassInfo {
     run,
 };
 
+/// Says that the inputs of a weight cannot be used, `wrong` of which are not finite.
+fn unusable(weight: &Weight, wrong: usize) -> Diagnostic {
+    let (name, k) = (&weight.name, weight.quant.form.k);
+    let text = format!(
+        "{} cannot use the inputs of '{name}': the mean squares of {wrong} of {k} are not finite",
+        INFO.name
+    );
+    Diagnostic::warning(codes::QCC0402, text).with_note("its scales were searched without them")
+}
+
 fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let kind = match ctx.options.text("search") {
         "exact" => SearchKind::Exact,
@@ -78,8 +89,11 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
                 ctx,
                 &weights,
                 samples.as_ref(),
-                |idx, sums: Option<&Squares>, _| {
+                |idx, sums: Option<&Squares>, ctx| {
                     d[idx] = sums.and_then(Squares::mean);
+                    if let Some(wrong) = sums.map(Squares::non_finite).filter(|&it| it > 0) {
+                        ctx.note(unusable(&weights[idx], wrong));
+                    }
                     Ok(())
                 },
             );

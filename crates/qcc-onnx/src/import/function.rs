@@ -94,6 +94,7 @@ fn read(
         file: &body_file,
         opsets: &imports,
         functions: &header.functions,
+        file_ir_version: onnx_protobuf::IR_VERSION,
         ir_version: onnx_protobuf::IR_VERSION,
         data: std::mem::take(data),
         warnings: &mut warnings,

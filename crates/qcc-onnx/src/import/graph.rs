@@ -1,6 +1,6 @@
 //! `GraphProto` to [`Graph`], with the table of where each part came from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -23,6 +23,9 @@ pub(super) struct Context<'a> {
     pub(super) file: &'a MappedFile,
     pub(super) opsets: &'a [(String, i64)],
     pub(super) functions: &'a [(String, String, String)],
+    /// IR version of the file.
+    pub(super) file_ir_version: i64,
+    /// IR version whose rule for initializers that are inputs too holds.
     pub(super) ir_version: i64,
     pub(super) data: DataFiles,
     pub(super) warnings: &'a mut Vec<Diagnostic>,
@@ -168,6 +171,7 @@ impl Reader<'_> {
             }
             tensors.insert(name, (position, tensor, is_external));
         }
+        self.note_unlisted(cx, &tensors);
         // Inputs in order. Before IR version 4 every initializer is listed among them and is a
         // constant; since then one that is listed is a default that callers may override.
         for position in self.positions(f::INPUT) {
@@ -208,6 +212,36 @@ impl Reader<'_> {
             self.define(&name, Value { node, slot: 0 })?;
         }
         Ok(())
+    }
+
+    /// Says when initializers of a model of IR version 3 or older are not among its inputs, as the
+    /// rules of that version ask for.
+    fn note_unlisted(
+        &self,
+        cx: &mut Context<'_>,
+        tensors: &BTreeMap<String, (usize, Tensor, bool)>,
+    ) {
+        if self.outer.is_some() || !(1..4).contains(&cx.file_ir_version) {
+            return;
+        }
+        let listed: BTreeSet<&str> = self
+            .records
+            .iter()
+            .filter_map(|it| match &it.what {
+                What::Input(name) => Some(name.as_str()),
+                _ => None,
+            })
+            .collect();
+        let unlisted: Vec<String> =
+            tensors.keys().filter(|it| !listed.contains(it.as_str())).cloned().collect();
+        if unlisted.is_empty() {
+            return;
+        }
+        let version = cx.file_ir_version;
+        let (count, few) = (unlisted.len(), quoted(unlisted.get(..5).unwrap_or(&unlisted)));
+        let text = format!("{count} initializers are not among the inputs of the model: {few}");
+        let note = format!("IR version {version} asks for it; they are read as constants");
+        cx.warnings.push(Diagnostic::warning(codes::QCC0109, text).with_note(note));
     }
 
     /// Adds every node, without its operands: a file may name them before they are defined.

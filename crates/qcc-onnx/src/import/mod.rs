@@ -8,6 +8,7 @@ mod node;
 mod tensor;
 mod types;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
@@ -71,6 +72,7 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Model, ReadError> {
         warnings.push(Diagnostic::warning(codes::QCC0109, text).with_note(note));
     }
     warnings.extend(too_new(&header));
+    warnings.extend(double_metadata(&header));
 
     let mut data = DataFiles::new(&real, options.allow_external_symlinks);
     data = data.without_mmap(options.no_mmap);
@@ -79,6 +81,7 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Model, ReadError> {
         file: &file,
         opsets: &header.opsets,
         functions: &header.functions,
+        file_ir_version: header.ir_version,
         // Before version 4 an input with an initializer is a constant.
         ir_version: if options.treat_as_constant { 3 } else { header.ir_version },
         data,
@@ -121,6 +124,22 @@ fn too_new(header: &Header) -> Option<Diagnostic> {
             .with_note(note)
             .with_help("export the model with an older opset, or use a newer runtime"),
     )
+}
+
+/// Says when a key of the metadata comes twice, of which a reader sees one.
+fn double_metadata(header: &Header) -> Option<Diagnostic> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for (key, _) in &header.metadata {
+        *counts.entry(key).or_default() += 1;
+    }
+    let double: Vec<String> =
+        counts.iter().filter(|it| *it.1 > 1).map(|it| format!("'{}'", it.0)).take(5).collect();
+    if double.is_empty() {
+        return None;
+    }
+    let text = format!("keys of the metadata come more than once: {}", double.join(", "));
+    let note = "all of them are kept; the ONNX checker refuses such a model";
+    Some(Diagnostic::warning(codes::QCC0109, text).with_note(note))
 }
 
 /// Reads a file that holds one tensor, as ONNX's test data does: its name, which may be empty, and

@@ -59,6 +59,43 @@ fn initializers_that_may_be_overridden_are_not_constants() {
 }
 
 #[test]
+fn old_initializers_that_are_no_inputs_are_constants_with_a_warning() {
+    let mut old = model(product());
+    old.ir_version = Some(3);
+    let read = Folder::of(&old).read().unwrap();
+    assert_eq!(read.graph.inputs().len(), 1);
+    assert_eq!(read.warnings.len(), 1);
+    let text = "1 initializers are not among the inputs of the model: 'w'";
+    assert_eq!(read.warnings[0].message, text);
+    check_same(&old);
+
+    for (ir_version, is_listed) in [(3, true), (4, false)] {
+        let mut good = model(product());
+        good.ir_version = Some(ir_version);
+        if let Some(graph) = good.graph.as_mut().filter(|_| is_listed) {
+            graph.input.push(value("w"));
+        }
+        assert!(Folder::of(&good).read().unwrap().warnings.is_empty(), "{ir_version}");
+    }
+}
+
+#[test]
+fn keys_of_metadata_that_come_twice_are_kept_with_a_warning() {
+    let entry = |key: &str, value: &str| StringStringEntryProto {
+        key: Some(key.into()),
+        value: Some(value.into()),
+    };
+    let mut twice = model(product());
+    twice.metadata_props = vec![entry("a", "1"), entry("b", "2"), entry("a", "3")];
+    let read = Folder::of(&twice).read().unwrap();
+    assert_eq!(read.warnings.len(), 1);
+    assert_eq!(read.warnings[0].message, "keys of the metadata come more than once: 'a'");
+    check_same(&twice);
+    twice.metadata_props.pop();
+    assert!(Folder::of(&twice).read().unwrap().warnings.is_empty());
+}
+
+#[test]
 fn a_branch_reads_values_from_outside() {
     let branch = |op: &str| GraphProto {
         name: Some("b".into()),

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use qcc_data::{npy, npz};
 use qcc_tensor::Tensor;
 
-use crate::bench::{Bench, bundled, good, model, rtn};
+use crate::bench::{Bench, SIZE, bundled, good, model, numbers, rtn};
 
 const CANNOT_BE_READ: &str = "QCC0401";
 const DO_NOT_FIT: &str = "QCC0402";
@@ -56,6 +56,28 @@ fn samples_that_cannot_be_used() {
         bench.refused(&rtn(&["--calib", name]), 1, code, &[text, "help: ", &format!("--> {name}")]);
     }
     bench.refused(&rtn(&["--calib", "missing.npy"]), 1, CANNOT_BE_READ, &["missing.npy", "help: "]);
+}
+
+#[test]
+fn inputs_that_are_not_finite_are_told() {
+    let bench = Bench::new(&model(good()));
+    let mut values = numbers(3 * SIZE);
+    (values[5], values[SIZE + 5], values[SIZE + 7]) = (f32::NAN, f32::NAN, f32::INFINITY);
+    let x = Tensor::from_vec(vec![3, SIZE], values).unwrap();
+    bench.put("x.npz", &archive(&[("x", x)]));
+    let told = |recipe: &str| {
+        let args = ["in.onnx", "-O", recipe, "-o", "out.onnx", "-f", "--calib", "x.npz"];
+        bench.passes(&args).stderr
+    };
+    for (recipe, why) in [
+        ("kl", "the mean squares of 2 of 64 are not finite"),
+        ("gptq", "the second moments of the activations are not finite"),
+    ] {
+        let stderr = told(recipe);
+        let text = format!("cannot use the inputs of 'w': {why}");
+        assert!(stderr.contains(&text), "{recipe}: {stderr}");
+        assert!(stderr.contains("its scales were searched without them"), "{recipe}: {stderr}");
+    }
 }
 
 #[test]
