@@ -59,7 +59,16 @@ pub struct WeightRows<'a> {
     factor: f32,
 }
 
-/// Bytes of one task of the search for a value that is not finite.
+/// Values of a weight that are NaN or infinite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NonFinite {
+    /// Index of the first of them, counted in the order of the bytes.
+    pub first: usize,
+    /// How many there are, at least one.
+    pub count: usize,
+}
+
+/// Bytes of one task of the search for values that are not finite.
 const SCAN_BYTES: usize = 1 << 20;
 /// Floats widened at a time in that search.
 const SCAN_FLOATS: usize = 1024;
@@ -171,27 +180,32 @@ impl<'a> WeightRows<'a> {
         }
     }
 
-    /// The first value, in the order of the bytes, that is not finite when read, as its row and
-    /// column; `None` if all are finite. Reads the weight once, in parallel.
-    pub fn first_non_finite(&self) -> Option<(usize, usize)> {
-        let step = SCAN_BYTES / self.kind.bytes();
-        let first =
-            (0..(self.n * self.k).div_ceil(step)).into_par_iter().find_map_first(|task| {
-                let mut buffer = [0.0f32; SCAN_FLOATS];
-                let end = (self.n * self.k).min((task + 1) * step);
-                (task * step..end).step_by(SCAN_FLOATS).find_map(|start| {
-                    let values = &mut buffer[..SCAN_FLOATS.min(end - start)];
-                    self.widen(start, values);
-                    dispatch(HasNonFinite(values))
-                        .then(|| values.iter().position(|x| !x.is_finite()))
-                        .flatten()
-                        .map(|at| start + at)
-                })
-            })?;
-        Some(match self.order {
-            Order::Nk => (first / self.k, first % self.k),
-            Order::Kn => (first % self.n, first / self.n),
-        })
+    /// The values that are not finite when read; `None` if all are finite. Reads the weight once,
+    /// in parallel.
+    pub fn non_finite(&self) -> Option<NonFinite> {
+        let (len, step) = (self.n * self.k, SCAN_BYTES / self.kind.bytes());
+        let of_task = |task: usize| {
+            let mut buffer = [0.0f32; SCAN_FLOATS];
+            let mut found: Option<NonFinite> = None;
+            let end = len.min((task + 1) * step);
+            for start in (task * step..end).step_by(SCAN_FLOATS) {
+                let values = &mut buffer[..SCAN_FLOATS.min(end - start)];
+                self.widen(start, values);
+                if dispatch(HasNonFinite(values)) {
+                    let wrong = values.iter().enumerate().filter(|it| !it.1.is_finite());
+                    for (at, _) in wrong {
+                        let first = found.map_or(start + at, |it| it.first);
+                        found =
+                            Some(NonFinite { first, count: found.map_or(0, |it| it.count) + 1 });
+                    }
+                }
+            }
+            found
+        };
+        (0..len.div_ceil(step))
+            .into_par_iter()
+            .filter_map(of_task)
+            .reduce_with(|a, b| NonFinite { first: a.first.min(b.first), count: a.count + b.count })
     }
 
     /// Floats `start ..` in the order of the bytes.
@@ -389,7 +403,7 @@ mod tests {
             for (i, &x) in out.iter().enumerate() {
                 prop_assert_eq!(x, 2.0 * value(first + i / columns, left + i % columns));
             }
-            prop_assert_eq!(rows.first_non_finite(), None);
+            prop_assert_eq!(rows.non_finite(), None);
         }
     }
 
@@ -403,19 +417,21 @@ mod tests {
     }
 
     #[test]
-    fn the_first_value_that_is_not_finite_is_found() {
-        for (order, at) in [(Order::Nk, 5 * 7000 + 3), (Order::Kn, 3 * 70 + 5)] {
+    fn values_that_are_not_finite_are_counted() {
+        for order in [Order::Nk, Order::Kn] {
             let mut floats = vec![1.0f32; 70 * 7000];
-            floats[at] = f32::NEG_INFINITY;
-            floats[70 * 7000 - 1] = f32::NAN;
+            for wrong in [35_003, 35_004, 300_000, 70 * 7000 - 1] {
+                floats[wrong] = f32::NEG_INFINITY;
+            }
             let bytes: Vec<u8> = floats.iter().flat_map(|x| x.to_le_bytes()).collect();
             let rows = WeightRows::new(&bytes, FloatKind::F32, 70, 7000, order).unwrap();
-            assert_eq!(rows.first_non_finite(), Some((5, 3)));
+            assert_eq!(rows.non_finite(), Some(NonFinite { first: 35_003, count: 4 }));
         }
         let bytes = f32::MAX.to_le_bytes();
         let rows = WeightRows::new(&bytes, FloatKind::F32, 1, 1, Order::Nk).unwrap();
-        assert_eq!(rows.first_non_finite(), None);
-        assert_eq!(rows.with_factor(2.0).first_non_finite(), Some((0, 0)));
+        assert_eq!(rows.non_finite(), None);
+        let found = rows.with_factor(2.0).non_finite();
+        assert_eq!(found, Some(NonFinite { first: 0, count: 1 }));
     }
 
     #[test]
@@ -425,7 +441,7 @@ mod tests {
         assert!(WeightRows::new(&bytes, FloatKind::F16, 2, 3, Order::Nk).is_err());
         assert!(WeightRows::new(&bytes, FloatKind::F32, usize::MAX, 3, Order::Nk).is_err());
         let empty = WeightRows::new(&[], FloatKind::F32, 0, 3, Order::Kn).unwrap();
-        assert_eq!(empty.first_non_finite(), None);
+        assert_eq!(empty.non_finite(), None);
         empty.read(0, &mut []);
     }
 }

@@ -10,7 +10,7 @@ use qcc_pass::{Ctx, PassError};
 use qcc_quant::codes::Codes;
 use qcc_quant::error::{SquaredError, measure_codes};
 use qcc_quant::numbers::NumbersMut;
-use qcc_quant::rows::WeightRows;
+use qcc_quant::rows::{NonFinite, WeightRows};
 use qcc_tensor::Tensor;
 
 use crate::select::{damaged, left_in_float};
@@ -92,9 +92,9 @@ pub(crate) fn for_each(
         let mut buffer = buffer(ctx, weight)?;
         let error = choose(weight, &rows, buffer.numbers_mut());
         // One bad value shows in the sum of all squares, which huge ones exceed as well.
-        let bad = (!error.energy.is_finite()).then(|| rows.first_non_finite()).flatten();
+        let bad = (!error.energy.is_finite()).then(|| rows.non_finite()).flatten();
         patches.push(match bad {
-            Some(at) => leave(root, ctx, weight, at, pass)?,
+            Some(found) => leave(root, ctx, weight, found, pass)?,
             None => patch(root, ctx, weight, buffer.finish()?, error, pass)?,
         });
         ctx.session.progress.step(weight.tensor.len() as u64, &weight.name);
@@ -162,19 +162,19 @@ fn scope_of<'a>(root: &'a Graph, weight: &Weight) -> Result<&'a Graph, PassError
     root.at(&weight.scope).ok_or_else(|| PassError::internal("a scope is gone"))
 }
 
-/// The patch that takes the choice of a weight back, whose value at this row and column is not
-/// finite. Says so, and notes it in the record.
+/// The patch that takes the choice of a weight back that has values which are not finite. Says so,
+/// and notes it in the record.
 fn leave(
     root: &Graph,
     ctx: &mut Ctx<'_>,
     weight: &Weight,
-    at: (usize, usize),
+    found: NonFinite,
     pass: &'static str,
 ) -> Result<Patch, PassError> {
     let graph = scope_of(root, weight)?;
     let source = graph[weight.node].inputs.first().copied().flatten();
     let Some(source) = source else { return Err(PassError::internal("a weight is gone")) };
-    let note = damaged(&weight.name, at);
+    let note = damaged(&weight.name, &weight.tensor, found);
     let row = ctx.record.weight(&weight.name);
     (row.bits, row.bpw) = (None, 0.0);
     (row.group, row.grid) = (String::new(), String::new());

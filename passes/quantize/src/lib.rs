@@ -10,6 +10,7 @@ pub mod blocks;
 mod blockwise;
 mod by_gram;
 mod choose;
+mod coded;
 pub mod dequantize_weights;
 pub mod gptq;
 mod head;

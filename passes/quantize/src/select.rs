@@ -10,13 +10,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use qcc_diag::{Diagnostic, codes};
-use qcc_ir::{Graph, NodeId, OpRef, Output, Patch, Scope, Value};
-use qcc_ops::matmul_q;
+use qcc_ir::{Graph, NodeId, Output, Patch, Scope, Value};
 use qcc_ops::quant::{Form, Quant};
 use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo};
+use qcc_quant::rows::NonFinite;
 use qcc_quant::spec::{Bits, Grid, ScaleType, WeightSpec};
-use qcc_tensor::DType;
+use qcc_tensor::{DType, Tensor};
 
+use crate::coded::note_quantized;
 use crate::overrides::{Override, Pattern, group};
 use crate::sites::{Role, Site, Skip, find_sites, leaf_uses};
 
@@ -142,8 +143,8 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
             left.extend(uses.iter().map(|it| (it.site, Skip::Shared)));
             continue;
         }
-        if let Some(at) = scan.then(|| non_finite(graph, &key, first.form)).flatten() {
-            let note = damaged(&first.site.name, at);
+        let name = &first.site.name;
+        if let Some(note) = scan.then(|| non_finite(graph, &key, name, first.form)).flatten() {
             if strict {
                 return Err(Diagnostic { severity: qcc_diag::Severity::Error, ..note }.into());
             }
@@ -164,45 +165,6 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
         record_left(ctx, graph, site, &skip);
     }
     Ok(patches)
-}
-
-/// Operators of models that another tool has quantized.
-const QUANTIZED: &[&str] = &[
-    "MatMulNBits",
-    "MatMulBnb4",
-    "MatMulFpQ4",
-    "GatherBlockQuantized",
-    "DequantizeLinear",
-    "DynamicQuantizeLinear",
-    "QLinearMatMul",
-    "MatMulInteger",
-    "DynamicQuantizeMatMul",
-    "MatMulIntegerToFloat",
-    "QMoE",
-];
-
-/// Says when a model holds codes already. They stay as they are.
-fn note_quantized(root: &Graph, ctx: &mut Ctx<'_>) {
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for scope in root.scopes() {
-        for (_, node) in root.at(&scope).into_iter().flat_map(Graph::nodes) {
-            let has_codes =
-                |op: &&OpRef| QUANTIZED.contains(&op.name()) || op.domain() == matmul_q::DOMAIN;
-            if let Some(op) = node.op().filter(has_codes) {
-                *counts.entry(op.name().to_owned()).or_default() += 1;
-            }
-        }
-    }
-    if counts.is_empty() {
-        return;
-    }
-    let list: Vec<String> = counts.iter().map(|(op, count)| format!("{count} {op}")).collect();
-    let text = format!("the model is quantized already: it has {}", list.join(", "));
-    ctx.note(
-        Diagnostic::warning(codes::QCC0604, text)
-            .with_note("these nodes are left as they are")
-            .with_help("quantize the float model instead"),
-    );
 }
 
 /// A use that was chosen.
@@ -346,20 +308,31 @@ fn has_known_rank(root: &Graph, site: &Site) -> bool {
     site.role == Role::Table || site.weight.dims.len() <= 2 || rank.is_some()
 }
 
-/// Says that a weight has a value that is not finite, and where: row and column.
-pub(crate) fn damaged(name: &str, (row, column): (usize, usize)) -> Diagnostic {
-    let text =
-        format!("'{name}' is left in float: its value at row {row}, column {column} is not finite");
-    Diagnostic::warning(codes::QCC0607, text)
+/// Says that a weight has values that are not finite: how many, and the index of the first in the
+/// tensor as it is stored.
+pub(crate) fn damaged(name: &str, weight: &Tensor, found: NonFinite) -> Diagnostic {
+    let mut rest = found.first;
+    let mut index: Vec<usize> = Vec::new();
+    for &dim in weight.dims().iter().rev() {
+        index.push(rest % dim.max(1));
+        rest /= dim.max(1);
+    }
+    index.reverse();
+    let len = weight.len();
+    let what = match found.count {
+        1 => format!("1 of its {len} values is not finite, at {index:?}"),
+        count => format!("{count} of its {len} values are not finite, the first at {index:?}"),
+    };
+    Diagnostic::warning(codes::QCC0607, format!("'{name}' is left in float: {what}"))
         .with_help("qcc inspect MODEL --weights shows the weights that are damaged")
 }
 
-/// Row and column of a value that is not finite.
-fn non_finite(root: &Graph, key: &(Scope, Value), form: Form) -> Option<(usize, usize)> {
+/// What to say of a weight that has values that are not finite.
+fn non_finite(root: &Graph, key: &(Scope, Value), name: &str, form: Form) -> Option<Diagnostic> {
     let tensor = root.at(&key.0)?.constant(key.1)?;
-    let found = form.rows(tensor)?.first_non_finite();
+    let found = form.rows(tensor)?.non_finite();
     tensor.release(); // passes read it one by one, later
-    found
+    Some(damaged(name, tensor, found?))
 }
 
 /// `Quant` around the constant when all its uses are chosen, else around the chosen ones.

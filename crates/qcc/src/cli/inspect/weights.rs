@@ -69,7 +69,7 @@ fn row(root: &Graph, site: &Site) -> Row {
     let tensor = source.and_then(|it| it.constant(site.weight.source));
     let form = site.form.as_ref();
     let rows = form.ok().zip(tensor).and_then(|(form, tensor)| form.rows(tensor));
-    let is_finite = rows.as_ref().is_none_or(|it| it.first_non_finite().is_none());
+    let is_finite = rows.as_ref().is_none_or(|it| it.non_finite().is_none());
     let left = match (&site.form, site.role) {
         (Err(skip), _) => Some(format!("no: {skip}")),
         (Ok(_), _) if !is_finite => Some(format!("no: {}", qcc_quantize::Skip::NotFinite)),
