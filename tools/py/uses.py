@@ -26,14 +26,9 @@ class Use:
         used = {n.domain for n in nodes}
         self.model = helper.make_model(graph, opset_imports=[d for d in domains if d.domain in used], ir_version=versions[0])
         self.taken, self.copies, self.fused, self.half = taken, copies or taken, fused, half
-        self.variables = {n.name for n in nodes if versions[0] > 3 and set(n.input) & set(also)}
         rng = np.random.default_rng(23)
         sizes = {n: [d if isinstance(d, int) else 5 for d in s] for n, s in inputs.items()}
         self.feeds = {n: rng.standard_normal(s).astype(np.float32) for n, s in sizes.items()}
-
-    def may_be_replaced(self, name):
-        """Whether a product reads what is no constant, since a caller may give another value."""
-        return name in self.variables
 
 
 def uses():
@@ -51,6 +46,9 @@ def uses():
     def behind(op, source, **attributes):
         extra = ["size"] if op == "Reshape" else []
         return [node(op, [source, *extra], ["w"], name="step", **attributes), one]
+
+    def einsum(equation):
+        return [node("Einsum", ["a", "w"], ["y"], name="p", equation=equation)]
 
     def gemm(**attributes):
         return [node("Gemm", ["a", "w", "c"], ["y"], name="p", **attributes)]
@@ -89,6 +87,11 @@ def uses():
         "Gemm, bias [1]": Use(gemm(), {"w": w(), "c": w(1)}, y, a),
         "Gemm, bias [1, N]": Use(gemm(), {"w": w(), "c": w(1, 80)}, y, a),
         "Gemm, bias that is an input": Use(gemm(), {"w": w()}, y, a | {"c": ["m", 80]}, fused=False),
+        "Einsum, [K, N]": Use(einsum("bsh,hd->bsd"), {"w": w()}, {"y": [2, "m", 80]}, {"a": [2, "m", 64]}),
+        "Einsum, [N, K]": Use(einsum("...h,dh->...d"), {"w": w(80, 64)}, {"y": [2, 3, "m", 80]}, {"a": [2, 3, "m", 64]}),
+        "Einsum, implicit output": Use(einsum("ij,jk"), {"w": w()}, y, a),
+        "Einsum, result turned": Use(einsum("bsh,hd->sbd"), {"w": w()}, {"y": ["m", 2, 80]}, {"a": [2, "m", 64]}, taken=0),
+        "Einsum, several heads": Use(einsum("sh,hnd->snd"), {"w": w(64, 4, 20)}, {"y": ["m", 4, 20]}, a, taken=0),
         "no operator of ONNX": Use(fused, {"w": w(80, 64)}, y, a),
         "FusedMatMul, alpha, transB": Use([*fused, node("Neg", ["y"], ["z"], name="n")], {"w": w(80, 64)}, {"z": ["m", 80]}, a),
         "IR 3": Use([one], {"w": w()}, y, a, versions=(3, 8), also="w"),

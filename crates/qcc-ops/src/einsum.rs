@@ -86,6 +86,28 @@ impl Einsum {
         &self.equation
     }
 
+    /// Whether it is `MatMul(x, W)` of a matrix W: `true` for W as `[K, N]`, as in
+    /// `...k,kn->...n`, `false` for W as `[N, K]`, as in `...k,nk->...n`. `None` for all else, a W
+    /// on the left included.
+    pub fn matmul_form(&self) -> Option<bool> {
+        let [x, w] = self.terms.as_slice() else { return None };
+        let (&k, rows) = x.letters.split_last()?;
+        let (&n, rows_of_result) = self.output.letters.split_last()?;
+        let is_product = rows == rows_of_result && x.ellipsis == self.output.ellipsis;
+        // The ellipsis stands before K, whose letter labels nothing else.
+        let is_last = x.ellipsis.is_none_or(|it| it <= rows.len());
+        let letters = || rows.iter().chain([&k, &n]);
+        let is_apart = letters().all(|a| letters().filter(|b| a == *b).count() == 1);
+        if w.ellipsis.is_some() || !(is_product && is_last && is_apart) {
+            return None;
+        }
+        match w.letters.as_slice() {
+            it if it == [k, n] => Some(true),
+            it if it == [n, k] => Some(false),
+            _ => None,
+        }
+    }
+
     fn parse(reader: &mut AttrReader<'_>) -> Result<OpRef, AttrError> {
         let equation = reader.opt_str("equation")?.ok_or_else(|| reader.missing("equation"))?;
         let text: String = equation.chars().filter(|it| *it != ' ').collect();
@@ -367,6 +389,36 @@ mod tests {
     fn tensor(dims: &[usize]) -> Tensor {
         let values = (0..dims.iter().product()).map(|it: usize| (it * 7 % 11) as f32 - 5.0);
         Tensor::from_vec(dims.to_vec(), values.collect()).unwrap()
+    }
+
+    #[test]
+    fn products_with_a_matrix_are_known() {
+        let form = |it: &str| einsum(it).is::<Einsum>().unwrap().matmul_form();
+        for equation in
+            ["bsh,hd->bsd", "abc,cd->abd", "...h,hd->...d", "b...k, kn -> b...n", "ij,jk"]
+        {
+            assert_eq!(form(equation), Some(true), "{equation}");
+        }
+        for equation in ["bsh,dh->bsd", "...h,dh->...d", "k,nk->n"] {
+            assert_eq!(form(equation), Some(false), "{equation}");
+        }
+        for equation in [
+            "hd,bsh->bsd",      // the matrix on the left
+            "bhs,hd->bsd",      // the sum is not over the last axis
+            "bsh,hd->sbd",      // the result is turned
+            "bsh,hd->bsdh",     // no sum
+            "bsh,hd->bd",       // a sum over rows
+            "bsh,hd->bsh",      // a sum over outputs
+            "bsh,bd->bsd",      // a batch
+            "bsh,hnd->bsnd",    // not one matrix
+            "hh,hd->hd",        // a diagonal
+            "h...,hd->...d",    // the sum is over the first axis
+            "...h,...hd->...d", // a batch of matrices
+            "bsh,hd,d->bsd",    // more than two operands
+            "bsh->bsh",         // less than two
+        ] {
+            assert_eq!(form(equation), None, "{equation}");
+        }
     }
 
     #[test]

@@ -56,13 +56,31 @@ pub fn is_step(graph: &Graph, id: NodeId) -> bool {
 /// Follows an operand back to a constant, or to a `Quant` or `Packed`. `None` when something else
 /// is on the way, or the elements do not stay in rows.
 pub fn trace(root: &Graph, scope: &Scope, operand: Value) -> Option<Traced> {
+    follow(root, scope, operand, |it| match it {
+        Kind::Const(_) => true,
+        Kind::Op(op) => op.domain() == DOMAIN,
+        Kind::Input(_) | Kind::Capture => false,
+    })
+}
+
+/// Follows an operand back to an input that has a default, which a caller may override; else as
+/// [`trace`].
+pub fn trace_default(root: &Graph, scope: &Scope, operand: Value) -> Option<Traced> {
+    follow(root, scope, operand, |it| matches!(it, Kind::Input(Some(_))))
+}
+
+fn follow(
+    root: &Graph,
+    scope: &Scope,
+    operand: Value,
+    is_source: fn(&Kind) -> bool,
+) -> Option<Traced> {
     let (mut at, mut value) = root.resolve(scope, operand)?;
     let mut chain = Vec::new();
     loop {
         let graph = root.at(&at)?;
         match &graph.node(value.node)?.kind {
-            Kind::Const(_) => break,
-            Kind::Op(op) if op.domain() == DOMAIN => break,
+            kind if is_source(kind) => break,
             Kind::Op(_) if is_step(graph, value.node) => {
                 let input = (*graph.node(value.node)?.inputs.first()?)?;
                 chain.push((at.clone(), value.node));

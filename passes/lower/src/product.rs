@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Attr, Graph, OpRef, Output, Patch, Value};
+use qcc_ops::einsum::Einsum;
 use qcc_pass::PassError;
 use qcc_tensor::{DType, Dim, Tensor};
 
@@ -34,11 +35,16 @@ impl<'a> Product<'a> {
             return Err(PassError::internal("a scope is gone"));
         };
         let op = reader.node.op().map_or("", |it| it.name());
-        if !matches!((op, reader.operand), ("MatMul" | "FusedMatMul" | "Gemm", 1)) {
+        let equation = reader.node.op().and_then(|it| it.is::<Einsum>());
+        let outputs_last = match (op, reader.operand) {
+            ("MatMul" | "FusedMatMul" | "Gemm", 1) => Some(reader.int("transB").unwrap_or(0) == 0),
+            (_, 1) => equation.and_then(|it| it.matmul_form()),
+            _ => None,
+        };
+        let Some(outputs_last) = outputs_last else {
             return Err(no_form(reader, format, "the operator has no such form").into());
-        }
-        let is_transposed = reader.int("transB").unwrap_or(0) != 0;
-        if !reader.fits(!is_transposed) {
+        };
+        if !reader.fits(outputs_last) {
             return Err(no_form(reader, format, "it reads the weight in another shape").into());
         }
         let bias = reader.node.inputs.get(2).copied().flatten();

@@ -1,8 +1,8 @@
 //! `to-nbits`: products become `com.microsoft::MatMulNBits`, table lookups
 //! `com.microsoft::GatherBlockQuantized`.
 //!
-//! Replaces `MatMul(A, W)`, `Gemm(A, W, C)` and `FusedMatMul(A, W)` whose W is `Packed` in layout
-//! `nbits`, and `Gather(W, ids)`. Needs: `pack{layout=nbits}`. Keeps: names of results.
+//! Replaces `MatMul(A, W)`, `Gemm(A, W, C)`, `FusedMatMul(A, W)`, and an `Einsum` that is a
+//! `MatMul`, whose W is `Packed` in layout `nbits`, and `Gather(W, ids)`. Needs: `pack{layout=nbits}`. Keeps: names of results.
 //! A product whose bias is not one value per output keeps an `Add`. A weight that is read by
 //! products and lookups is stored once. Where rows of a table are no whole blocks, a `Slice` cuts
 //! off what fills up the last one.
@@ -45,9 +45,8 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
         }
         let op = reader.node.op().map_or("", |it| it.name());
         let patch = match (op, reader.operand) {
-            ("MatMul" | "FusedMatMul" | "Gemm", 1) => product(root, &reader, level)?,
             ("Gather", 0) => lookup(root, &reader)?,
-            _ => return Err(no_form(&reader, FORMAT, "the operator has no such form").into()),
+            _ => product(root, &reader, level)?,
         };
         ctx.count("to-nbits.rewritten", 1);
         patches.push(patch);

@@ -271,7 +271,9 @@ impl Rules {
             Role::Table => bits.or(self.embeddings).ok_or(Skip::Embedding)?,
             Role::Head => bits.or(self.head).ok_or(Skip::Head)?,
         };
-        if site.role != Role::Table && !self.op_types.contains(&site.op) {
+        // An Einsum that may be quantized is a MatMul by another name.
+        let op = if site.op == "Einsum" { "MatMul" } else { &site.op };
+        if site.role != Role::Table && !self.op_types.iter().any(|it| it == op) {
             return Err(Skip::OpType);
         }
         if !self.types.iter().any(|it| it == site.weight.dtype.text()) {
@@ -435,8 +437,7 @@ fn record(ctx: &mut Ctx<'_>, graph: &Graph, key: &(Scope, Value), uses: &[Chosen
 }
 
 fn record_left(ctx: &mut Ctx<'_>, graph: &Graph, site: &Site, skip: &Skip) {
-    let key = (&site.weight.scope, site.weight.source);
-    let bytes = graph.at(key.0).and_then(|it| it.constant(key.1)).map_or(0, |it| it.bytes().len());
+    let bytes = site.tensor(graph).map_or(0, |it| it.bytes().len());
     let row = ctx.record.weight(&site.name);
     if row.bits.is_some() {
         return; // another use of it is quantized

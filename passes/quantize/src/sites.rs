@@ -3,10 +3,11 @@
 
 use std::fmt;
 
-use qcc_ir::{Graph, Node, NodeId, Scope, Value};
+use qcc_ir::{Graph, Kind, Node, NodeId, Scope, Value};
+use qcc_ops::einsum::Einsum;
 use qcc_ops::quant::{DOMAIN, Form};
-use qcc_ops::weight::{Traced, trace};
-use qcc_tensor::DType;
+use qcc_ops::weight::{Traced, trace, trace_default};
+use qcc_tensor::{DType, Dim, Tensor};
 
 /// What a weight is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +81,8 @@ pub enum Skip {
     Shared,
     /// Split over devices.
     Sharded,
+    /// The default of an input, which callers may override.
+    Overridable,
 }
 
 impl fmt::Display for Skip {
@@ -102,6 +105,19 @@ impl fmt::Display for Skip {
             Self::Head => f.write_str("the head stays in float without --lm-head"),
             Self::Shared => f.write_str("another use of it needs the float values"),
             Self::Sharded => f.write_str("it is split over devices"),
+            Self::Overridable => f.write_str(
+                "it is an input as well, which stays in float without --treat-as-constant",
+            ),
+        }
+    }
+}
+
+impl Site {
+    /// The tensor of the weight: a constant, or the default of an input.
+    pub fn tensor<'g>(&self, root: &'g Graph) -> Option<&'g Tensor> {
+        match &root.at(&self.weight.scope)?.node(self.weight.source.node)?.kind {
+            Kind::Const(it) | Kind::Input(Some(it)) => Some(it),
+            Kind::Input(None) | Kind::Capture | Kind::Op(_) => None,
         }
     }
 }
@@ -122,10 +138,16 @@ pub fn find_sites(root: &Graph) -> Vec<Site> {
             let Some((operand, role)) = weight_operand(op.domain(), op.name()) else { continue };
             for (operand, skip) in operand {
                 let Some(value) = node.inputs.get(*operand).copied().flatten() else { continue };
-                let Some(weight) = trace(root, &scope, value) else { continue };
-                if let Some(site) = site(root, &scope, id, node, *operand, role, weight, skip) {
-                    sites.push(site);
-                }
+                let found = trace(root, &scope, value).map(|it| (it, Ok(())));
+                let found = found.or_else(|| {
+                    trace_default(root, &scope, value).map(|it| (it, Err(Skip::Overridable)))
+                });
+                let Some((weight, is_fixed)) = found else { continue };
+                let site = site(root, &scope, id, node, *operand, role, weight, skip);
+                sites.extend(site.map(|it| Site {
+                    form: it.form.and_then(|form| is_fixed.map(|()| form)),
+                    ..it
+                }));
             }
         }
     }
@@ -140,21 +162,28 @@ fn weight_operand(domain: &str, name: &str) -> Option<(Operands, Role)> {
     const RIGHT: Operands = &[(0, Some(Skip::LeftOperand)), (1, None)];
     const TABLE: Operands = &[(0, None)];
     const CONV: Operands = &[(1, Some(Skip::Operator("Conv")))];
+    const TURNED_CONV: Operands = &[(1, Some(Skip::Operator("ConvTranspose")))];
     const FUSED: Operands = &[(1, Some(Skip::Operator("Attention")))];
-    const EINSUM: Operands =
-        &[(0, Some(Skip::Operator("Einsum"))), (1, Some(Skip::Operator("Einsum")))];
+    const EXPERTS: Operands = &[
+        (2, Some(Skip::Operator("MoE"))),
+        (4, Some(Skip::Operator("MoE"))),
+        (6, Some(Skip::Operator("MoE"))),
+    ];
     const LSTM: Operands = &[(1, Some(Skip::Operator("LSTM"))), (2, Some(Skip::Operator("LSTM")))];
     const GRU: Operands = &[(1, Some(Skip::Operator("GRU"))), (2, Some(Skip::Operator("GRU")))];
     const RNN: Operands = &[(1, Some(Skip::Operator("RNN"))), (2, Some(Skip::Operator("RNN")))];
     Some(match (domain, name) {
-        ("", "MatMul" | "Gemm") | ("com.microsoft", "FusedMatMul") => (RIGHT, Role::Product),
+        ("", "MatMul" | "Gemm" | "Einsum") | ("com.microsoft", "FusedMatMul") => {
+            (RIGHT, Role::Product)
+        }
         ("", "Gather") => (TABLE, Role::Table),
         ("", "Conv") => (CONV, Role::Product),
-        ("", "Einsum") => (EINSUM, Role::Product),
+        ("", "ConvTranspose") => (TURNED_CONV, Role::Product),
         ("", "LSTM") => (LSTM, Role::Product),
         ("", "GRU") => (GRU, Role::Product),
         ("", "RNN") => (RNN, Role::Product),
         ("com.microsoft", "Attention") => (FUSED, Role::Product),
+        ("com.microsoft", "MoE") => (EXPERTS, Role::Product),
         _ => return None,
     })
 }
@@ -180,7 +209,7 @@ fn site(
     let form = match skip {
         _ if is_marked => Err(Skip::Quantized),
         Some(skip) => Err(skip.clone()),
-        None => form(op.as_ref(), node, role, &weight),
+        None => form(op.as_ref(), root.at(scope)?, node, role, &weight),
     };
     let stored = source.ty(weight.source).dtype();
     let form = form.and_then(|form| check(form, &weight, stored));
@@ -195,7 +224,13 @@ fn site(
 }
 
 /// How the operand is rows, as the operator reads it.
-fn form(op: &dyn qcc_ir::Op, node: &Node, role: Role, weight: &Traced) -> Result<Form, Skip> {
+fn form(
+    op: &dyn qcc_ir::Op,
+    graph: &Graph,
+    node: &Node,
+    role: Role,
+    weight: &Traced,
+) -> Result<Form, Skip> {
     let attrs = op.attrs();
     let int = |name: &str| {
         attrs.iter().find(|it| it.0 == name).and_then(|it| match it.1 {
@@ -238,6 +273,19 @@ fn form(op: &dyn qcc_ir::Op, node: &Node, role: Role, weight: &Traced) -> Result
                 return Err(Skip::Attributes("a transposed batch"));
             }
             int("transB").unwrap_or(0) == 0
+        }
+        (_, "Einsum") => {
+            let equation = op.is::<Einsum>();
+            let outputs_last = equation
+                .and_then(|it| it.matmul_form())
+                .ok_or(Skip::Attributes("an equation that is no product with a matrix"))?;
+            // An axis of length 1 repeats, which that of a MatMul does not.
+            let left = node.inputs.first().copied().flatten();
+            let last = left.and_then(|it| graph.ty(it).shape()?.last().cloned());
+            if last == Some(Dim::Known(1)) {
+                return Err(Skip::Attributes("an input that repeats"));
+            }
+            outputs_last
         }
         _ => true,
     };

@@ -8,6 +8,7 @@ use qcc::{
     Compiler, Error, External, Model, OpenOptions, Output, OwnTextSize, ReadOptions, SaveOptions,
 };
 use qcc_diag::{Diagnostic, Severity, codes};
+use qcc_ir::{Graph, OpRef};
 use qcc_pass::Cancel;
 use qcc_report::{Note, RunRecord, bytes};
 
@@ -130,7 +131,7 @@ pub(super) fn run(
     let is_whole = pipeline.steps().iter().any(|it| it.pass.name == "select")
         && record.weights.iter().all(|it| it.bits.is_none());
     if is_whole {
-        let message = nothing(&record);
+        let message = nothing(&record, compiled.graph());
         if args.strict {
             return Err(Diagnostic { severity: Severity::Error, ..message }.into());
         }
@@ -452,14 +453,22 @@ impl Notes<'_> {
     }
 }
 
-fn nothing(record: &RunRecord) -> Diagnostic {
+fn nothing(record: &RunRecord, graph: &Graph) -> Diagnostic {
     let mut message =
         Diagnostic::warning(codes::QCC0601, "no weight was chosen, so nothing is quantized");
     for line in qcc_report::left(record) {
         message = message.with_note(line);
     }
     if record.weights.is_empty() {
-        message = message.with_note("the model multiplies by no constant");
+        message = message.with_note("the model multiplies by no float constant");
+    }
+    let is_call = |op: &&OpRef| graph.functions().get(op.domain(), op.name()).is_some();
+    let calls = graph.nodes().filter_map(|it| it.1.op()).filter(is_call).count();
+    if calls > 0 {
+        let text = format!(
+            "weights inside of functions ({calls} calls) stay in float without --inline-functions"
+        );
+        message = message.with_note(text);
     }
     message
         .with_note("the output is the input")

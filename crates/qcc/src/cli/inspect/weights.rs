@@ -65,8 +65,7 @@ impl Weights {
 }
 
 fn row(root: &Graph, site: &Site) -> Row {
-    let source = root.at(&site.weight.scope);
-    let tensor = source.and_then(|it| it.constant(site.weight.source));
+    let tensor = site.tensor(root);
     let form = site.form.as_ref();
     let rows = form.ok().zip(tensor).and_then(|(form, tensor)| form.rows(tensor));
     let is_finite = rows.as_ref().is_none_or(|it| it.non_finite().is_none());
