@@ -38,7 +38,7 @@ impl<'a> Product<'a> {
         let equation = reader.node.op().and_then(|it| it.is::<Einsum>());
         let outputs_last = match (op, reader.operand) {
             ("MatMul" | "FusedMatMul" | "Gemm", 1) => Some(reader.int("transB").unwrap_or(0) == 0),
-            (_, 1) => equation.and_then(|it| it.matmul_form()),
+            (_, 1) => equation.and_then(Einsum::matmul_form),
             _ => None,
         };
         let Some(outputs_last) = outputs_last else {

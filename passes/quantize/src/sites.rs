@@ -277,7 +277,7 @@ fn form(
         (_, "Einsum") => {
             let equation = op.is::<Einsum>();
             let outputs_last = equation
-                .and_then(|it| it.matmul_form())
+                .and_then(Einsum::matmul_form)
                 .ok_or(Skip::Attributes("an equation that is no product with a matrix"))?;
             // An axis of length 1 repeats, which that of a MatMul does not.
             let left = node.inputs.first().copied().flatten();
