@@ -9,6 +9,8 @@ mod determinism;
 #[cfg(test)]
 mod engine;
 #[cfg(test)]
+mod every_option;
+#[cfg(test)]
 mod foreign_pass;
 #[cfg(test)]
 mod fuzz;
