@@ -23,6 +23,8 @@ mod options;
 #[cfg(test)]
 mod own_text;
 #[cfg(test)]
+mod provenance;
+#[cfg(test)]
 mod whole;
 #[cfg(test)]
 mod working_copy;
