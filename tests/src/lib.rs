@@ -53,9 +53,22 @@ impl Bench {
     /// # Panics
     /// When it fails.
     pub fn bytes(&self, compiler: Compiler) -> Vec<u8> {
+        self.saved(compiler, SaveOptions::default())
+    }
+
+    /// [`Bench::bytes`] without what says how they were made: an option shows in them only by what
+    /// it does.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn plain_bytes(&self, compiler: Compiler) -> Vec<u8> {
+        self.saved(compiler, SaveOptions { no_provenance: true, ..SaveOptions::default() })
+    }
+
+    fn saved(&self, compiler: Compiler, options: SaveOptions) -> Vec<u8> {
         let path = self.path("out.onnx");
         let output = compiler.run(&self.model).unwrap_or_else(|it| panic!("{it}"));
-        let options = SaveOptions { overwrite: true, ..SaveOptions::default() };
+        let options = SaveOptions { overwrite: true, ..options };
         output.save(&path, &options).unwrap_or_else(|it| panic!("{it}"));
         std::fs::read(path).unwrap_or_else(|it| panic!("{it}"))
     }

@@ -259,6 +259,10 @@ impl SampleSource for Samples {
         }
     }
 
+    fn digest(&self) -> Option<String> {
+        Some(self.blake3.clone())
+    }
+
     fn is_text(&self) -> bool {
         self.parts.is_text
     }

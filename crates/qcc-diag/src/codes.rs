@@ -1,4 +1,5 @@
-//! The table of all codes. A new code is one row here and one page in `docs/errors/`.
+//! The table of all codes. A new code is one row here, one page in `docs/errors/`, and one row of
+//! the index there.
 //!
 //! Families: 01 files and reading ONNX, 02 unsupported ops, types and opsets, 03 options and
 //! pipeline text, 04 calibration and evaluation data, 05 resources, 06 quantization,
@@ -148,12 +149,44 @@ mod tests {
         assert!(ALL.windows(2).all(|pair| pair[0].name < pair[1].name));
     }
 
+    /// What a page lacks; `None` when it has all its parts.
+    fn lack(code: Code) -> Option<&'static str> {
+        let head = format!("# {code}: {}\n\n", code.title());
+        let Some(rest) = code.page().strip_prefix(&head) else { return Some("title") };
+        let Some((meaning, rest)) = rest.split_once("## Example\n\n") else {
+            return Some("example");
+        };
+        let Some((example, way)) = rest.split_once("\n## Way out\n\n") else {
+            return Some("way out");
+        };
+        let message = format!("[{code}]: ");
+        let shows = |block: &str| {
+            let is_command = block.starts_with("$ ") && block.contains("\n");
+            // No command leads to a bug.
+            let of_a_bug = [QCC0801, QCC0901].contains(&code);
+            block.contains(&message) && (is_command || of_a_bug)
+        };
+        let block = example.strip_prefix("```text\n").and_then(|it| it.strip_suffix("```\n"));
+        match () {
+            () if meaning.trim().is_empty() => Some("meaning"),
+            () if !block.is_some_and(shows) => Some("command and message in the example"),
+            () if way.trim().is_empty() => Some("way out"),
+            () => None,
+        }
+    }
+
     #[test]
-    fn every_page_has_title_cause_and_way_out() {
+    fn every_page_has_title_meaning_example_and_way_out() {
+        let lacks: Vec<_> = ALL.iter().filter_map(|it| Some((it, lack(*it)?))).collect();
+        assert!(lacks.is_empty(), "{lacks:?}");
+    }
+
+    #[test]
+    fn the_index_names_every_page() {
+        let index = include_str!("../../../docs/errors/README.md");
         for code in ALL {
-            let head = format!("# {code}: {}\n", code.title());
-            assert!(code.page().starts_with(&head), "{code}: page must start with {head:?}");
-            assert!(code.page().contains("\n## Way out\n"), "{code}: no way out");
+            let row = format!("| [{code}]({code}.md) | {} |\n", code.title());
+            assert!(index.contains(&row), "{row:?} is not in the index");
         }
     }
 

@@ -31,6 +31,11 @@ pub trait SampleSource: Send + Sync {
     /// Where they come from, in a few words.
     fn describe(&self) -> String;
 
+    /// BLAKE3 of the values, in hexadecimal digits; `None` where nobody hashed them.
+    fn digest(&self) -> Option<String> {
+        None
+    }
+
     /// Whether they are like what the model meets in use; random tokens are not.
     fn is_text(&self) -> bool {
         true

@@ -12,6 +12,7 @@ use qcc_pass::{
 use crate::dry;
 use crate::file_size::{Sizer, quick};
 use crate::own_text::OwnText;
+use crate::provenance::Calibration;
 use crate::{Error, FORMATS, Model, Output, OwnTextSize, RECIPES, Recipe, SaveOptions, tables};
 
 /// A recipe or a pipeline with its settings. Settings hold for every pass that has them.
@@ -415,11 +416,10 @@ impl Compiler {
             Err(_) => qcc_pass::run(&mut graph, &pipeline, session, &mut record, instruments),
         }?;
         let is_finished = outcome == Outcome::Finished;
-        let samples = session.samples.as_ref().map(|it| it.describe());
-        let samples = samples.or_else(|| own_text.as_ref().and_then(|it| it.used()));
+        let calibration = Calibration::of(session, own_text.as_deref());
         let source = model.source().clone();
         let (seed, pipeline) = (session.seed, pipeline.to_string());
-        Ok(Output { graph, source, record, pipeline, samples, seed, is_finished })
+        Ok(Output { graph, source, record, pipeline, calibration, seed, is_finished })
     }
 }
 

@@ -8,6 +8,7 @@ use qcc_onnx::Source;
 use qcc_pass::{FileSize, PassError, Pipeline, Record, Session, Step, run};
 
 use crate::own_text::OwnText;
+use crate::provenance::Calibration;
 use crate::{Output, SaveOptions};
 
 /// The rest of a pipeline behind the choice of bits, with rounding to nearest in place of what
@@ -28,13 +29,12 @@ impl FileSize for Sizer {
     fn size_bytes(&self, graph: &Graph, record: &Record) -> Result<u64, PassError> {
         let (mut graph, mut record) = (graph.clone(), record.clone());
         run(&mut graph, &self.rest, &self.session, &mut record, &mut [])?;
-        let samples = self.session.samples.as_ref().map(|it| it.describe());
         let output = Output {
             graph,
             source: self.source.clone(),
             record,
             pipeline: self.pipeline.clone(),
-            samples: samples.or_else(|| self.own_text.as_ref().and_then(|it| it.used())),
+            calibration: Calibration::of(&self.session, self.own_text.as_deref()),
             seed: self.session.seed,
             is_finished: true,
         };

@@ -7,6 +7,7 @@ use qcc_ir::Graph;
 use qcc_onnx::{External, Source, WriteOptions, Written};
 use qcc_pass::Record;
 
+use crate::provenance::Calibration;
 use crate::{Error, provenance};
 
 /// A compiled model and the record of how it came about.
@@ -16,7 +17,7 @@ pub struct Output {
     pub(crate) source: Source,
     pub(crate) record: Record,
     pub(crate) pipeline: String,
-    pub(crate) samples: Option<String>,
+    pub(crate) calibration: Option<Calibration>,
     pub(crate) seed: u64,
     pub(crate) is_finished: bool,
 }

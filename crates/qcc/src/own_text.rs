@@ -56,9 +56,9 @@ impl OwnText {
         Self { model: model.clone(), session: session.clone(), size, random, made }
     }
 
-    /// What was used, once a pass has asked for it.
-    pub(crate) fn used(&self) -> Option<String> {
-        self.made.get().map(|_| self.describe())
+    /// The samples, once a pass has asked for them.
+    pub(crate) fn used(&self) -> Option<&dyn SampleSource> {
+        self.made.get().map(|_| self as _)
     }
 
     fn made(&self) -> &Made {
@@ -115,6 +115,10 @@ impl SampleSource for OwnText {
             }
             None => made.samples.describe(),
         }
+    }
+
+    fn digest(&self) -> Option<String> {
+        self.made().samples.digest()
     }
 
     fn is_text(&self) -> bool {

@@ -4,11 +4,30 @@
 use std::collections::BTreeMap;
 
 use qcc_onnx::Source;
-use qcc_pass::Record;
+use qcc_pass::{Record, SampleSource, Session};
 use qcc_tensor::release;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::Output;
+use crate::own_text::OwnText;
+
+/// The samples that a run could calibrate on.
+#[derive(Clone, Debug)]
+pub(crate) struct Calibration {
+    /// Where they came from, how many, how long.
+    samples: String,
+    /// BLAKE3 of their values, in hexadecimal digits.
+    blake3: Option<String>,
+}
+
+impl Calibration {
+    /// Those that the user gave, else those that the model wrote, where a pass asked for them.
+    pub(crate) fn of(session: &Session, own_text: Option<&OwnText>) -> Option<Self> {
+        let given = session.samples.as_deref().map(|it| it as &dyn SampleSource);
+        let source = given.or_else(|| own_text.and_then(OwnText::used))?;
+        Some(Self { samples: source.describe(), blake3: source.digest() })
+    }
+}
 
 /// Keys and values for `metadata_props`.
 pub(crate) fn metadata(output: &Output) -> Vec<(String, String)> {
@@ -19,8 +38,9 @@ pub(crate) fn metadata(output: &Output) -> Vec<(String, String)> {
         ("qcc.source.xxh128", digest(source)),
         ("qcc.source.producer", source.producer().to_owned()),
     ];
-    if let Some(samples) = &output.samples {
-        entries.push(("qcc.calibration", samples.clone()));
+    if let Some(it) = &output.calibration {
+        entries.push(("qcc.calibration", it.samples.clone()));
+        entries.extend(it.blake3.clone().map(|it| ("qcc.calibration.blake3", it)));
     }
     entries.push(("qcc.seed", output.seed.to_string()));
     entries.push(("qcc.bits", bits(output)));

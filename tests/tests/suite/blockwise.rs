@@ -28,17 +28,6 @@ fn threads_and_runs_do_not_change_the_bytes() {
 }
 
 #[test]
-fn every_option_changes_the_bytes() {
-    let bench = Bench::new();
-    let samples = samples(&bench, 8);
-    let run = |options: &str| bench.bytes(tuned(&format!("signround{{{options}}}"), &samples, 2));
-    let block = run("objective=block,iters=3,batch=4");
-    assert!(block != run("objective=layer"));
-    assert!(block != run("objective=block,iters=2,batch=4"));
-    assert!(block != run("objective=block,iters=3,batch=2"));
-}
-
-#[test]
 fn blocks_lose_less_than_searched_scales_and_the_head_is_tuned_by_itself() {
     let bench = Bench::new();
     let samples = samples(&bench, 16);

@@ -9,6 +9,8 @@ mod determinism;
 #[cfg(test)]
 mod engine;
 #[cfg(test)]
+mod every_option;
+#[cfg(test)]
 mod foreign_pass;
 #[cfg(test)]
 mod fuzz;
@@ -20,6 +22,8 @@ mod identity;
 mod options;
 #[cfg(test)]
 mod own_text;
+#[cfg(test)]
+mod provenance;
 #[cfg(test)]
 mod whole;
 #[cfg(test)]

@@ -1,19 +1,11 @@
 //! Calibration on text that the model writes, on the bundled model.
 
-use qcc::{Compiler, OwnTextSize, SaveOptions};
+use qcc::{Compiler, OwnTextSize};
 use qcc_tests::Bench;
 
 fn own(recipe: &str) -> Compiler {
     let size = OwnTextSize { samples: Some(8), length: Some(24) };
     Compiler::new().recipe(recipe).unwrap().bits(2).unwrap().own_text(Some(size))
-}
-
-/// Bytes without the metadata that says how they were made.
-fn plain(bench: &Bench, compiler: Compiler) -> Vec<u8> {
-    let options = SaveOptions { overwrite: true, no_provenance: true, ..SaveOptions::default() };
-    let path = bench.path("plain.onnx");
-    compiler.run(bench.model()).unwrap().save(&path, &options).unwrap();
-    std::fs::read(path).unwrap()
 }
 
 #[test]
@@ -23,7 +15,7 @@ fn threads_and_runs_do_not_change_the_bytes() {
     let one = run(1);
     assert!(one == run(2), "another number of threads");
     assert!(one == run(1), "another run");
-    let seeded = |seed| plain(&bench, own("gptq").seed(seed));
+    let seeded = |seed| bench.plain_bytes(own("gptq").seed(seed));
     assert!(seeded(42) != seeded(7), "another seed");
 }
 
@@ -47,8 +39,8 @@ fn it_is_written_where_it_is_read_and_noted() {
 #[test]
 fn blocks_are_tuned_on_text_and_single_weights_on_random_tokens() {
     let bench = Bench::new();
-    let bytes = |recipe: &str| plain(&bench, own(recipe));
+    let bytes = |recipe: &str| bench.plain_bytes(own(recipe));
     assert!(bytes("signround{iters=2}") == bytes("signround{iters=2,objective=block}"));
-    let random = |recipe: &str| plain(&bench, own(recipe).own_text(None));
+    let random = |recipe: &str| bench.plain_bytes(own(recipe).own_text(None));
     assert!(random("signround") == random("signround{objective=layer}"));
 }
