@@ -156,7 +156,7 @@ impl From<WriteError> for Diagnostic {
                 };
                 Diagnostic::error(codes::QCC0105, message)
                     .at(path.display().to_string())
-                    .with_note("nothing was left behind")
+                    .with_note("no part of it was left behind")
                     .with_help(help)
             }
             WriteError::Exists { path } => Diagnostic::error(codes::QCC0106, message)

@@ -5,7 +5,7 @@
 //! read from and printed as text. [`run`] applies what the passes return, verifies the graph after
 //! each of them, and lets [`Instrument`]s look on. What a run brings along is a [`Session`], what
 //! it tells is a [`Record`]; neither files nor screens are known here, but for the places that an
-//! instrument is told to write to.
+//! instrument is told to write to, and the folder in which work is kept, [`WorkDir`].
 
 mod describe;
 mod error;
@@ -24,6 +24,7 @@ mod session;
 #[cfg(test)]
 mod testing;
 mod text;
+mod work;
 mod working_copy;
 
 pub use error::PassError;
@@ -47,4 +48,5 @@ pub use rng::Rng;
 pub use run::{Outcome, run};
 pub use samples::{SampleError, SampleSource};
 pub use session::{Cancel, FileSize, Session};
+pub use work::{Plan, WorkDir};
 pub use working_copy::{Tap, WorkingCopy};

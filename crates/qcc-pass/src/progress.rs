@@ -10,6 +10,9 @@ pub trait Progress: Send + Sync {
 
     /// The stage is over.
     fn finish(&self);
+
+    /// What is worth reading while the run goes on; `stage` is what it is about.
+    fn say(&self, _stage: &str, _text: &str) {}
 }
 
 /// Tells nobody.

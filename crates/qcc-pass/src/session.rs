@@ -1,14 +1,13 @@
 //! What a run brings along: passed in, never global.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use qcc_ir::Graph;
 use qcc_tensor::{Pool, Store};
 
-use crate::{PassError, Pipeline, Progress, Record, Rng, SampleSource, Silent};
+use crate::{PassError, Pipeline, Progress, Record, Rng, SampleSource, Silent, WorkDir};
 
 /// What a run brings along. Two runs with equal sessions give equal bytes; `threads`, `progress`,
 /// `pool`, `store` and `work_dir` never change the result.
@@ -45,7 +44,7 @@ pub struct Session {
     /// Version of the default operator set that the model imports.
     pub opset: i64,
     /// Where work that can be taken up again is kept.
-    pub work_dir: Option<PathBuf>,
+    pub work_dir: Option<WorkDir>,
     /// Where buffers for results come from.
     pub pool: Pool,
     /// Where results that stay until the end of the run are kept.
@@ -93,7 +92,7 @@ impl fmt::Debug for Session {
             .field("fold_limit", &self.fold_limit)
             .field("samples", &self.samples.as_ref().map(|it| it.describe()))
             .field("opset", &self.opset)
-            .field("work_dir", &self.work_dir)
+            .field("work_dir", &self.work_dir.as_ref().map(WorkDir::folder))
             .finish_non_exhaustive()
     }
 }

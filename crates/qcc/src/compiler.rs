@@ -6,7 +6,7 @@ use std::sync::Arc;
 use qcc_diag::{Diagnostic, codes};
 use qcc_pass::{
     Cancel, Instrument, Outcome, PassInfo, Pipeline, Progress, Record, SampleSource, Session,
-    Silent, Step,
+    Silent, Step, WorkDir,
 };
 
 use crate::dry;
@@ -246,10 +246,10 @@ impl Compiler {
     }
 
     /// Where finished blocks of weights are kept: a run of the same model, samples and options goes
-    /// on from there.
+    /// on from there. A clone tells afterwards which runs were begun there.
     #[must_use]
-    pub fn work_dir(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.session.work_dir = Some(folder.into());
+    pub fn work_dir(mut self, work: WorkDir) -> Self {
+        self.session.work_dir = Some(work);
         self
     }
 

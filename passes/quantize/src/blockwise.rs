@@ -11,6 +11,7 @@
 //! Source: arXiv 2309.05516; the parameters and their update: [`qcc_quant::tuner`].
 
 mod chain;
+mod entry;
 mod few;
 mod forward;
 mod gradient;
@@ -20,6 +21,7 @@ mod needs;
 mod outline;
 mod pace;
 mod part;
+mod plan;
 mod probe;
 mod resume;
 mod shares;
@@ -198,7 +200,18 @@ impl Run<'_> {
             let note = Diagnostic::note(codes::QCC0508, text);
             ctx.note(note.at(format!("pass '{}'", self.pass)));
         }
+        self.tell(ctx, begin);
         begin
+    }
+
+    /// Says where the run goes on, or that work is there which it cannot go on with.
+    fn tell(&self, ctx: &Ctx<'_>, begin: usize) {
+        let text = match (begin, self.kept.other()) {
+            (0, None) => return,
+            (0, Some(other)) => format!("begins anew: {other}"),
+            _ => format!("goes on at block {begin} of {}", self.outline.blocks.len()),
+        };
+        ctx.session.progress.say(self.pass, &text);
     }
 
     /// The codes of a block that an earlier run has tuned.

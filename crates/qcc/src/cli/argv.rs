@@ -129,6 +129,8 @@ const SILENT: &[&str] = &[
     "verify",
     "max_mem",
     "no_mmap",
+    "work_dir",
+    "fresh",
     "print_before",
     "print_before_all",
     "print_after",

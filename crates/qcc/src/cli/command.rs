@@ -238,6 +238,10 @@ pub(super) struct QuantizeArgs {
     #[arg(long, value_name = "DIR")]
     pub(super) work_dir: Option<PathBuf>,
 
+    /// Begin anew: remove the finished blocks that earlier runs have left in that folder
+    #[arg(long)]
+    pub(super) fresh: bool,
+
     /// Whether weight bytes go into a data file beside the model
     #[arg(long, value_enum, default_value_t = When::Auto, value_name = "WHEN")]
     pub(super) external_data: When,

@@ -93,8 +93,11 @@ pub(super) fn run(
     }
     let progress = watch::progress(args.progress, args.quiet);
     let work = Work::of(args, &output);
-    if let Some(folder) = work.folder().filter(|_| !args.dry_run) {
-        compiler = compiler.work_dir(folder);
+    if args.fresh {
+        work.drop_earlier();
+    }
+    if let Some(dir) = work.dir() {
+        compiler = compiler.work_dir(dir.clone());
     }
     let compiled = compiler
         .cancel(cancel())
@@ -157,7 +160,8 @@ pub(super) fn run(
     save.no_provenance |= is_whole;
     let code = plan.map(|it| it.make(compiled.graph(), args.strict, &mut |it| notes.add(it)));
     let code = code.transpose()?;
-    let written = args.code.has_model().then(|| compiled.save(&output, &save)).transpose()?;
+    let written = args.code.has_model().then(|| compiled.save(&output, &save)).transpose();
+    let written = written.map_err(|error| work.explain(error))?;
     let mut files = Vec::new();
     if let Some(code) = code {
         tell("code", code.line());
@@ -166,7 +170,7 @@ pub(super) fn run(
     if let Some(written) = &written {
         files.insert(0, (output.clone(), written.size_bytes));
     }
-    work.remove();
+    notes.add(work.finish().as_slice());
     if let Some((from, to)) = written.as_ref().and_then(|it| it.raised) {
         let text = format!("the opset was raised from {from} to {to}, which the format needs");
         notes.add(&[Diagnostic::warning(codes::QCC0203, text)]);

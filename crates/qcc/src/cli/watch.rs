@@ -113,6 +113,18 @@ impl<W: Write> State<W> {
         }
     }
 
+    fn say(&mut self, stage: &str, text: &str) {
+        let line = format!("  {stage:<15} {text}");
+        match &self.screen {
+            Screen::Bar(bar) => bar.suspend(|| _ = writeln!(self.out, "{line}")),
+            Screen::Plain { .. } => _ = writeln!(self.out, "{line}"),
+            Screen::Json => {
+                let event = serde_json::json!({ "event": "note", "pass": stage, "text": text });
+                let _ = writeln!(self.out, "{event}");
+            }
+        }
+    }
+
     fn event(&mut self, now: Instant) {
         let tenths = |it: Duration| (it.as_secs_f64() * 10.0).round() / 10.0;
         let event = serde_json::json!({
@@ -200,6 +212,10 @@ impl<W: Write + Send> Progress for Watch<W> {
 
     fn finish(&self) {
         self.with(|it| it.finish(Instant::now()));
+    }
+
+    fn say(&self, stage: &str, text: &str) {
+        self.with(|it| it.say(stage, text));
     }
 }
 

@@ -1,18 +1,21 @@
 //! The folder in which finished blocks are kept until the output is written.
 
-use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::path::Path;
 
 use qcc::Error;
 use qcc_diag::{Diagnostic, codes};
+use qcc_pass::WorkDir;
 
 use super::command::QuantizeArgs;
 
-/// Where finished blocks are.
+/// Where finished blocks are. What holds none is removed when it is dropped.
 pub(super) struct Work {
-    folder: Option<PathBuf>,
-    /// Whether the user named it: then it stays.
+    dir: Option<WorkDir>,
+    /// Whether the user named it: then the blocks stay.
     is_named: bool,
+    /// Whether the folder stays even when nothing is in it.
+    stays: bool,
 }
 
 impl Work {
@@ -22,49 +25,61 @@ impl Work {
             name.push(".work");
             Some(output.with_file_name(name))
         };
-        Self { folder: args.work_dir.clone().or_else(beside), is_named: args.work_dir.is_some() }
+        let is_named = args.work_dir.is_some();
+        let dir = args.work_dir.clone().or_else(beside).map(WorkDir::new);
+        let stays = is_named && dir.as_ref().is_some_and(|it| it.folder().exists());
+        Self { dir: dir.filter(|_| !args.dry_run), is_named, stays }
     }
 
-    pub(super) fn folder(&self) -> Option<&Path> {
-        self.folder.as_deref()
+    pub(super) fn dir(&self) -> Option<&WorkDir> {
+        self.dir.as_ref()
+    }
+
+    /// Removes what earlier runs have left.
+    pub(super) fn drop_earlier(&self) {
+        self.dir.iter().for_each(WorkDir::remove_all);
     }
 
     /// Says of a run that was stopped how it goes on.
     pub(super) fn explain(&self, error: Error) -> Error {
-        match &self.folder {
-            Some(folder)
-                if error.code() == codes::QCC0509 && self.files().iter().any(|it| is_entry(it)) =>
-            {
-                let text = format!("finished blocks are kept in '{}'", folder.display());
-                let interrupted = Diagnostic::error(codes::QCC0509, "interrupted").with_note(text);
-                interrupted.with_help("the same command goes on behind them").into()
-            }
-            _ => error,
-        }
+        let Some(dir) = self.dir.as_ref().filter(|it| it.has_work()) else { return error };
+        let text = format!("finished blocks are kept in '{}'", dir.folder().display());
+        let message = error.diagnostic().clone().with_note(text);
+        message.with_help("the same command goes on behind them").into()
     }
 
-    /// Removes the folder and what a run keeps there, unless the user named it.
-    pub(super) fn remove(&self) {
-        let Some(folder) = self.folder.as_ref().filter(|_| !self.is_named) else { return };
-        for path in self.files().into_iter().filter(|it| is_entry(it) || is_part(it)) {
-            let _ = std::fs::remove_file(path);
+    /// The output is written: what was kept for it goes, unless the user named the folder. What
+    /// other runs have left stays, and is told.
+    pub(super) fn finish(&self) -> Option<Diagnostic> {
+        let dir = self.dir.as_ref()?;
+        if self.is_named {
+            dir.mark_finished();
+        } else {
+            dir.remove_begun();
         }
-        let _ = std::fs::remove_dir(folder);
-    }
-
-    fn files(&self) -> Vec<PathBuf> {
-        let listed = self.folder.as_ref().and_then(|it| std::fs::read_dir(it).ok());
-        listed.into_iter().flatten().flatten().map(|it| it.path()).collect()
+        let others = dir.unfinished();
+        let folder = dir.folder().display().to_string();
+        let text = format!("'{folder}' has unfinished work of another command, which stays there");
+        let mut message =
+            (!others.is_empty()).then(|| Diagnostic::warning(codes::QCC0507, text))?;
+        for (_, plan) in &others {
+            let differs = dir.begun().first().map(|it| it.1.differences(plan));
+            message = message.with_note(match differs {
+                Some(it) => format!("it differs in: {}", it.join(", ")),
+                None => format!("it is of signround: {}", plan.lines().join(", ")),
+            });
+        }
+        Some(message.with_help("that command goes on with it; --fresh removes it"))
     }
 }
 
-/// Whether a file is a finished block.
-fn is_entry(path: &Path) -> bool {
-    path.extension().is_some_and(|it| it == "safetensors")
-}
-
-/// Whether a file is a block that a run was stopped in the middle of writing.
-fn is_part(path: &Path) -> bool {
-    let is_temporary = |it: &OsStr| it.as_encoded_bytes().starts_with(b".tmp");
-    path.extension().is_some_and(|it| it == "part") || path.file_name().is_some_and(is_temporary)
+impl Drop for Work {
+    fn drop(&mut self) {
+        let Some(dir) = &self.dir else { return };
+        dir.sweep();
+        if !self.stays {
+            // One that holds anything is not removed.
+            let _ = std::fs::remove_dir(dir.folder());
+        }
+    }
 }

@@ -156,6 +156,18 @@ impl Bench {
         ran
     }
 
+    /// Runs where no file may have more than `blocks` of 512 bytes: as on a full disk, a write
+    /// fails in the middle.
+    #[cfg(unix)]
+    pub(crate) fn run_on_a_full_disk(&self, blocks: u64, args: &[&str]) -> Ran {
+        let script = "trap '' XFSZ; ulimit -f \"$1\"; shift; exec \"$@\"";
+        let inner = self.command(args);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, "sh", &blocks.to_string()]).arg(inner.get_program());
+        shell.args(inner.get_args()).current_dir(self.dir.path()).env("NO_COLOR", "1");
+        Ran::from(shell.output().unwrap())
+    }
+
     /// Runs and succeeds.
     pub(crate) fn passes(&self, args: &[&str]) -> Ran {
         let ran = self.run(args);

@@ -69,7 +69,6 @@ fn a_folder_that_may_not_be_written() {
     bench.refused(&args, 1, CODE, &["Permission denied", "help: choose another folder"]);
 }
 
-/// A limit on the size of files stands for a full disk: both make a write fail in the middle.
 #[cfg(unix)]
 #[test]
 fn a_disk_that_becomes_full() {
@@ -77,13 +76,10 @@ fn a_disk_that_becomes_full() {
     bench.put("out.onnx", b"precious");
     let before = bench.files();
     for external in ["never", "always"] {
-        for blocks in ["0", "1", "300", "2500"] {
-            let script = "trap '' XFSZ; ulimit -f \"$1\"; shift; exec \"$@\"";
-            let inner = bench.command(&[RTN, &["-f", "--external-data", external]].concat());
-            let mut shell = std::process::Command::new("sh");
-            shell.args(["-c", script, "sh", blocks]).arg(inner.get_program());
-            let ran = shell.args(inner.get_args()).current_dir(bench.path("")).output().unwrap();
-            Ran::from(ran).is_refusal(1, CODE, &["out.onnx", "cannot be written", "help: "]);
+        for blocks in [0, 1, 300, 2500] {
+            let args = [RTN, &["-f", "--external-data", external]].concat();
+            let ran = bench.run_on_a_full_disk(blocks, &args);
+            ran.is_refusal(1, CODE, &["out.onnx", "cannot be written", "help: "]);
             assert!(before == bench.files(), "{external} {blocks}: something was left behind");
         }
     }

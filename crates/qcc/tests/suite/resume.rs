@@ -1,13 +1,13 @@
 //! Tuning that is stopped and started again.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::bench::{Bench, bundled};
+use crate::bench::{Bench, RTN, bundled};
 #[cfg(target_os = "linux")]
 use crate::{bench::Ran, outputs::catches_interrupts};
 
@@ -33,15 +33,26 @@ fn bench() -> Bench {
     bench
 }
 
-/// Finished blocks, by name.
-fn kept(bench: &Bench) -> BTreeMap<String, Vec<u8>> {
-    let listed = std::fs::read_dir(bench.path("out.onnx.work"));
-    let entries = listed.into_iter().flatten().flatten();
+/// The paths in a folder.
+fn listed(folder: &Path) -> Vec<PathBuf> {
+    let listed = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    listed.map(|it| it.path()).collect()
+}
+
+/// Finished blocks of all runs in a folder, by their place in it.
+fn kept_in(bench: &Bench, folder: &str) -> BTreeMap<String, Vec<u8>> {
+    let runs = listed(&bench.path(folder));
+    let entries = runs.iter().flat_map(|it| listed(it));
     // An entry may be gone before it is read.
-    let read = entries.filter_map(|it| Some((it.path(), std::fs::read(it.path()).ok()?)));
+    let read = entries.filter_map(|it| Some((it.clone(), std::fs::read(&it).ok()?)));
+    let name = |it: &Path| it.strip_prefix(bench.path("")).unwrap().to_string_lossy().into_owned();
     read.filter(|it| it.0.extension().is_some_and(|it| it == "safetensors"))
-        .map(|(path, bytes)| (path.file_name().unwrap().to_string_lossy().into_owned(), bytes))
+        .map(|(path, bytes)| (name(&path), bytes))
         .collect()
+}
+
+fn kept(bench: &Bench) -> BTreeMap<String, Vec<u8>> {
+    kept_in(bench, "out.onnx.work")
 }
 
 /// Runs until a block more is finished and kills it then; whether it was still running.
@@ -78,7 +89,8 @@ fn a_run_that_is_killed_goes_on_and_gives_the_same_bytes() {
     std::fs::remove_file(bench.path("out.onnx")).unwrap();
     // What a run that was stopped in the middle of writing leaves goes as well.
     assert!(kill_behind_a_block(&bench, TUNE));
-    bench.put("out.onnx.work/.tmpAb12Cd", b"half");
+    let run = listed(&bench.path("out.onnx.work")).remove(0);
+    std::fs::write(run.join(".tmpAb12Cd"), b"half").unwrap();
     bench.passes(TUNE);
     assert!(bench.read("out.onnx") == whole);
     assert!(!bench.path("out.onnx.work").exists());
@@ -160,7 +172,7 @@ fn damaged_blocks_are_made_again() {
             0 => *damaged.last_mut().unwrap() ^= 1,
             _ => damaged.truncate(damaged.len() / 2),
         }
-        bench.put(&format!("out.onnx.work/{name}"), &damaged);
+        bench.put(&name, &damaged);
     }
     bench.passes(TUNE);
     assert!(bench.read("out.onnx") == whole);
@@ -174,7 +186,7 @@ fn a_named_folder_stays_and_one_that_cannot_be_made_is_no_hindrance() {
     let whole = bench.read("out.onnx");
     bench.passes(&named("kept"));
     assert!(bench.read("out.onnx") == whole);
-    let count = std::fs::read_dir(bench.path("kept")).unwrap().count();
+    let count = kept_in(&bench, "kept").len();
     assert!(count >= 4, "{count} entries");
     bench.passes(&named("kept"));
     assert!(bench.read("out.onnx") == whole);
@@ -187,4 +199,152 @@ fn a_named_folder_stays_and_one_that_cannot_be_made_is_no_hindrance() {
     let ran = bench.run(&named("in.onnx"));
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert!(bench.read("out.onnx") == whole);
+}
+
+/// [`TUNE`] with another number of steps.
+fn tune(steps: &'static str) -> Vec<&'static str> {
+    let mut args = TUNE.to_vec();
+    args[2] = steps;
+    args
+}
+
+const OTHER: &str = "signround{iters=5,batch=2}";
+
+#[test]
+fn blocks_of_another_run_are_found_under_any_name() {
+    let bench = bench();
+    bench.passes(TUNE);
+    let whole = bench.read("out.onnx");
+    let named = ["-f", "--work-dir", "kept"];
+    bench.passes(&[TUNE, &named].concat());
+    let own = kept_in(&bench, "kept");
+    bench.passes(&[&tune(OTHER)[..], &named].concat());
+    let mut foreign = kept_in(&bench, "kept");
+    foreign.retain(|it, _| !own.contains_key(it));
+    assert!(foreign.len() == own.len() && foreign.len() >= 4);
+    // All of another run, and blocks of the same run that changed places.
+    let file = |it: &str| Path::new(it).file_name().unwrap().to_owned();
+    for name in own.keys() {
+        let (_, bytes) = foreign.iter().find(|it| file(it.0) == file(name)).unwrap();
+        bench.put(name, bytes);
+    }
+    bench.passes(&[TUNE, &named].concat());
+    assert!(bench.read("out.onnx") == whole);
+    let blocks: Vec<&String> = own.keys().filter(|it| it.contains("block-")).collect();
+    for (name, from) in blocks.iter().zip(blocks.iter().rev()) {
+        bench.put(name, &own[*from]);
+    }
+    bench.passes(&[TUNE, &named].concat());
+    assert!(bench.read("out.onnx") == whole);
+}
+
+#[test]
+fn unfinished_work_of_another_command_stays_until_it_is_dropped() {
+    let bench = bench();
+    bench.passes(TUNE);
+    let whole = bench.read("out.onnx");
+    std::fs::remove_file(bench.path("out.onnx")).unwrap();
+    assert!(kill_behind_a_block(&bench, TUNE));
+    let before = kept(&bench);
+    let loud = |args: &[&'static str]| {
+        let args: Vec<&str> = args.iter().copied().filter(|it| *it != "-q").collect();
+        bench.passes(&[&args[..], &["-f"]].concat()).stderr
+    };
+    let told = loud(RTN);
+    assert!(told.contains("warning[QCC0507]") && told.contains("steps 4, batch 2"), "{told}");
+    let told = loud(&tune(OTHER));
+    assert!(told.contains("warning[QCC0507]") && told.contains("differs in: steps 4"), "{told}");
+    assert!(told.contains("begins anew: the work in 'out.onnx.work'"), "{told}");
+    assert!(kept(&bench) == before);
+    // The command that it is of goes on.
+    let told = loud(TUNE);
+    assert!(told.contains("signround       goes on at block ") && !told.contains("QCC0507"));
+    assert!(bench.read("out.onnx") == whole);
+    assert!(!bench.path("out.onnx.work").exists());
+
+    std::fs::remove_file(bench.path("out.onnx")).unwrap();
+    assert!(kill_behind_a_block(&bench, TUNE));
+    let told = loud(&[TUNE, &["--fresh"]].concat());
+    assert!(!told.contains("goes on at block"), "{told}");
+    assert!(bench.read("out.onnx") == whole);
+    assert!(kill_behind_a_block(&bench, &[TUNE, &["-f"]].concat()));
+    assert!(!loud(&[RTN, &["--fresh"]].concat()).contains("QCC0507"));
+    assert!(!bench.path("out.onnx.work").exists());
+}
+
+#[test]
+fn a_plan_says_what_the_blocks_are_of() {
+    let bench = bench();
+    assert!(kill_behind_a_block(&bench, TUNE));
+    let run = listed(&bench.path("out.onnx.work")).remove(0);
+    let plan: Value =
+        serde_json::from_slice(&std::fs::read(run.join("plan.json")).unwrap()).unwrap();
+    for (name, value) in [("seed", "42"), ("steps", "4"), ("batch", "2"), ("inputs", "quantized")] {
+        assert_eq!(plan[name], value, "{plan:#}");
+    }
+    assert!(plan["weights"].as_str().unwrap().ends_with(" x 4 bits asym groups of 32"), "{plan:#}");
+}
+
+/// [`TUNE`] with longer samples: what they are behind a block takes more than the output.
+#[cfg(unix)]
+fn tune_long() -> Vec<&'static str> {
+    let mut args = tune("signround{iters=4,batch=4}");
+    let at = args.iter().position(|it| *it == "--seq-len").unwrap();
+    (args[at - 1], args[at + 1]) = ("16", "256");
+    args.retain(|it| *it != "-q");
+    args
+}
+
+#[cfg(unix)]
+#[test]
+fn a_disk_that_is_full_for_blocks_costs_no_output() {
+    let bench = bench();
+    let args = tune_long();
+    bench.passes(&args);
+    let whole = bench.read("out.onnx");
+    std::fs::remove_file(bench.path("out.onnx")).unwrap();
+    let before = bench.files();
+    let room = whole.len() as u64 / 512 + 1;
+    let ran = bench.run_on_a_full_disk(room, &args);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("warning[QCC0502]: finished blocks cannot be kept"));
+    assert!(bench.read("out.onnx") == whole);
+    assert!(!bench.path("out.onnx.work").exists());
+    std::fs::remove_file(bench.path("out.onnx")).unwrap();
+    // No room for anything: nothing is left.
+    let written = &["out.onnx", "cannot be written"];
+    bench.run_on_a_full_disk(1, &args).is_refusal(1, "QCC0105", written);
+    assert!(before == bench.files(), "something was left behind");
+}
+
+#[cfg(unix)]
+#[test]
+fn blocks_are_kept_where_the_output_finds_no_room() {
+    let bench = bench();
+    bench.passes(TUNE);
+    let whole = bench.read("out.onnx");
+    std::fs::remove_file(bench.path("out.onnx")).unwrap();
+    let ran = bench.run_on_a_full_disk(whole.len() as u64 / 1024, TUNE);
+    ran.is_refusal(1, "QCC0105", &["finished blocks are kept in 'out.onnx.work'"]);
+    assert!(!bench.path("out.onnx").exists() && !kept(&bench).is_empty());
+    bench.passes(TUNE);
+    assert!(bench.read("out.onnx") == whole);
+    assert!(!bench.path("out.onnx.work").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_disk_that_is_full_for_activations_ends_the_run() {
+    let bench = bench();
+    let mut args = tune_long();
+    args[2] = "signround{iters=1,batch=128}";
+    let at = args.iter().position(|it| *it == "-n").unwrap();
+    args[at + 1] = "128";
+    let before = bench.files();
+    let refused = bench.run(&[&args[..], &["--max-mem", "5MB"]].concat()).stderr;
+    let (_, least) = refused.split_once("raise it to ").unwrap();
+    let least = least.split_once(',').unwrap().0;
+    let ran = bench.run_on_a_full_disk(64, &[&args[..], &["--max-mem", least]].concat());
+    ran.is_refusal(1, "QCC0502", &["no room for what the samples are in a block", "TMPDIR"]);
+    assert!(before == bench.files(), "something was left behind");
 }

@@ -8,9 +8,9 @@ use qcc_ir::{Graph, Value};
 use qcc_pass::{PassError, SampleSource};
 use qcc_tensor::{Store, Tensor};
 
+use super::entry::Entry;
 use super::joint::Kind;
 use super::part::Feed;
-use super::resume::Entry;
 use crate::blocks::Block;
 
 /// The values of one sample.

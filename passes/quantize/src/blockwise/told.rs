@@ -3,7 +3,7 @@
 use qcc_pass::{ActivationRecord, Ctx};
 use qcc_tensor::Tensor;
 
-use super::resume::Entry;
+use super::entry::Entry;
 use super::tune::Curve;
 use crate::choose::Weight;
 
