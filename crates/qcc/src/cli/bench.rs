@@ -118,12 +118,14 @@ pub(super) fn run(args: &BenchArgs) -> Result<Ended, Error> {
         whole: args.whole,
         profile: args.profile,
     };
-    model.warnings().iter().chain(&kernels.notes).for_each(say);
+    let told = kernels.notes();
+    model.warnings().iter().chain(&told).for_each(say);
     let progress = watch::progress(args.progress, false);
     let cancel = Cancel::default();
     // On a thread of that pool: from outside each operator would wait for one to wake up.
     let work = || bench(&model, reference.as_ref(), &kernels, &options, &progress, &cancel);
     let found = rayon::scope(|_| work())?;
+    found.notes.iter().filter(|it| !told.contains(it)).for_each(say);
     if args.json {
         return show(&format!("{:#}\n", to_json(args, &model, &found)));
     }

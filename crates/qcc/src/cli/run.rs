@@ -4,14 +4,12 @@ mod arrays;
 mod text;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use clap::{Args, ValueEnum};
 use qcc::{Error, ExecuteOptions, Executor, Kernels, Model};
 use qcc_diag::{Diagnostic, codes};
 use qcc_exec::Profile;
-use qcc_kernels::{Pool, Scalar};
 use serde_json::{Value, json};
 
 use super::exit::{Ended, say};
@@ -196,21 +194,23 @@ pub(super) fn run(args: &RunArgs) -> Result<Ended, Error> {
 fn on_threads(args: &RunArgs, model: &Model, threads: usize) -> Result<Ended, Error> {
     let kernels = match args.kernels {
         Source::Auto => Some(Kernels::new(threads)),
-        Source::Scalar => {
-            let threads = Arc::new(Pool::new(threads));
-            Some(Kernels { source: Arc::new(Scalar), threads, notes: Vec::new() })
-        }
+        Source::Scalar => Some(Kernels::scalar(threads)),
         Source::None => None,
     };
     let options = ExecuteOptions { kernels, profile: args.profile };
     let executor = Executor::new(model, &options)?;
-    executor.notes().iter().for_each(say);
+    let told = executor.notes();
+    told.iter().for_each(say);
     let text = &args.text;
-    if text.prompt.is_some() || text.prompt_file.is_some() || !text.ids.is_empty() {
+    let ended = if text.prompt.is_some() || text.prompt_file.is_some() || !text.ids.is_empty() {
         text::run(args, model, executor)
     } else {
         arrays::run(args, model, executor)
-    }
+    };
+    // What became known while it ran.
+    let notes = options.kernels.as_ref().map(Kernels::notes).unwrap_or_default();
+    notes.iter().filter(|it| !told.contains(it)).for_each(say);
+    ended
 }
 
 /// Time of each operator, for JSON.

@@ -92,6 +92,39 @@ fn quantized_models_run_on_kernels_as_without() {
     assert_eq!(found["kernels"], 1);
 }
 
+/// The folder of kernels says nothing about those that a run needs: what is not in it runs in plain
+/// Rust where there is no LLVM, with one warning.
+#[test]
+fn without_llvm_kernels_in_plain_rust_run() {
+    let bench = Bench::new(&model(good()));
+    bench.passes(&rtn(&[]));
+    let x = Tensor::from_vec(vec![5, SIZE], numbers(5 * SIZE)).unwrap();
+    put_array(&bench, "x.npy", &x);
+    for folder in ["fake", "cache/qcc/kernels"] {
+        std::fs::create_dir_all(bench.path(folder)).unwrap();
+    }
+    for name in ["fake/libLLVM.so.22.1", "fake/libLLVM-22.so", "cache/qcc/kernels/old.qcck"] {
+        bench.put(name, b"");
+    }
+    let run = |is_broken: bool, name: &str| {
+        let args = ["run", "out.onnx", "--input", "x=x.npy", "--outputs", name];
+        let mut command = bench.command(&args);
+        if is_broken {
+            let (fake, cache) = (bench.path("fake"), bench.path("cache"));
+            command.env("LD_LIBRARY_PATH", fake).env("XDG_CACHE_HOME", cache);
+        }
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{stderr}");
+        (arrays(&bench, name).remove("y").unwrap(), stderr)
+    };
+    let (want, _) = run(false, "a.npz");
+    let (got, stderr) = run(true, "b.npz");
+    assert_eq!(got, want);
+    let warning = "warning[QCC0609]: products run on kernels in plain Rust, which are slow";
+    assert_eq!(stderr.matches(warning).count(), 1, "{stderr}");
+}
+
 #[test]
 fn wrong_arrays_are_told_with_a_way_out() {
     let bench = Bench::new(&model(good()));
