@@ -113,6 +113,7 @@ codes! {
     // 05 resources
     QCC0501 "the memory limit is too small"
     QCC0502 "there is no room for the codes"
+    QCC0503 "a run does not fit into memory"
     QCC0508 "finished blocks of an earlier run are used"
     QCC0509 "interrupted"
     // 06 quantization
