@@ -10,7 +10,8 @@ mod layers;
 mod time;
 mod whole;
 
-use qcc_diag::Diagnostic;
+use qcc_data::{Role, role};
+use qcc_diag::{Diagnostic, codes};
 use qcc_exec::Profile;
 use qcc_ir::Graph;
 use qcc_kernels::{KernelSource as _, Planes, Pool, limits};
@@ -121,7 +122,8 @@ pub struct Bench {
 /// Times a model, and a reference in the same engine.
 ///
 /// # Errors
-/// When a model cannot be run, or has inputs that cannot be made up.
+/// When a model cannot be run, or has inputs that cannot be made up; for tokens seen before when
+/// it has no cache that could hold them.
 pub fn bench(
     model: &Model,
     reference: Option<&Model>,
@@ -130,6 +132,9 @@ pub fn bench(
     progress: &Arc<dyn Progress>,
     cancel: &Cancel,
 ) -> Result<Bench, Error> {
+    for it in [Some(model), reference].into_iter().flatten() {
+        check_past(it, options.past)?;
+    }
     let (runner, report) = lowered(model, kernels, options.planes, cancel)?;
     let other = match reference {
         Some(it) => Some((it, lowered(it, kernels, options.planes, cancel)?.0)),
@@ -176,6 +181,18 @@ pub fn bench(
     })
 }
 
+/// Tokens that were seen before are in a cache.
+fn check_past(model: &Model, past: usize) -> Result<(), Error> {
+    let has_cache = || model.inputs().iter().any(|it| role(it) == Some(Role::Past));
+    if past == 0 || has_cache() || feed::has_past(model.graph()) {
+        return Ok(());
+    }
+    let path = model.source().path().display();
+    let text = format!("'{path}' has no cache that could hold {past} tokens");
+    let error = Diagnostic::error(codes::QCC0304, text).at("option --past");
+    Err(error.with_help("leave out --past, or export the model with its cache").into())
+}
+
 /// Threads that measure limits.
 fn measuring(kernels: &Kernels) -> Arc<Pool> {
     let cpus = available_parallelism().map_or(1, usize::from);
@@ -187,8 +204,7 @@ fn measuring(kernels: &Kernels) -> Arc<Pool> {
 
 fn stopped(cancel: &Cancel) -> Result<(), Error> {
     if cancel.is_set() {
-        let code = qcc_diag::codes::QCC0509;
-        return Err(Diagnostic::error(code, "interrupted").into());
+        return Err(Diagnostic::error(codes::QCC0509, "interrupted").into());
     }
     Ok(())
 }

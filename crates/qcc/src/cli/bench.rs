@@ -15,7 +15,7 @@ use super::command::Progress;
 use super::exit::{Ended, say, show};
 use super::inspect::line;
 use super::watch;
-use super::words::positive;
+use super::words::{positive, threads};
 
 /// Options of `bench`.
 #[derive(Args, Debug)]
@@ -54,7 +54,7 @@ pub(super) struct BenchArgs {
     pub(super) past: usize,
 
     /// Threads [default: all cores]
-    #[arg(short, long, value_name = "N", value_parser = positive)]
+    #[arg(short, long, value_name = "N", value_parser = threads)]
     pub(super) threads: Option<usize>,
 
     /// How often each time is taken [default: for a fifth of a second, 3 times at least]

@@ -8,12 +8,11 @@ use std::thread::available_parallelism;
 
 use clap::{Args, ValueEnum};
 use qcc::{Error, ExecuteOptions, Executor, Kernels, Model};
-use qcc_diag::{Diagnostic, codes};
 use qcc_exec::Profile;
 use serde_json::{Value, json};
 
 use super::exit::{Ended, say};
-use super::words::positive;
+use super::words::{positive, threads};
 
 /// Options of `run`.
 #[derive(Args, Debug)]
@@ -53,7 +52,7 @@ pub(super) struct RunArgs {
     pub(super) text: TextArgs,
 
     /// Threads; the result does not depend on it [default: all cores]
-    #[arg(short = 't', long, value_name = "N", value_parser = positive)]
+    #[arg(short = 't', long, value_name = "N", value_parser = threads)]
     pub(super) threads: Option<usize>,
 
     /// What runs products with weights of 2 to 8 bits
@@ -176,12 +175,8 @@ fn penalty(text: &str) -> Result<f32, String> {
 
 /// Runs the command.
 pub(super) fn run(args: &RunArgs) -> Result<Ended, Error> {
-    if let Some(path) = args.outputs.as_ref().filter(|it| it.exists() && !args.force) {
-        let text = format!("'{}' exists", path.display());
-        let error = Diagnostic::error(codes::QCC0106, text).at(path.display().to_string());
-        return Err(error.with_help("give it another name, or --force to replace it").into());
-    }
     let model = Model::open(&args.input)?;
+    arrays::check(args, &model)?;
     model.warnings().iter().for_each(say);
     let threads = args.threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
     // On a thread of the pool, so that an operator hands nothing over that is done by one thread.
