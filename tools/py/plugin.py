@@ -12,6 +12,7 @@ import concurrent.futures
 import gc
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -148,7 +149,8 @@ def together(runtime):
 
 
 def without_llvm(runtime):
-    """LLVM is loaded where a kernel must be compiled, and not where all of them are in the folder, or where it is broken."""
+    """LLVM is loaded where a kernel must be compiled, and not where all of them are in the folder, or where it is broken: then
+    kernels in plain Rust stand in for those that are not in the folder."""
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); import plugin, plugin_models as m\n"
         "runtime = plugin.Runtime(sys.argv[2]); weight = m.Weight(40, 128, 4, 32, level=4); x = m.activations(128, 3)\n"
@@ -166,6 +168,14 @@ def without_llvm(runtime):
         broken = run("none", LD_LIBRARY_PATH=folder)
         first, then = run("kept"), run("kept")
         kept = run("kept", LD_LIBRARY_PATH=folder)
+        names = sorted(os.listdir(os.path.join(folder, "kept")))
+        expect(len(names) == 12, f"{len(names)} kernels of 1 to 6 rows and of both tiles")
+        for half in (0, 1):
+            part = os.path.join(folder, f"half{half}")
+            os.mkdir(part)
+            for name in names[half::2]:
+                shutil.copy(os.path.join(folder, "kept", name), part)
+            expect(run(part, LD_LIBRARY_PATH=folder) == "[]", "LLVM in memory")
     expect([broken, then, kept] == ["[]"] * 3 and "libLLVM" in first, f"LLVM in memory: {[broken, first, then, kept]}")
 
 

@@ -20,6 +20,16 @@ pub enum CodegenError {
         /// All names, separated by commas.
         known: String,
     },
+    /// An extension of a target that needs a newer base.
+    #[error("target '{name}': {extension} needs {needs} or newer")]
+    OldBase {
+        /// What was asked for.
+        name: String,
+        /// The extension.
+        extension: String,
+        /// The oldest base that it stands behind.
+        needs: String,
+    },
     /// Targets of one file that are not of one architecture.
     #[error("'{first}' and '{other}' are targets of two architectures, and a file is for one")]
     Architectures {

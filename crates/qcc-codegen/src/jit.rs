@@ -7,6 +7,7 @@ use crate::image::Image;
 use crate::{CodegenError, Target};
 use qcc_kernels::{Isa, Kernel, KernelError, KernelSource, KernelSpec};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Compiles kernels for the CPU at hand, each when it is first asked for, and keeps them.
@@ -24,6 +25,7 @@ pub struct Jit {
     /// The CPU at hand, as LLVM knows it.
     target: Once<Target>,
     engine: Once<Engine>,
+    compiled: AtomicBool,
 }
 
 type Once<T> = OnceLock<Result<T, CodegenError>>;
@@ -41,7 +43,8 @@ impl Jit {
         let isa = here.best();
         let (kernels, images) = (Mutex::default(), Mutex::default());
         let (target, engine) = (OnceLock::new(), OnceLock::new());
-        Ok(Jit { here, isa, cache: None, kernels, images, target, engine })
+        let compiled = AtomicBool::new(false);
+        Ok(Jit { here, isa, cache: None, kernels, images, target, engine, compiled })
     }
 
     /// Keeps compiled kernels in a folder as well. A folder that cannot be used costs only time.
@@ -59,16 +62,10 @@ impl Jit {
         Ok(Jit { isa, ..self })
     }
 
-    /// Whether kernels can be expected: some are on disk, or LLVM is there. It is loaded if none
-    /// are, since the first one that is asked for will need it.
-    ///
-    /// # Errors
-    /// [`CodegenError::Load`].
-    pub fn ready(&self) -> Result<(), CodegenError> {
-        match &self.cache {
-            Some(cache) if !cache.is_empty() => Ok(()),
-            _ => crate::llvm::load(),
-        }
+    /// Whether a kernel was compiled: then LLVM is in memory, and others cost only their own time.
+    #[must_use]
+    pub fn has_compiled(&self) -> bool {
+        self.compiled.load(Ordering::Relaxed)
     }
 
     /// Whether the CPU at hand has an instruction set.
@@ -139,7 +136,9 @@ impl Jit {
 
     fn compile(&self, spec: &KernelSpec) -> Result<Vec<u8>, CodegenError> {
         let unit = emit::Unit::new(self.target()?)?;
-        unit.draft(std::slice::from_ref(spec))?.object()
+        let object = unit.draft(std::slice::from_ref(spec))?.object()?;
+        self.compiled.store(true, Ordering::Relaxed);
+        Ok(object)
     }
 
     fn load(&self, object: &[u8], name: &str) -> Result<Kernel, CodegenError> {

@@ -52,11 +52,9 @@ impl Jit {
         Ok(self)
     }
 
-    /// Whether kernels can be expected.
-    ///
-    /// # Errors
-    /// None: there is nothing to call it on.
-    pub fn ready(&self) -> Result<(), CodegenError> {
+    /// Whether a kernel was compiled.
+    #[must_use]
+    pub fn has_compiled(&self) -> bool {
         match *self {}
     }
 

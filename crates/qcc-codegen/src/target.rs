@@ -77,13 +77,20 @@ const L4: [&str; 20] = [
     "bmi", "avx2", "bmi2", "lzcnt", "avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl",
 ];
 
-/// Extensions that can follow a base.
-const EXTENSIONS: &[(&str, Architecture)] = &[
-    ("avx512vnni", Architecture::X86_64),
-    ("avxvnni", Architecture::X86_64),
-    ("dotprod", Architecture::Aarch64),
-    ("i8mm", Architecture::Aarch64),
+/// Extensions that can follow a base, and the oldest base that each can follow: what LLVM takes to
+/// come with an extension, and what its kernels need, must be there as well.
+const EXTENSIONS: &[(&str, Architecture, &str)] = &[
+    ("avx512vnni", Architecture::X86_64, "x86-64-v4"),
+    ("avxvnni", Architecture::X86_64, "x86-64-v3"),
+    ("dotprod", Architecture::Aarch64, "aarch64"),
+    ("i8mm", Architecture::Aarch64, "aarch64"),
 ];
+
+/// Whether an extension that needs base `oldest` can follow `base`; both of one architecture.
+fn stands(oldest: &str, base: &str) -> bool {
+    let place = |name: &str| BASES.iter().position(|it| it.0 == name);
+    place(oldest) <= place(base)
+}
 
 /// From the best to what runs anywhere: architecture, if it is of one, and needed features.
 const ISAS: &[(Isa, Option<Architecture>, &[&str])] = &[
@@ -111,7 +118,8 @@ impl Target {
     /// The target of a name: `native`, or a base with extensions behind `+`.
     ///
     /// # Errors
-    /// [`CodegenError::UnknownTarget`]; [`CodegenError::NoLlvm`] for `native` without LLVM.
+    /// [`CodegenError::UnknownTarget`]; [`CodegenError::OldBase`]; [`CodegenError::NoLlvm`] for
+    /// `native` without LLVM.
     pub fn parse(name: &str) -> Result<Self, CodegenError> {
         if name == "native" {
             return Self::native();
@@ -123,8 +131,12 @@ impl Target {
             BASES.iter().find(|(known, ..)| *known == base).ok_or_else(unknown)?;
         let mut features: BTreeSet<String> = implied.iter().map(ToString::to_string).collect();
         for part in parts {
-            let fits = |(known, of): &&(&str, Architecture)| *known == part && of == architecture;
-            let (feature, _) = EXTENSIONS.iter().find(fits).ok_or_else(unknown)?;
+            let fits = |it: &&(&str, Architecture, &str)| it.0 == part && it.1 == *architecture;
+            let (feature, _, oldest) = EXTENSIONS.iter().find(fits).ok_or_else(unknown)?;
+            if !stands(oldest, base) {
+                let (extension, needs) = (part.into(), (*oldest).into());
+                return Err(CodegenError::OldBase { name: name.into(), extension, needs });
+            }
             features.insert((*feature).to_string());
         }
         Ok(Target { name: name.into(), architecture: *architecture, cpu: (*cpu).into(), features })
@@ -163,14 +175,8 @@ impl Target {
         let Some((base, architecture, cpu, implied)) = BASES.iter().rev().find(fits) else {
             return self.clone();
         };
-        // What LLVM takes to come with an extension must be there as well.
-        let stands = |it: &str| match it {
-            "avx512vnni" => *base == "x86-64-v4",
-            "avxvnni" => implied.contains(&"avx2"),
-            _ => true,
-        };
-        let more = EXTENSIONS.iter().filter(|(it, of)| of == architecture && has(it) && stands(it));
-        let more: Vec<&str> = more.map(|(name, _)| *name).collect();
+        let more = EXTENSIONS.iter().filter(|it| it.1 == *architecture && has(it.0));
+        let more: Vec<&str> = more.filter(|it| stands(it.2, base)).map(|it| it.0).collect();
         Target {
             name: [&[*base], &more[..]].concat().join("+"),
             architecture: *architecture,
@@ -182,7 +188,7 @@ impl Target {
     /// All names that a target is made of.
     pub fn names() -> impl Iterator<Item = &'static str> {
         let bases = BASES.iter().map(|(name, ..)| *name);
-        std::iter::once("native").chain(bases).chain(EXTENSIONS.iter().map(|(name, _)| *name))
+        std::iter::once("native").chain(bases).chain(EXTENSIONS.iter().map(|it| it.0))
     }
 
     /// What a CPU must have to run it, beyond what every CPU of the architecture has; each as LLVM
@@ -292,7 +298,7 @@ impl fmt::Display for Target {
 
 fn known() -> String {
     let bases = BASES.iter().map(|(name, ..)| (*name).to_string());
-    let extensions = EXTENSIONS.iter().map(|(name, _)| format!("+{name}"));
+    let extensions = EXTENSIONS.iter().map(|it| format!("+{}", it.0));
     let native = std::iter::once("native".to_string());
     native.chain(bases).chain(extensions).collect::<Vec<_>>().join(", ")
 }
@@ -321,6 +327,19 @@ mod tests {
             assert!(error.starts_with(&format!("unknown target '{name}'; known: native, ")));
             assert!(error.contains("x86-64-v4") && error.contains("+dotprod"), "{error}");
         }
+    }
+
+    #[test]
+    fn extensions_need_a_base() {
+        for (name, needs) in [
+            ("x86-64-v2+avx512vnni", "avx512vnni needs x86-64-v4 or newer"),
+            ("x86-64-v3+avxvnni+avx512vnni", "avx512vnni needs x86-64-v4 or newer"),
+            ("x86-64+avxvnni", "avxvnni needs x86-64-v3 or newer"),
+        ] {
+            let error = Target::parse(name).expect_err(name).to_string();
+            assert_eq!(error, format!("target '{name}': {needs}"));
+        }
+        assert!(Target::parse("x86-64-v4+avxvnni+avx512vnni").is_ok());
     }
 
     #[test]

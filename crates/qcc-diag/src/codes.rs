@@ -114,6 +114,7 @@ codes! {
     // 05 resources
     QCC0501 "the memory limit is too small"
     QCC0502 "there is no room for the codes"
+    QCC0503 "a run does not fit into memory"
     QCC0507 "unfinished work of another run is left where it is"
     QCC0508 "finished blocks of an earlier run are used"
     QCC0509 "interrupted"

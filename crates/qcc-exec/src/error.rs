@@ -71,6 +71,14 @@ pub enum ExecError {
         /// What is wrong with it.
         what: String,
     },
+    /// Results of operators that the system has no memory for.
+    #[error("a run needs {}, and {} of memory are left", size(*.needs as u64), size(*.room))]
+    Memory {
+        /// Bytes that are alive at one time.
+        needs: usize,
+        /// Bytes that the system can give.
+        room: u64,
+    },
     /// A value that the plan does not compute was asked for.
     #[error("value {0} is not computed by this plan")]
     NotPlanned(String),
@@ -115,6 +123,14 @@ fn kinds(list: &[Unsupported]) -> String {
     counts.into_iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
+/// Bytes as a text.
+fn size(bytes: u64) -> String {
+    match bytes as f64 / f64::from(1u32 << 30) {
+        it if it >= 1.0 => format!("{it:.1} GiB"),
+        it => format!("{:.0} MiB", it * 1024.0),
+    }
+}
+
 /// Nodes that a message lists before it only counts them.
 const LISTED: usize = 8;
 
@@ -130,7 +146,7 @@ impl From<ExecError> for Diagnostic {
                 if list.len() > LISTED {
                     it = it.with_note(format!("and {} more", list.len() - LISTED));
                 }
-                it.with_help("use `-O rtn`, which does not run the model")
+                it
             }
             ExecError::Node { node, inputs, error } => {
                 let code = match *error {
@@ -142,6 +158,9 @@ impl From<ExecError> for Diagnostic {
             }
             ExecError::Input { .. } => Self::error(codes::QCC0402, message)
                 .with_help("compare the samples with `qcc inspect` of the model"),
+            ExecError::Memory { .. } => Self::error(codes::QCC0503, message)
+                .with_note("that is what results of operators hold at one time")
+                .with_help("give the model fewer tokens or rows at a time"),
             ExecError::NotPlanned(_) => Self::error(codes::QCC0901, message),
             ExecError::Bug { node, .. } => {
                 Self::error(codes::QCC0901, message).at(node.to_string())

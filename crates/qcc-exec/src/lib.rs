@@ -26,6 +26,7 @@ mod memory;
 mod partly;
 mod plan;
 mod profile;
+mod room;
 mod run;
 mod slices;
 mod turned;

@@ -79,6 +79,7 @@ impl Plan {
 
     /// The values that each run brings, in the order of `self.fed`.
     fn fed(&self, mut get: impl FnMut(&str) -> Option<Tensor>) -> Result<Vec<Tensor>, ExecError> {
+        self.fits()?;
         let find = |it: &Fed| {
             let tensor = get(&it.name);
             tensor.ok_or_else(|| ExecError::input(&it.name, "is missing"))

@@ -16,59 +16,45 @@
 //!
 //! `bits` is 2, 3, 4 or 8, `group` 16, a multiple of 32, or at least K. Functions that create
 //! return NULL for what cannot be packed; `kb_run` fills `y` with NaN if there is no kernel.
+//! `kb_run_many` quantizes `x` once for all weights of the same K and group.
 //!
 //! The environment may name an instruction set (`QCC_KB_ISA=avx2`, say; `scalar` is plain Rust)
-//! and the planes of activations (`QCC_KB_PLANES=a15`).
+//! and the planes of activations (`QCC_KB_PLANES=a15`). For a name that is none, or that of an
+//! instruction set that there are no kernels of here, functions that create return NULL and say
+//! why on the error stream.
 
+mod settings;
 mod weights;
 
-use qcc_codegen::{Jit, KernelCache};
-use qcc_kernels::{
-    Activations, Epilogue, Isa, KernelSource, Matrix, Operands, Planes, Pool, Product, Scalar,
-};
+use qcc_kernels::{Activations, Epilogue, Matrix, Operands, Pool, Product, Share};
+use settings::Settings;
 use std::cell::RefCell;
-use std::env;
 use std::ffi::{c_char, c_int, c_long, c_void};
 use std::ptr;
 use std::slice;
-use std::str::FromStr;
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
-static SOURCE: LazyLock<Arc<dyn KernelSource>> = LazyLock::new(source);
-static PLANES: LazyLock<Planes> = LazyLock::new(|| setting("QCC_KB_PLANES").unwrap_or(Planes::A8));
+static SETTINGS: LazyLock<Result<Settings, String>> = LazyLock::new(Settings::of_environment);
 static POOL: LazyLock<RwLock<Pool>> = LazyLock::new(|| RwLock::new(Pool::new(1)));
 
 thread_local! {
     static ACTIVATIONS: RefCell<Activations> = RefCell::default();
 }
 
-fn setting<T: FromStr>(name: &str) -> Option<T> {
-    env::var(name).ok()?.parse().ok()
-}
-
-/// Kernels for the CPU at hand, else those of plain Rust.
-fn source() -> Arc<dyn KernelSource> {
-    let wish = setting::<Isa>("QCC_KB_ISA");
-    let jit = || {
-        let jit = Jit::new().ok()?;
-        let jit = match wish {
-            Some(isa) => jit.with_isa(isa).ok()?,
-            None => jit,
-        };
-        let jit = match KernelCache::of_user() {
-            Some(cache) => jit.with_cache(cache),
-            None => jit,
-        };
-        jit.ready().ok().map(|()| jit)
-    };
-    let jit = if wish == Some(Isa::Scalar) { None } else { jit() };
-    jit.map_or_else(|| Arc::new(Scalar) as Arc<dyn KernelSource>, |jit| Arc::new(jit))
-}
-
-/// What a handle points at.
+/// What a handle points at; null if there are no kernels as the environment asks for.
 fn boxed(matrix: Matrix) -> *mut c_void {
-    let product = Product::new(Arc::new(matrix), Arc::clone(&SOURCE), *PLANES, Epilogue::None);
-    Box::into_raw(Box::new(product)).cast()
+    let made = SETTINGS.as_ref().map_err(Clone::clone).and_then(|settings| {
+        let source = settings.source.clone();
+        let product = Product::new(Arc::new(matrix), source, settings.planes, Epilogue::None);
+        settings.allow(&product).map(|()| product)
+    });
+    match made {
+        Ok(product) => Box::into_raw(Box::new(product)).cast(),
+        Err(error) => {
+            eprintln!("qcc: {error}");
+            ptr::null_mut()
+        }
+    }
 }
 
 /// The product of a handle.
@@ -181,9 +167,34 @@ pub unsafe extern "C" fn kb_run_many(
     if handles.is_null() || ys.is_null() {
         return;
     }
-    for i in 0..usize::try_from(r).unwrap_or(0) {
+    let (Ok(r), Ok(m)) = (usize::try_from(r), usize::try_from(m)) else { return };
+    if m == 0 || x.is_null() {
+        return;
+    }
+    let mut rest = Vec::with_capacity(r);
+    for i in 0..r {
         // SAFETY: what the caller promises.
-        unsafe { kb_run(*handles.add(i), m, x, *ys.add(i)) };
+        let (product, y) = unsafe { (product(*handles.add(i)), *ys.add(i)) };
+        let Some(product) = product.filter(|_| !y.is_null()) else { continue };
+        // SAFETY: as above.
+        let y = unsafe { slice::from_raw_parts_mut(y, m * product.layout().n()) };
+        rest.push(Share { product, operands: Operands::default(), y, factor: None });
+    }
+    let pool = POOL.read().unwrap_or_else(PoisonError::into_inner);
+    while let Some(first) = rest.first() {
+        let (acts, k) = (first.product.act_layout(), first.product.layout().k());
+        let is_alike = |it: &Share<'_>| it.product.act_layout().serves(&acts);
+        let (mut alike, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(is_alike);
+        rest = others;
+        // SAFETY: as above.
+        let x = unsafe { slice::from_raw_parts(x, m * k) };
+        let done = ACTIVATIONS.with_borrow_mut(|room| {
+            room.quantize_on(&*pool, acts, x);
+            Product::run_all(&*pool, room, &mut alike)
+        });
+        if done.is_err() {
+            alike.iter_mut().for_each(|it| it.y.fill(f32::NAN));
+        }
     }
 }
 
@@ -264,6 +275,35 @@ mod tests {
                 columns(bits, group, 1 + group / 64);
             }
         }
+    }
+
+    #[test]
+    fn products_of_the_same_rows_are_those_of_each() {
+        let (k, m, shapes) = (96, 3, [(40, 4, 32), (33, 4, 32), (17, 2, 16), (64, 4, 32)]);
+        let numbers = |n: usize| (0..n).map(|i| ((i * 31) % 17) as f32 - 8.0).collect::<Vec<_>>();
+        let (x, mut single, mut many) = (numbers(m * k), Vec::new(), Vec::new());
+        let mut handles = Vec::new();
+        for (n, bits, group) in shapes {
+            let (w, mut y) = (numbers(n * k), vec![0.0; m * n]);
+            // SAFETY: as many elements as the shapes say.
+            #[allow(unsafe_code)]
+            unsafe {
+                let h = kb_create_f32(k as c_long, n as c_long, bits, group, w.as_ptr());
+                kb_run(h, m as c_long, x.as_ptr(), y.as_mut_ptr());
+                handles.push(h);
+            }
+            many.push(vec![f32::NAN; m * n]);
+            single.push(y);
+        }
+        let ys: Vec<*mut f32> = many.iter_mut().map(Vec::as_mut_ptr).collect();
+        // SAFETY: as above; handles are given back once.
+        #[allow(unsafe_code)]
+        unsafe {
+            let count = handles.len() as c_long;
+            kb_run_many(handles.as_ptr(), count, m as c_long, x.as_ptr(), ys.as_ptr());
+            handles.into_iter().for_each(|it| kb_destroy(it));
+        }
+        assert_eq!(many, single);
     }
 
     #[test]

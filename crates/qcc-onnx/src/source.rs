@@ -1,6 +1,7 @@
 //! Where everything in a graph came from.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +9,8 @@ use std::sync::Arc;
 use qcc_diag::Diagnostic;
 use qcc_ir::{Graph, NodeId, Scope};
 use qcc_tensor::MappedFile;
+
+use crate::export::is_same_file;
 
 /// A model that was read.
 #[derive(Clone, Debug)]
@@ -40,6 +43,14 @@ pub(crate) struct SourceData {
     pub(crate) graph: GraphSource,
     /// The other files that hold tensors, by location, in order of first use.
     pub(crate) data_files: Vec<(String, MappedFile)>,
+}
+
+impl SourceData {
+    /// Where a data file is, which the model names by `location`.
+    pub(crate) fn path_of(&self, location: &str) -> PathBuf {
+        let real = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        real.parent().unwrap_or(Path::new("")).join(location)
+    }
 }
 
 /// The records of one graph message.
@@ -155,6 +166,13 @@ impl Source {
     /// Other files that hold tensors: location as the model spells it, and the mapped file.
     pub fn data_files(&self) -> &[(String, MappedFile)] {
         &self.0.data_files
+    }
+
+    /// Whether a path is that of the model or of one of its data files, through links too.
+    pub fn is_of(&self, path: &Path) -> bool {
+        let data = &self.0;
+        let is_data = |it: &(String, MappedFile)| is_same_file(path, &data.path_of(&it.0));
+        is_same_file(path, &data.path) || data.data_files.iter().any(is_data)
     }
 
     /// Bytes of the model and of its data files.

@@ -11,7 +11,7 @@ use crate::plan::Unit;
 use crate::tensor::{Kind, Tensor, floats};
 use crate::weight::{Form, Operands, Shape, pack};
 use memmap2::MmapMut;
-use qcc_kernels::{Epilogue, KernelError, Planes};
+use qcc_kernels::{Epilogue, Planes};
 use qcc_quant::layout::Outliers;
 use qcc_quant::panel::PanelError;
 use std::borrow::Cow;
@@ -174,11 +174,8 @@ impl<'a> Constants<'a> {
         self.shape.n.saturating_mul(self.shape.k)
     }
 
-    /// The product, and why it has slow kernels if it does.
-    pub(crate) fn linear(
-        &self,
-        kernels: &Kernels,
-    ) -> Result<(Linear, Option<KernelError>), Failure> {
+    /// The product, with its kernels for one row.
+    pub(crate) fn linear(&self, kernels: &Kernels) -> Result<Linear, Failure> {
         let wrong = |error: &dyn Display| Failure::wrong(error.to_string());
         let want = self.shape.bytes()?;
         let got = self.codes.len()?;
@@ -214,7 +211,7 @@ impl<'a> Constants<'a> {
         if bias.as_ref().is_some_and(|it| it.len() != self.shape.n) {
             return Err(wrong(&"the bias has not N elements"));
         }
-        Ok(Linear::new(packed, kernels, self.planes, bias, self.epilogue))
+        Linear::new(packed, kernels, self.planes, bias, self.epilogue)
     }
 }
 

@@ -161,12 +161,9 @@ impl Kernel {
             api.log(logger, OrtLoggingLevel::ORT_LOGGING_LEVEL_WARNING, line);
         };
         let kernels = Kernels::of(&options);
-        if let Some(why) = &kernels.slow {
-            warn(&format!("qcc: slow kernels in plain Rust: {why}"));
-        }
         // The body multiplies floats.
         let planes = options.planes.unwrap_or(Planes::A22);
-        let room = Room::new(Workers::new(options.threads));
+        let room = Room::new(Workers::new(options.threads), kernels.clone());
         let beside = op.beside;
         let mut kernel = Self { api, shape, beside, planes, kernels, room, product: None };
         let constant = |at: usize| {
@@ -193,6 +190,9 @@ impl Kernel {
             kernel.product = Some(product);
         } else {
             warn("qcc: a weight that is no constant is packed in every run");
+        }
+        if let Some(line) = kernel.kernels.news() {
+            warn(&line);
         }
         Ok(kernel)
     }
@@ -233,8 +233,9 @@ impl Kernel {
             return Ok((Multiply::Floats(floats(&weight, outliers)), Some(error)));
         }
         let packed = pack(self.shape, &operands)?;
-        let (linear, error) = Linear::new(packed, &self.kernels, self.planes, None, Epilogue::None);
-        Ok((Multiply::Panels(Group::new(vec![linear.into()])?), error.map(|it| it.to_string())))
+        let linear = Linear::new(packed, &self.kernels, self.planes, None, Epilogue::None)?;
+        linear.prepare_all(&self.kernels)?;
+        Ok((Multiply::Panels(Group::new(vec![linear.into()])?), None))
     }
 
     fn compute(&self, context: *mut OrtKernelContext) -> Result<(), Failure> {

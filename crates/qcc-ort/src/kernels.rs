@@ -1,48 +1,88 @@
-//! Where kernels come from: compiled for the CPU, or in plain Rust where that cannot be.
+//! Where kernels come from: compiled for the CPU, or in plain Rust where one cannot be.
 
 use crate::options::{Cache, Options};
 use qcc_codegen::{CodegenError, Jit, KernelCache};
-use qcc_kernels::{Isa, KernelSource, Scalar};
+use qcc_kernels::{Isa, KernelSource, OrScalar, Scalar};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// Kernels, and what to tell the user about them.
+/// Kernels, and what to tell the user about them. Clones share both.
 #[derive(Clone)]
-pub(crate) struct Kernels {
-    pub(crate) source: Arc<dyn KernelSource>,
-    /// Why they are the slow ones, if they are.
-    pub(crate) slow: Option<String>,
+pub(crate) struct Kernels(Arc<Shared>);
+
+struct Shared {
+    source: Arc<OrScalar>,
+    /// What compiles them.
+    jit: Option<Arc<Jit>>,
+    /// Why nothing does, if that was wished for.
+    why: Option<String>,
+    /// Whether the user knows that they are slow.
+    told: AtomicBool,
 }
 
 impl Kernels {
     /// Those that a session asks for. Sessions that ask for nothing share theirs.
     pub(crate) fn of(options: &Options) -> Self {
-        static SHARED: Mutex<Option<Weak<dyn KernelSource>>> = Mutex::new(None);
+        static SHARED: Mutex<Option<Weak<Shared>>> = Mutex::new(None);
         if options.isa.is_some() || options.cache != Cache::OfUser {
             return Self::new(options);
         }
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(source) = shared.as_ref().and_then(Weak::upgrade) {
-            return Self { source, slow: None };
+        if let Some(kernels) = shared.as_ref().and_then(Weak::upgrade) {
+            return Self(kernels);
         }
         let kernels = Self::new(options);
-        if kernels.slow.is_none() {
-            *shared = Some(Arc::downgrade(&kernels.source));
-        }
+        *shared = Some(Arc::downgrade(&kernels.0));
         kernels
     }
 
     fn new(options: &Options) -> Self {
-        if options.isa == Some(Isa::Scalar) {
-            return Self { source: Arc::new(Scalar), slow: None };
-        }
-        match compiled(options) {
-            Ok(jit) => Self { source: Arc::new(jit), slow: None },
-            Err(error) => Self { source: Arc::new(Scalar), slow: Some(error.to_string()) },
-        }
+        let made = match options.isa {
+            Some(Isa::Scalar) => Ok(None),
+            _ => jit(options).map(|it| Some(Arc::new(it))),
+        };
+        let (jit, why) = match made {
+            Ok(jit) => (jit, None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        let source: Arc<dyn KernelSource> = match &jit {
+            Some(jit) => Arc::<Jit>::clone(jit),
+            None => Arc::new(Scalar),
+        };
+        let source = Arc::new(OrScalar::new(source));
+        Self(Arc::new(Shared { source, jit, why, told: AtomicBool::new(false) }))
+    }
+
+    /// Where products find them.
+    pub(crate) fn source(&self) -> Arc<dyn KernelSource> {
+        Arc::<OrScalar>::clone(&self.0.source)
+    }
+
+    /// The instruction set that they are for.
+    pub(crate) fn isa(&self) -> Isa {
+        self.0.source.isa()
+    }
+
+    /// Why no kernel can be compiled as the session asks for.
+    pub(crate) fn refused(&self) -> Option<&str> {
+        self.0.why.as_deref()
+    }
+
+    /// Whether LLVM is in memory already: then more kernels cost only their own time.
+    pub(crate) fn has_compiled(&self) -> bool {
+        self.0.jit.as_ref().is_some_and(|it| it.has_compiled())
+    }
+
+    /// A line for the log, once: that kernels in plain Rust run, and why.
+    pub(crate) fn news(&self) -> Option<String> {
+        let Shared { source, why, told, .. } = &*self.0;
+        let why = why.clone().or_else(|| source.why().map(ToString::to_string))?;
+        let is_news = !told.swap(true, Ordering::Relaxed);
+        is_news.then(|| format!("qcc: slow kernels in plain Rust: {why}"))
     }
 }
 
-fn compiled(options: &Options) -> Result<Jit, CodegenError> {
+fn jit(options: &Options) -> Result<Jit, CodegenError> {
     let jit = Jit::new()?;
     let jit = match options.isa {
         Some(isa) => jit.with_isa(isa)?,
@@ -53,10 +93,8 @@ fn compiled(options: &Options) -> Result<Jit, CodegenError> {
         Cache::Off => None,
         Cache::Folder(folder) => Some(KernelCache::new(folder)),
     };
-    let jit = match cache {
+    Ok(match cache {
         Some(cache) => jit.with_cache(cache),
         None => jit,
-    };
-    jit.ready()?;
-    Ok(jit)
+    })
 }

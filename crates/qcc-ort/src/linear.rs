@@ -9,11 +9,12 @@ use crate::kernels::Kernels;
 use crate::tensor::{Kind, Output, Tensor, count};
 use crate::threads::Host;
 use crate::weight::Packed;
-use ort_sys::OrtKernelContext;
+use ort_sys::{OrtKernelContext, OrtLoggingLevel};
 use qcc_kernels::{
-    ActLayout, Activations, Alone, Epilogue, Factor, KernelError, KernelSource, Operands, Planes,
-    Pool, Product, ProductError, Scalar, Share, Threads,
+    ActLayout, Activations, Alone, Epilogue, Factor, KernelSpec, Operands, Planes, Pool, Product,
+    ProductError, Share, Threads,
 };
+use std::ops::RangeInclusive;
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -38,9 +39,10 @@ impl Workers {
     }
 }
 
-/// What all products of a session share: room that is used again.
+/// What all products of a session share: kernels, and room that is used again.
 pub(crate) struct Room {
     pub(crate) workers: Workers,
+    kernels: Kernels,
     spare: Mutex<Vec<Scratch>>,
 }
 
@@ -53,8 +55,18 @@ struct Scratch {
 }
 
 impl Room {
-    pub(crate) fn new(workers: Workers) -> Self {
-        Self { workers, spare: Mutex::default() }
+    pub(crate) fn new(workers: Workers, kernels: Kernels) -> Self {
+        Self { workers, kernels, spare: Mutex::default() }
+    }
+
+    /// Tells the user, in the log of a running operator, what became of the kernels, if it is new.
+    fn tell(&self, api: &Api, context: *mut OrtKernelContext) {
+        let Some(line) = self.kernels.news() else { return };
+        let mut logger = ptr::null();
+        // Without a log there is nobody to tell.
+        if ort!(api, KernelContext_GetLogger(context, &raw mut logger)).is_ok() {
+            api.log(logger, OrtLoggingLevel::ORT_LOGGING_LEVEL_WARNING, &line);
+        }
     }
 
     fn with<T>(&self, body: impl FnOnce(&mut Scratch) -> T) -> T {
@@ -84,24 +96,36 @@ pub(crate) struct Linear {
 
 impl Linear {
     /// # Errors
-    /// The kernel error for which kernels in plain Rust are taken, with them.
+    /// If there is no kernel for it, not even in plain Rust.
     pub(crate) fn new(
         Packed { matrix, overlay }: Packed,
         kernels: &Kernels,
         planes: Planes,
         bias: Option<Vec<f32>>,
         epilogue: Epilogue,
-    ) -> (Self, Option<KernelError>) {
-        let (matrix, overlay) = (Arc::new(matrix), overlay.map(Arc::new));
-        let product = |source: Arc<dyn KernelSource>| {
-            Product::new(Arc::clone(&matrix), source, planes, epilogue)
-                .with_overlay(overlay.clone())
-        };
-        let compiled = product(Arc::clone(&kernels.source));
-        match compiled.prepare(1) {
-            Ok(()) => (Self { product: compiled, bias }, None),
-            Err(error) => (Self { product: product(Arc::new(Scalar)), bias }, Some(error)),
+    ) -> Result<Self, Failure> {
+        let product = Product::new(Arc::new(matrix), kernels.source(), planes, epilogue);
+        let linear = Self { product: product.with_overlay(overlay.map(Arc::new)), bias };
+        linear.prepare(1..=1)?;
+        Ok(linear)
+    }
+
+    /// Asks for the kernels of every number of rows, where LLVM is in memory anyhow: so no run
+    /// waits for a compiler.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub(crate) fn prepare_all(&self, kernels: &Kernels) -> Result<(), Failure> {
+        let rows = 1..=usize::from(KernelSpec::MOST_ROWS);
+        if kernels.has_compiled() { self.prepare(rows) } else { Ok(()) }
+    }
+
+    fn prepare(&self, rows: RangeInclusive<usize>) -> Result<(), Failure> {
+        for rows in rows {
+            let done = self.product.prepare(rows);
+            done.map_err(|it| Failure::other(it.to_string()))?;
         }
+        Ok(())
     }
 
     fn operands(&self) -> Operands<'_> {
@@ -225,6 +249,7 @@ impl Group {
         })
         .map_err(|error| Failure::other(error.to_string()))?;
         outputs.into_iter().for_each(Output::finish);
+        room.tell(api, context);
         Ok(())
     }
 

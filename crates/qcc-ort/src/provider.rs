@@ -11,7 +11,6 @@ use crate::linear::{Group, Linear, Part, Room, Workers};
 use crate::options::Options;
 use crate::plan::{Plan, Unit};
 use ort_sys::{OrtGraph, OrtLogger, OrtLoggingLevel, OrtNode, OrtStatusPtr};
-use qcc_kernels::KernelError;
 use rayon::prelude::*;
 use std::cmp::Reverse;
 use std::ffi::c_char;
@@ -46,14 +45,12 @@ impl Provider {
             absent: [ptr::null(); 8],
         };
         let kernels = Kernels::of(&options);
-        let room = Arc::new(Room::new(Workers::new(options.threads)));
-        let provider = Self { head, api, logger, options, kernels, room };
-        if let Some(why) = &provider.kernels.slow {
-            if provider.options.isa.is_some() {
-                return Err(Failure::wrong(why.clone()));
-            }
-            provider.warn(&format!("qcc: slow kernels in plain Rust: {why}"));
+        if let Some(why) = kernels.refused().filter(|_| options.isa.is_some()) {
+            return Err(Failure::wrong(why));
         }
+        let room = Arc::new(Room::new(Workers::new(options.threads), kernels.clone()));
+        let provider = Self { head, api, logger, options, kernels, room };
+        provider.tell();
         Ok(Box::into_raw(Box::new(provider)).cast())
     }
 
@@ -70,8 +67,11 @@ impl Provider {
         self.api.log(self.logger, OrtLoggingLevel::ORT_LOGGING_LEVEL_INFO, line);
     }
 
-    fn warn(&self, line: &str) {
-        self.api.log(self.logger, OrtLoggingLevel::ORT_LOGGING_LEVEL_WARNING, line);
+    /// Tells the user what became of the kernels, if it is new.
+    fn tell(&self) {
+        if let Some(line) = self.kernels.news() {
+            self.api.log(self.logger, OrtLoggingLevel::ORT_LOGGING_LEVEL_WARNING, &line);
+        }
     }
 
     /// Tells the runtime which nodes are taken: those that read the same activations together.
@@ -92,7 +92,7 @@ impl Provider {
         }
         let (taken, left) = (plan.products(), plan.left.len());
         if taken + left > 0 {
-            let (groups, ends, isa) = (plan.groups.len(), plan.ends(), self.kernels.source.isa());
+            let (groups, ends, isa) = (plan.groups.len(), plan.ends(), self.kernels.isa());
             self.info(&format!(
                 "qcc: {taken} products taken in {groups} groups, {left} left; \
                  nodes after them taken: {ends}; kernels: {isa}"
@@ -157,18 +157,13 @@ impl Provider {
             .collect();
         done.sort_by_key(|(at, _)| *at);
         let mut linears = Vec::with_capacity(done.len());
-        for ((name, _), (_, linear)) in inputs.iter().zip(done) {
-            let (linear, error) = linear?;
-            if let Some(error) = error {
-                self.slow(name, &error);
-            }
-            linears.push(linear);
+        for (_, linear) in done {
+            linears.push(linear?);
         }
+        // Only now it is known whether something had to be compiled.
+        linears.par_iter().try_for_each(|it| it.prepare_all(kernels))?;
+        self.tell();
         Ok(linears)
-    }
-
-    fn slow(&self, name: &str, error: &KernelError) {
-        self.warn(&format!("qcc: node '{name}' has slow kernels in plain Rust: {error}"));
     }
 }
 

@@ -34,7 +34,7 @@ pub fn targets(names: &str) -> Result<Targets, Error> {
 }
 
 fn target(name: &str) -> Result<Target, Error> {
-    let wrong = |error| match error {
+    let wrong = |error: CodegenError| match error {
         CodegenError::UnknownTarget { name, known } => {
             let error = Diagnostic::error(codes::QCC0304, format!("no target is called '{name}'"))
                 .at("option --target")
@@ -43,6 +43,12 @@ fn target(name: &str) -> Result<Target, Error> {
                 Some(near) => error.with_help(format!("write '{near}'")).into(),
                 None => error.into(),
             }
+        }
+        CodegenError::OldBase { ref extension, ref needs, .. } => {
+            Diagnostic::error(codes::QCC0304, error.to_string())
+                .at("option --target")
+                .with_help(format!("write '{needs}+{extension}', or leave out '+{extension}'"))
+                .into()
         }
         other => refused(&other),
     };
@@ -119,7 +125,11 @@ pub fn library(
         for it in &left {
             error = error.with_note(it.message.clone());
         }
-        let help = "quantize it in the same run: leave out '-O none' or '--format fake'";
+        let help = if left.is_empty() {
+            "quantize it in the same run: leave out '-O none' or '--format fake'"
+        } else {
+            "the notes say what is wrong with its weights: quantize the float model again"
+        };
         return Err(error.with_help(help).into());
     }
     Ok((Library::new(prefix, targets, storage, products), left))

@@ -10,12 +10,14 @@ mod layers;
 mod time;
 mod whole;
 
-use qcc_diag::Diagnostic;
+use qcc_data::{Role, role};
+use qcc_diag::{Diagnostic, codes};
 use qcc_exec::Profile;
 use qcc_ir::Graph;
-use qcc_kernels::{Planes, limits};
+use qcc_kernels::{KernelSource as _, Planes, Pool, limits};
 use qcc_pass::{Cancel, Progress};
 use std::sync::Arc;
+use std::thread::available_parallelism;
 
 use crate::kernels::{Kernels, lowered};
 use crate::{Error, Model};
@@ -62,9 +64,10 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Measures them: half a second.
+    /// Measures them: half a second, with the threads of the kernels, but at most one for each
+    /// CPU: more would measure how they take turns.
     pub fn measure(kernels: &Kernels) -> Self {
-        let threads = &*kernels.threads;
+        let threads = &*measuring(kernels);
         let sizes = [1 << 17, 1 << 19, 1 << 23, 1 << 27];
         Self {
             read: sizes.map(|bytes| (bytes, limits::read_rate(threads, bytes))).into(),
@@ -119,7 +122,8 @@ pub struct Bench {
 /// Times a model, and a reference in the same engine.
 ///
 /// # Errors
-/// When a model cannot be run, or has inputs that cannot be made up.
+/// When a model cannot be run, or has inputs that cannot be made up; for tokens seen before when
+/// it has no cache that could hold them.
 pub fn bench(
     model: &Model,
     reference: Option<&Model>,
@@ -128,6 +132,9 @@ pub fn bench(
     progress: &Arc<dyn Progress>,
     cancel: &Cancel,
 ) -> Result<Bench, Error> {
+    for it in [Some(model), reference].into_iter().flatten() {
+        check_past(it, options.past)?;
+    }
     let (runner, report) = lowered(model, kernels, options.planes, cancel)?;
     let other = match reference {
         Some(it) => Some((it, lowered(it, kernels, options.planes, cancel)?.0)),
@@ -135,7 +142,7 @@ pub fn bench(
     };
     let graph = runner.graph();
     let other = other.as_ref().map(|it| (it.0, it.1.graph()));
-    let limits = Limits::measure(kernels);
+    let (limits, threads) = (Limits::measure(kernels), measuring(kernels));
     let bytes = |it: &qcc_engine::Lowered| layers::bytes(&it.product);
     let products = (report.products.len(), report.products.iter().map(bytes).sum());
     let kinds = if options.whole { Vec::new() } else { layers::kinds(graph, options.each) };
@@ -150,7 +157,7 @@ pub fn bench(
     for kind in kinds {
         let mut layer = Layer::new(&kind);
         // Weights of a kind are read in turn, so all of them say which memory they come from.
-        let rate = limits::read_rate(&*kernels.threads, kind.bytes());
+        let rate = limits::read_rate(&*threads, kind.bytes());
         for &rows in &options.rows {
             stopped(cancel)?;
             let reference = other.map(|it| it.1);
@@ -164,20 +171,40 @@ pub fn bench(
     let pairs = |list: Vec<qcc_engine::Stays>| list.into_iter().map(|it| (it.name, it.why));
     Ok(Bench {
         limits,
-        isa: kernels.source.isa().to_string(),
+        isa: kernels.isa(),
         products,
         stays: pairs(report.stays).collect(),
         apart: pairs(report.apart).collect(),
         layers,
         whole,
-        notes: kernels.notes.clone(),
+        notes: kernels.notes(),
     })
+}
+
+/// Tokens that were seen before are in a cache.
+fn check_past(model: &Model, past: usize) -> Result<(), Error> {
+    let has_cache = || model.inputs().iter().any(|it| role(it) == Some(Role::Past));
+    if past == 0 || has_cache() || feed::has_past(model.graph()) {
+        return Ok(());
+    }
+    let path = model.source().path().display();
+    let text = format!("'{path}' has no cache that could hold {past} tokens");
+    let error = Diagnostic::error(codes::QCC0304, text).at("option --past");
+    Err(error.with_help("leave out --past, or export the model with its cache").into())
+}
+
+/// Threads that measure limits.
+fn measuring(kernels: &Kernels) -> Arc<Pool> {
+    let cpus = available_parallelism().map_or(1, usize::from);
+    if kernels.threads.threads() <= cpus {
+        return kernels.threads.clone();
+    }
+    Arc::new(Pool::new(cpus))
 }
 
 fn stopped(cancel: &Cancel) -> Result<(), Error> {
     if cancel.is_set() {
-        let code = qcc_diag::codes::QCC0509;
-        return Err(Diagnostic::error(code, "interrupted").into());
+        return Err(Diagnostic::error(codes::QCC0509, "interrupted").into());
     }
     Ok(())
 }

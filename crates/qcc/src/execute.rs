@@ -26,7 +26,7 @@ pub struct Executor {
     pub(crate) options: PlanOptions,
     /// Products that run on kernels, and those that stay.
     products: [usize; 2],
-    notes: Vec<Diagnostic>,
+    kernels: Option<Kernels>,
 }
 
 impl Executor {
@@ -36,18 +36,18 @@ impl Executor {
     /// When it breaks a rule, or its weights cannot be packed.
     pub fn new(model: &Model, options: &ExecuteOptions) -> Result<Self, Error> {
         let cancel = Cancel::default();
-        let (mut runner, products, notes) = match &options.kernels {
+        let (mut runner, products) = match &options.kernels {
             Some(kernels) => {
                 let (runner, report) = lowered(model, kernels, None, &cancel)?;
                 let count = [report.products.len(), report.stays.len()];
-                let notes = if count[0] > 0 { kernels.notes.clone() } else { Vec::new() };
-                (runner, count, notes)
+                (runner, count)
             }
-            None => (Runner::new(model, &cancel)?, [0; 2], Vec::new()),
+            None => (Runner::new(model, &cancel)?, [0; 2]),
         };
         let plan = PlanOptions { profile: options.profile, ..PlanOptions::default() };
         runner.set_options(plan.clone());
-        Ok(Self { runner, options: plan, products, notes })
+        let kernels = options.kernels.clone().filter(|_| products[0] > 0);
+        Ok(Self { runner, options: plan, products, kernels })
     }
 
     /// Products that run on low-bit kernels.
@@ -55,9 +55,9 @@ impl Executor {
         self.products[0]
     }
 
-    /// What the user should know about the kernels.
-    pub fn notes(&self) -> &[Diagnostic] {
-        &self.notes
+    /// What the user should know about the kernels, as far as they were asked for.
+    pub fn notes(&self) -> Vec<Diagnostic> {
+        self.kernels.as_ref().map(Kernels::notes).unwrap_or_default()
     }
 
     /// Runs the model once: its outputs by name. Inputs that follow from token ids may be left out:

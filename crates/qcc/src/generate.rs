@@ -28,6 +28,7 @@ pub(crate) use draw::draw;
 pub use sampling::Sampling;
 pub use stream::{StopWords, TextStream};
 
+use crate::runner::diagnosed;
 use crate::{Error, Executor, Model};
 
 /// What is written, and how.
@@ -82,7 +83,7 @@ pub struct Generated {
 }
 
 impl Generated {
-    /// Tokens of the prompt in a second.
+    /// Tokens of the prompt in a second; 0 when it was not run, as where no new token is asked for.
     pub fn prefill_rate(&self) -> f64 {
         rate(self.prompt, self.prefill)
     }
@@ -94,7 +95,7 @@ impl Generated {
 }
 
 fn rate(count: usize, time: Duration) -> f64 {
-    if count == 0 { 0.0 } else { count as f64 / time.as_secs_f64().max(1e-9) }
+    if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
 }
 
 /// A model that writes.
@@ -254,7 +255,7 @@ impl Generator {
         let tensor =
             Tensor::from_vec(vec![self.batch, length], rows).map_err(|it| fail(&it.to_string()))?;
         let outputs = self.decoder.run(&tensor, cache).map_err(|it| match it {
-            DecodeError::Exec(it) => Error::from(Diagnostic::from(it)),
+            DecodeError::Exec(it) => Error::from(diagnosed(it)),
             DecodeError::Data(it) => Error::from(it.0),
             it => fail(&format!("the model cannot write text: {it}")).into(),
         })?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use qcc_codegen::{CodegenError, Jit};
 use qcc_diag::{Diagnostic, codes};
 use qcc_engine::{LowerError, LowerOptions, Report};
-use qcc_kernels::{KernelSource, Planes, Pool, Scalar};
+use qcc_kernels::{KernelSource, OrScalar, Planes, Pool, Scalar};
 use qcc_pass::Cancel;
 
 use crate::runner::Runner;
@@ -15,26 +15,46 @@ use crate::{Error, Model};
 #[derive(Clone)]
 pub struct Kernels {
     /// Where kernels come from.
-    pub source: Arc<dyn KernelSource>,
+    pub source: Arc<OrScalar>,
     /// Threads that products are shared among.
     pub threads: Arc<Pool>,
-    /// What the user should know about them.
-    pub notes: Vec<Diagnostic>,
+    /// Why none can be compiled at all.
+    why: Option<CodegenError>,
 }
 
 impl Kernels {
     /// Kernels compiled for the CPU at hand and kept in the user's cache, on so many threads.
-    /// Where they cannot be compiled, those in plain Rust, and a note.
+    /// Where one cannot be compiled, that in plain Rust, and a note.
     pub fn new(threads: usize) -> Self {
-        let threads = Arc::new(Pool::new(threads.max(1)));
         match compiled() {
-            Ok(jit) => Self { source: Arc::new(jit), threads, notes: Vec::new() },
-            Err(error) => {
-                let text = "products run on kernels in plain Rust, which are slow";
-                let note = Diagnostic::warning(codes::QCC0609, text).with_note(error.to_string());
-                Self { source: Arc::new(Scalar), threads, notes: vec![note] }
-            }
+            Ok(jit) => Self::of(Arc::new(jit), threads),
+            Err(error) => Self { why: Some(error), ..Self::scalar(threads) },
         }
+    }
+
+    /// Kernels in plain Rust, on so many threads.
+    pub fn scalar(threads: usize) -> Self {
+        Self::of(Arc::new(Scalar), threads)
+    }
+
+    fn of(source: Arc<dyn KernelSource>, threads: usize) -> Self {
+        let threads = Arc::new(Pool::new(threads.max(1)));
+        Self { source: Arc::new(OrScalar::new(source)), threads, why: None }
+    }
+
+    /// What the user should know about them so far: that a kernel cannot be compiled shows when it
+    /// is first needed, which may be in the middle of a run. There is one note at most.
+    pub fn notes(&self) -> Vec<Diagnostic> {
+        let early = self.why.as_ref().map(ToString::to_string);
+        let why = early.or_else(|| self.source.why().map(ToString::to_string));
+        let text = "products run on kernels in plain Rust, which are slow";
+        let note = |why| Diagnostic::warning(codes::QCC0609, text).with_note(why);
+        why.map(note).into_iter().collect()
+    }
+
+    /// The instruction sets of the kernels that were used so far: `avx2`, say.
+    pub fn isa(&self) -> String {
+        self.source.isas().iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
     }
 }
 
@@ -46,12 +66,11 @@ fn compiled() -> Result<Jit, CodegenError> {
 
 #[cfg(feature = "llvm")]
 fn compiled() -> Result<Jit, CodegenError> {
-    let jit = match qcc_codegen::KernelCache::of_user() {
-        Some(cache) => Jit::new()?.with_cache(cache),
-        None => Jit::new()?,
-    };
-    jit.ready()?;
-    Ok(jit)
+    let jit = Jit::new()?;
+    Ok(match qcc_codegen::KernelCache::of_user() {
+        Some(cache) => jit.with_cache(cache),
+        None => jit,
+    })
 }
 
 /// Makes a copy of a model that runs on kernels, and says what became of its products.
@@ -62,7 +81,7 @@ pub(crate) fn lowered(
     cancel: &Cancel,
 ) -> Result<(Runner, Report), Error> {
     let mut runner = Runner::new(model, cancel)?.typed(cancel)?;
-    let mut options = LowerOptions::new(Arc::clone(&kernels.source), kernels.threads.clone());
+    let mut options = LowerOptions::new(kernels.source.clone(), kernels.threads.clone());
     options.planes = planes;
     let report = runner.lower(&options).map_err(|it| failed(&it))?;
     Ok((runner, report))

@@ -89,7 +89,18 @@ impl Runner {
 
 fn wrong(notes: &[Diagnostic], error: ExecError) -> Error {
     let told = notes.iter().map(|it| it.message.clone());
-    Error::from(told.fold(Diagnostic::from(error), Diagnostic::with_note))
+    Error::from(told.fold(diagnosed(error), Diagnostic::with_note))
+}
+
+/// Why a model cannot be run, with the way out for a model that was to be run.
+pub(crate) fn diagnosed(error: ExecError) -> Diagnostic {
+    let is_unknown = matches!(error, ExecError::Unsupported(_));
+    let error = Diagnostic::from(error);
+    if is_unknown {
+        error.with_help("run it in ONNX Runtime, or export it without these operators")
+    } else {
+        error
+    }
 }
 
 fn copy(graph: &Graph, pipeline: Pipeline, cancel: &Cancel) -> Result<WorkingCopy, Error> {

@@ -9,6 +9,18 @@ use tempfile::NamedTempFile;
 
 use crate::WriteError;
 
+/// Writes a file with what `fill` gives. It appears whole or not at all; what was there before
+/// stays until then.
+///
+/// # Errors
+/// [`WriteError::Io`] with what the system says, or what `fill` said.
+pub fn write_file(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>,
+) -> Result<(), WriteError> {
+    Pending::write(path, fill)?.finish()
+}
+
 /// A file that was written but does not have its name yet. Dropping it removes it.
 #[derive(Debug)]
 pub(super) struct Pending {
@@ -70,7 +82,7 @@ fn plain(error: &io::Error, folder: &Path) -> io::Error {
 }
 
 /// Whether two paths are one file, through links too.
-pub(super) fn is_same_file(a: &Path, b: &Path) -> bool {
+pub fn is_same_file(a: &Path, b: &Path) -> bool {
     #[cfg(unix)]
     if let (Ok(a), Ok(b)) = (fs::metadata(a), fs::metadata(b)) {
         use std::os::unix::fs::MetadataExt as _;

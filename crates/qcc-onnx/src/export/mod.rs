@@ -23,7 +23,8 @@ use qcc_tensor::DType;
 use crate::import::{key, records};
 use crate::source::{GraphSource, What, called};
 use crate::{Source, WriteError};
-use file::{Pending, is_same_file};
+use file::Pending;
+pub use file::{is_same_file, write_file};
 use rope::Rope;
 use sidecar::Sidecar;
 use upgrade::Upgrade;
@@ -103,8 +104,7 @@ pub fn write(
     let mut files = vec![path.to_owned()];
     if let Some(sidecar) = &sidecar {
         let beside = path.with_file_name(sidecar.location());
-        let is_input =
-            data.data_files.iter().any(|it| is_same_file(&beside, &data_path(data, &it.0)));
+        let is_input = data.data_files.iter().any(|it| is_same_file(&beside, &data.path_of(&it.0)));
         if is_input {
             return Err(WriteError::IsInput { path: beside });
         }
@@ -119,7 +119,7 @@ pub fn write(
             let copy = path.parent().unwrap_or(Path::new("")).join(location);
             size_bytes += file.bytes().len() as u64;
             files.push(copy.clone());
-            if is_same_file(&copy, &data_path(data, location)) {
+            if is_same_file(&copy, &data.path_of(location)) {
                 continue;
             }
             if exists(&copy) && !options.overwrite {
@@ -193,11 +193,6 @@ fn parts(
 /// Whether the data files of the input go beside the output.
 fn keeps_data(model: &ModelRope, options: &WriteOptions) -> bool {
     !model.is_changed || options.external == External::Never
-}
-
-fn data_path(data: &crate::source::SourceData, location: &str) -> PathBuf {
-    let real = fs::canonicalize(&data.path).unwrap_or_else(|_| data.path.clone());
-    real.parent().unwrap_or(Path::new("")).join(location)
 }
 
 struct ModelRope {

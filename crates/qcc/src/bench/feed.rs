@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use qcc_diag::{Diagnostic, codes};
-use qcc_ir::{Graph, Kind, Type, Value};
+use qcc_ir::{Graph, Kind, NodeId, Type, Value};
 use qcc_tensor::{DType, Dim, Tensor, TensorError};
 
 use crate::Error;
@@ -29,6 +29,16 @@ pub(super) fn inputs(graph: &Graph, rows: usize, past: usize) -> Result<Feed, Er
     Ok(feed)
 }
 
+/// Whether an input tells of tokens that were seen before: a cache, or a length that counts them.
+pub(super) fn has_past(graph: &Graph) -> bool {
+    let dims = |node: &NodeId| {
+        let ty = graph.ty(Value { node: *node, slot: 0 });
+        ty.shape().map(<[Dim]>::to_vec).unwrap_or_default()
+    };
+    let mut all = graph.inputs().iter().flat_map(dims);
+    all.any(|it| matches!(size(&it), Some(Size::Past | Size::All)))
+}
+
 fn input(name: &str, ty: &Type, rows: usize, past: usize) -> Result<Tensor, Error> {
     let wrong = |what: String| {
         Error::from(
@@ -42,7 +52,7 @@ fn input(name: &str, ty: &Type, rows: usize, past: usize) -> Result<Tensor, Erro
     let dims: Vec<usize> = shape
         .iter()
         .enumerate()
-        .map(|(at, dim)| match size(dim, rows, past) {
+        .map(|(at, dim)| match size(dim) {
             Some(Size::Rows) if is_mask && at == 1 => rows + past,
             Some(it) => it.value(rows, past),
             None if at == 0 && shape.len() > 1 => 1,
@@ -90,7 +100,7 @@ impl Size {
     }
 }
 
-fn size(dim: &Dim, _rows: usize, _past: usize) -> Option<Size> {
+fn size(dim: &Dim) -> Option<Size> {
     match dim {
         Dim::Known(it) => Some(Size::Number(*it)),
         Dim::Symbol(it) if it.contains('+') || it.contains("total") => Some(Size::All),
@@ -120,13 +130,15 @@ mod tests {
         b.input("past_key_values.0.key", Type::tensor(DType::F16, past), None);
         let default = Tensor::scalar(1f32);
         b.input("scale", Type::of(&default), Some(default));
-        let feed = inputs(&b.finish().unwrap(), 4, 10).unwrap();
+        let graph = b.finish().unwrap();
+        let feed = inputs(&graph, 4, 10).unwrap();
         let dims = |name: &str| feed[name].dims().to_vec();
         assert_eq!(dims("input_ids"), [1, 4]);
         assert_eq!(dims("attention_mask"), [1, 14]);
         assert_eq!(dims("past_key_values.0.key"), [1, 3, 10, 8]);
         assert_eq!(*feed["position_ids"].to_i64().unwrap(), [10, 11, 12, 13]);
         assert!(!feed.contains_key("scale"));
+        assert!(has_past(&graph));
     }
 
     #[test]

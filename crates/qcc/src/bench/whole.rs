@@ -11,7 +11,7 @@ use qcc_tensor::Tensor;
 
 use super::feed;
 use crate::generate::{Cache, DecodeError, Decoder};
-use crate::runner::Feed;
+use crate::runner::{Feed, diagnosed};
 use crate::{Error, Model};
 
 /// Tokens by which a cache grows before it is made anew.
@@ -57,7 +57,7 @@ impl<'a> Whole<'a> {
         }
         let feed = feed::inputs(graph, rows, past)?;
         let bound: Vec<_> = feed.iter().map(|(name, it)| (name.clone(), Bound::like(it))).collect();
-        let plan = Box::new(Plan::new(graph, &bound, &options).map_err(Diagnostic::from)?);
+        let plan = Box::new(Plan::new(graph, &bound, &options).map_err(diagnosed)?);
         Ok(Self { rows, past, kind: Kind::Feed { plan, feed } })
     }
 
@@ -67,7 +67,7 @@ impl<'a> Whole<'a> {
         match &mut self.kind {
             Kind::Feed { plan, feed } => {
                 let start = Instant::now();
-                plan.run(feed, &[], &mut |_, _| {}).map_err(Diagnostic::from)?;
+                plan.run(feed, &[], &mut |_, _| {}).map_err(diagnosed)?;
                 Ok(start.elapsed())
             }
             Kind::Text { decoder, cache, held } => {
@@ -107,7 +107,7 @@ fn ids(first: usize, count: usize) -> Result<Tensor, Error> {
 
 fn wrong(error: DecodeError) -> Error {
     match error {
-        DecodeError::Exec(error) => Diagnostic::from(error).into(),
+        DecodeError::Exec(error) => diagnosed(error).into(),
         other => Diagnostic::error(codes::QCC0404, other.to_string()).into(),
     }
 }

@@ -15,7 +15,7 @@ use super::command::Progress;
 use super::exit::{Ended, say, show};
 use super::inspect::line;
 use super::watch;
-use super::words::positive;
+use super::words::{positive, threads};
 
 /// Options of `bench`.
 #[derive(Args, Debug)]
@@ -54,7 +54,7 @@ pub(super) struct BenchArgs {
     pub(super) past: usize,
 
     /// Threads [default: all cores]
-    #[arg(short, long, value_name = "N", value_parser = positive)]
+    #[arg(short, long, value_name = "N", value_parser = threads)]
     pub(super) threads: Option<usize>,
 
     /// How often each time is taken [default: for a fifth of a second, 3 times at least]
@@ -118,12 +118,14 @@ pub(super) fn run(args: &BenchArgs) -> Result<Ended, Error> {
         whole: args.whole,
         profile: args.profile,
     };
-    model.warnings().iter().chain(&kernels.notes).for_each(say);
+    let told = kernels.notes();
+    model.warnings().iter().chain(&told).for_each(say);
     let progress = watch::progress(args.progress, false);
     let cancel = Cancel::default();
     // On a thread of that pool: from outside each operator would wait for one to wake up.
     let work = || bench(&model, reference.as_ref(), &kernels, &options, &progress, &cancel);
     let found = rayon::scope(|_| work())?;
+    found.notes.iter().filter(|it| !told.contains(it)).for_each(say);
     if args.json {
         return show(&format!("{:#}\n", to_json(args, &model, &found)));
     }

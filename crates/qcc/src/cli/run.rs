@@ -4,18 +4,15 @@ mod arrays;
 mod text;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use clap::{Args, ValueEnum};
 use qcc::{Error, ExecuteOptions, Executor, Kernels, Model};
-use qcc_diag::{Diagnostic, codes};
 use qcc_exec::Profile;
-use qcc_kernels::{Pool, Scalar};
 use serde_json::{Value, json};
 
 use super::exit::{Ended, say};
-use super::words::positive;
+use super::words::{positive, threads};
 
 /// Options of `run`.
 #[derive(Args, Debug)]
@@ -55,7 +52,7 @@ pub(super) struct RunArgs {
     pub(super) text: TextArgs,
 
     /// Threads; the result does not depend on it [default: all cores]
-    #[arg(short = 't', long, value_name = "N", value_parser = positive)]
+    #[arg(short = 't', long, value_name = "N", value_parser = threads)]
     pub(super) threads: Option<usize>,
 
     /// What runs products with weights of 2 to 8 bits
@@ -178,12 +175,8 @@ fn penalty(text: &str) -> Result<f32, String> {
 
 /// Runs the command.
 pub(super) fn run(args: &RunArgs) -> Result<Ended, Error> {
-    if let Some(path) = args.outputs.as_ref().filter(|it| it.exists() && !args.force) {
-        let text = format!("'{}' exists", path.display());
-        let error = Diagnostic::error(codes::QCC0106, text).at(path.display().to_string());
-        return Err(error.with_help("give it another name, or --force to replace it").into());
-    }
     let model = Model::open(&args.input)?;
+    arrays::check(args, &model)?;
     model.warnings().iter().for_each(say);
     let threads = args.threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
     // On a thread of the pool, so that an operator hands nothing over that is done by one thread.
@@ -196,21 +189,23 @@ pub(super) fn run(args: &RunArgs) -> Result<Ended, Error> {
 fn on_threads(args: &RunArgs, model: &Model, threads: usize) -> Result<Ended, Error> {
     let kernels = match args.kernels {
         Source::Auto => Some(Kernels::new(threads)),
-        Source::Scalar => {
-            let threads = Arc::new(Pool::new(threads));
-            Some(Kernels { source: Arc::new(Scalar), threads, notes: Vec::new() })
-        }
+        Source::Scalar => Some(Kernels::scalar(threads)),
         Source::None => None,
     };
     let options = ExecuteOptions { kernels, profile: args.profile };
     let executor = Executor::new(model, &options)?;
-    executor.notes().iter().for_each(say);
+    let told = executor.notes();
+    told.iter().for_each(say);
     let text = &args.text;
-    if text.prompt.is_some() || text.prompt_file.is_some() || !text.ids.is_empty() {
+    let ended = if text.prompt.is_some() || text.prompt_file.is_some() || !text.ids.is_empty() {
         text::run(args, model, executor)
     } else {
         arrays::run(args, model, executor)
-    }
+    };
+    // What became known while it ran.
+    let notes = options.kernels.as_ref().map(Kernels::notes).unwrap_or_default();
+    notes.iter().filter(|it| !told.contains(it)).for_each(say);
+    ended
 }
 
 /// Time of each operator, for JSON.

@@ -13,6 +13,10 @@ use qcc_tensor::{DType, Dim, Tensor, TensorError};
 /// Tokens that a cache has room for besides those that need it now, at least.
 const ROOM: usize = 64;
 
+/// Tokens of a run from which on its memory is found out before it: from here on it may be more
+/// than there is, and finding it out takes no time beside the run.
+const LONG: usize = 2048;
+
 /// Why a model cannot be run on tokens.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DecodeError {
@@ -62,6 +66,8 @@ pub(crate) struct Decoder<'a> {
     options: PlanOptions,
     /// The plan that was used last. Buffers are its own, and go with it.
     planned: Option<Planned>,
+    /// The longest run that has room in memory.
+    fitting: usize,
 }
 
 impl<'a> Decoder<'a> {
@@ -82,7 +88,7 @@ impl<'a> Decoder<'a> {
             .as_ref()
             .is_some_and(|pairs| pairs.iter().all(|it| is_f32(&it.0)) && is_shared(&graph, pairs));
         let inputs = inputs.to_vec();
-        Self { graph, inputs, sizes, pairs, has_room, options, planned: None }
+        Self { graph, inputs, sizes, pairs, has_room, options, planned: None, fitting: LONG }
     }
 
     /// Inputs of the cache, and the outputs that they are fed with; `None` without a cache.
@@ -134,6 +140,7 @@ impl<'a> Decoder<'a> {
             let plan = Plan::new(&self.graph, &bound, &self.options)?;
             self.planned = Some((bound, plan));
         }
+        self.check(length, &feed)?;
         let Some((_, plan)) = &self.planned else { return Ok(Vec::new()) };
         if past > 0 {
             if self.has_room {
@@ -152,6 +159,21 @@ impl<'a> Decoder<'a> {
             cache.tokens = past + length;
         }
         Ok(outputs)
+    }
+
+    /// That a long run has room in memory. The plan for runs of any length does not know; one for
+    /// this length does.
+    fn check(&mut self, length: usize, feed: &BTreeMap<String, Tensor>) -> Result<(), ExecError> {
+        if length <= self.fitting {
+            return Ok(());
+        }
+        let bound: Vec<_> = feed.iter().map(|(name, it)| (name.clone(), Bound::like(it))).collect();
+        // With a cache in use its length is missing here, and only new tokens run.
+        if let Ok(plan) = Plan::new(&self.graph, &bound, &PlanOptions::default()) {
+            plan.fits()?;
+        }
+        self.fitting = length + ROOM;
+        Ok(())
     }
 
     /// What a plan for runs of any length is told: a dimension is open if it differs between runs

@@ -306,6 +306,8 @@ fn what_cannot_be_made_is_refused() {
     };
     let near = ["no target is called 'aarch64+dotprd'", "help: write 'aarch64+dotprod'"];
     refused(&["--emit", "obj", "--target", "aarch64+dotprd"], 2, "QCC0304", &near);
+    let old = ["avx512vnni needs x86-64-v4 or newer", "help: write 'x86-64-v4+avx512vnni'"];
+    refused(&["--emit", "obj", "--target", "x86-64-v2+avx512vnni"], 2, "QCC0304", &old);
     let two = ["two architectures", "help: run qcc once for each"];
     refused(&["--emit", "obj", "--target", "x86-64-v3,aarch64"], 2, "QCC0304", &two);
     refused(
@@ -337,7 +339,8 @@ fn weights_without_a_kernel_are_named() {
     let bench = Bench::new(&three());
     bench.passes(&rtn(&["-o", "q.onnx", "-g", "24", "--format", "function"]));
     let args = ["q.onnx", "-O", "none", "--emit", "obj"];
-    bench.refused(&args, 1, "QCC0702", &["'product' is left out: ", "groups of 24"]);
+    let texts = &["'product' is left out: ", "groups of 24", "quantize the float model again"];
+    bench.refused(&args, 1, "QCC0702", texts);
     let sets = ["--set", "v:group=32", "-g", "24", "--format", "function"];
     bench.passes(&rtn(&[&["-o", "q.onnx"], &sets[..]].concat()));
     let ran = bench.passes(&args);

@@ -92,6 +92,71 @@ fn quantized_models_run_on_kernels_as_without() {
     assert_eq!(found["kernels"], 1);
 }
 
+/// What is read is never written, and what is there is replaced by a whole file or stays.
+#[test]
+fn outputs_never_take_the_place_of_what_is_read() {
+    let bench = Bench::new(&model(good()));
+    let x = Tensor::from_vec(vec![3, SIZE], numbers(3 * SIZE)).unwrap();
+    put_array(&bench, "x.npy", &x);
+    let mut file = std::io::Cursor::new(Vec::new());
+    npz::write(&mut file, [("x", &x)]).unwrap();
+    bench.put("x.npz", &file.into_inner());
+    std::fs::hard_link(bench.path("in.onnx"), bench.path("link.onnx")).unwrap();
+    let one: &[&str] = &["--input", "x=x.npy"];
+    let refused = |inputs: &[&str], output: &str, code: &str, texts: &[&str]| {
+        let args = [&["run", "in.onnx", "-f", "--outputs", output], inputs].concat();
+        bench.refused(&args, 1, code, texts);
+    };
+    for name in ["in.onnx", "./in.onnx", "link.onnx"] {
+        refused(one, name, "QCC0107", &["is the input model", "--outputs another name"]);
+    }
+    refused(one, "x.npy", "QCC0107", &["'x.npy' is an array that is read"]);
+    refused(&["--inputs", "x.npz"], "x.npz", "QCC0107", &["'x.npz' is an array that is read"]);
+    std::fs::create_dir(bench.path("folder")).unwrap();
+    for name in ["folder", "none/y.npz"] {
+        refused(one, name, "QCC0105", &["cannot be written", "nothing was left behind"]);
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt as _;
+        refused(one, "/dev/full", "QCC0105", &["it is not a file"]);
+        assert!(std::fs::metadata("/dev/full").unwrap().file_type().is_char_device());
+    }
+}
+
+/// The folder of kernels says nothing about those that a run needs: what is not in it runs in plain
+/// Rust where there is no LLVM, with one warning.
+#[test]
+fn without_llvm_kernels_in_plain_rust_run() {
+    let bench = Bench::new(&model(good()));
+    bench.passes(&rtn(&[]));
+    let x = Tensor::from_vec(vec![5, SIZE], numbers(5 * SIZE)).unwrap();
+    put_array(&bench, "x.npy", &x);
+    for folder in ["fake", "cache/qcc/kernels"] {
+        std::fs::create_dir_all(bench.path(folder)).unwrap();
+    }
+    for name in ["fake/libLLVM.so.22.1", "fake/libLLVM-22.so", "cache/qcc/kernels/old.qcck"] {
+        bench.put(name, b"");
+    }
+    let run = |is_broken: bool, name: &str| {
+        let args = ["run", "out.onnx", "--input", "x=x.npy", "--outputs", name];
+        let mut command = bench.command(&args);
+        if is_broken {
+            let (fake, cache) = (bench.path("fake"), bench.path("cache"));
+            command.env("LD_LIBRARY_PATH", fake).env("XDG_CACHE_HOME", cache);
+        }
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{stderr}");
+        (arrays(&bench, name).remove("y").unwrap(), stderr)
+    };
+    let (want, _) = run(false, "a.npz");
+    let (got, stderr) = run(true, "b.npz");
+    assert_eq!(got, want);
+    let warning = "warning[QCC0609]: products run on kernels in plain Rust, which are slow";
+    assert_eq!(stderr.matches(warning).count(), 1, "{stderr}");
+}
+
 #[test]
 fn wrong_arrays_are_told_with_a_way_out() {
     let bench = Bench::new(&model(good()));
@@ -166,6 +231,35 @@ fn text_of_the_bundled_model() {
     let text = printed(&bench, &[&ids[..], &["-n", "3", "--ignore-eos", "--quiet"]].concat());
     let words: Vec<String> = greedy[..3].iter().map(ToString::to_string).collect();
     assert_eq!(text, words.join(" ") + "\n");
+}
+
+/// A run that would need more memory than there is ends before it begins.
+#[test]
+fn what_does_not_fit_into_memory_is_refused() {
+    let bench = Bench::new(&bundled());
+    let texts = &["a run needs", "GiB of memory are left", "fewer tokens or rows"];
+    let args = ["bench", "in.onnx", "-m1000000", "-t1", "--runs", "1", "--whole"];
+    bench.refused(&args, 1, "QCC0503", texts);
+    let count = 1 << 20;
+    let ids = Tensor::from_vec(vec![1, count], vec![5i64; count]).unwrap();
+    put_array(&bench, "ids.npy", &ids);
+    bench.refused(&["run", "in.onnx", "--input", "input_ids=ids.npy"], 1, "QCC0503", texts);
+}
+
+/// What makes no sense is said before anything runs.
+#[test]
+fn threads_and_pasts_that_there_are_none_of() {
+    let bench = Bench::new(&bundled());
+    for command in ["run", "bench"] {
+        for threads in ["-t0", "-t1025", "-t99999"] {
+            let args = [command, "in.onnx", threads];
+            bench.refused(&args, 2, "QCC0304", &["from 1 to 1024"]);
+        }
+    }
+    let texts = &["'in.onnx' has no cache that could hold 512 tokens", "leave out --past"];
+    bench.refused(&["bench", "in.onnx", "--past", "512"], 2, "QCC0304", texts);
+    let ran = bench.passes(&["run", "in.onnx", "--ids", "5", "-n", "0"]);
+    assert!(ran.stderr.contains("prompt 1 tokens, not run"), "{}", ran.stderr);
 }
 
 #[test]

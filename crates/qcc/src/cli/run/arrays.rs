@@ -1,14 +1,13 @@
 //! Arrays in, arrays or a table of them out.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Cursor;
 use std::path::Path;
 use std::time::Instant;
 
 use qcc::{Error, Executor, Model};
 use qcc_data::{npy, npz};
 use qcc_diag::{Diagnostic, codes};
+use qcc_onnx::{is_same_file, write_file};
 use qcc_report::columns;
 use qcc_tensor::{MappedFile, Tensor};
 use serde_json::{Value, json};
@@ -99,18 +98,40 @@ fn unreadable(path: &Path, what: &str) -> Error {
     error.at(shown.to_string()).with_help("numpy.save writes .npy, numpy.savez writes .npz").into()
 }
 
-fn write(path: &Path, outputs: &[(String, Tensor)]) -> Result<(), Error> {
-    let fail = |what: String| {
-        let shown = path.display();
-        let error =
-            Diagnostic::error(codes::QCC0105, format!("'{shown}' cannot be written: {what}"));
-        Error::from(error.at(shown.to_string()))
+/// Before the run, not after it: that the file of outputs is new, or may be replaced, and none of
+/// those that are read.
+pub(super) fn check(args: &RunArgs, model: &Model) -> Result<(), Error> {
+    let Some(path) = &args.outputs else { return Ok(()) };
+    let refused = |code, text: &str| {
+        let shown = path.display().to_string();
+        Diagnostic::error(code, format!("'{shown}' {text}")).at(shown)
     };
-    let mut bytes = Cursor::new(Vec::new());
-    npz::write(&mut bytes, outputs.iter().map(|it| (it.0.as_str(), &it.1))).map_err(fail)?;
-    fs::write(path, bytes.into_inner()).map_err(|it| {
-        let _ = fs::remove_file(path); // a part of a file is of no use
-        fail(it.to_string())
+    let given = args.arrays.iter().filter_map(|it| it.split_once('=')).map(|it| Path::new(it.1));
+    let mut given = given.chain(args.inputs.as_deref());
+    let help = "give --outputs another name";
+    if model.source().is_of(path) {
+        return Err(refused(codes::QCC0107, "is the input model").with_help(help).into());
+    }
+    if given.any(|it| is_same_file(path, it)) {
+        return Err(refused(codes::QCC0107, "is an array that is read").with_help(help).into());
+    }
+    if path.symlink_metadata().is_ok() && !args.force {
+        let help = "give it another name, or --force to replace it";
+        return Err(refused(codes::QCC0106, "exists").with_help(help).into());
+    }
+    Ok(())
+}
+
+fn write(path: &Path, outputs: &[(String, Tensor)]) -> Result<(), Error> {
+    let arrays = || outputs.iter().map(|it| (it.0.as_str(), &it.1));
+    let done = write_file(path, |to| npz::write(to, arrays()).map_err(std::io::Error::other));
+    done.map_err(|error| {
+        let shown = path.display().to_string();
+        Diagnostic::error(codes::QCC0105, error.to_string())
+            .at(shown)
+            .with_note("nothing was left behind")
+            .with_help("give --outputs another place")
+            .into()
     })
 }
 

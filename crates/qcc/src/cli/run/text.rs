@@ -212,12 +212,12 @@ fn end(it: End) -> &'static str {
 }
 
 fn times(it: &Generated, products: usize) -> String {
-    let mut text = format!(
-        "prompt {} tokens, {:.0} ms, {:.1} tokens/s",
-        it.prompt,
-        1e3 * it.prefill.as_secs_f64(),
-        it.prefill_rate()
-    );
+    let mut text = if it.prefill.is_zero() {
+        format!("prompt {} tokens, not run", it.prompt)
+    } else {
+        let (time, rate) = (1e3 * it.prefill.as_secs_f64(), it.prefill_rate());
+        format!("prompt {} tokens, {time:.0} ms, {rate:.1} tokens/s", it.prompt)
+    };
     if it.steps > 0 {
         text.push_str(&format!(
             "; {} new tokens, {:.2} ms each, {:.1} tokens/s",
