@@ -12,6 +12,8 @@ mod jit;
 #[cfg(test)]
 mod library;
 #[cfg(test)]
+mod loops;
+#[cfg(test)]
 mod native;
 #[cfg(test)]
 mod oracle;
