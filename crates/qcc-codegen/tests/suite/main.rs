@@ -4,9 +4,13 @@
 #[cfg(test)]
 mod aarch64;
 #[cfg(test)]
+mod absent;
+#[cfg(test)]
 mod case;
 #[cfg(test)]
 mod counts;
+#[cfg(test)]
+mod driver;
 #[cfg(test)]
 mod jit;
 #[cfg(test)]
@@ -21,3 +25,5 @@ mod oracle;
 mod product;
 #[cfg(test)]
 mod program;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod vex;
