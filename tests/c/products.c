@@ -68,6 +68,13 @@ static void check_closed(const struct qcc_product *p)
     CHECK(p->multiply(workspace, 1, x + p->k, 0, 1) == QCC_ERR_CLOSED);
 }
 
+/* Whether its end reads extra. */
+static int reads_extra(const struct qcc_product *p)
+{
+    return p->end == QCC_END_RESIDUAL || p->end == QCC_END_BIAS_RESIDUAL ||
+           p->end == QCC_END_SILU_MUL || p->end == QCC_END_BIAS_SILU_MUL;
+}
+
 static void check_operands(const struct qcc_product *p)
 {
     float *x = (float *)aligned((size_t)(4 * (p->k + p->n)));
@@ -92,13 +99,13 @@ static void check_operands(const struct qcc_product *p)
     CHECK(p->multiply(workspace, 1, NULL, 0, 1) == QCC_ERR_NULL);
     CHECK((p->run_end == NULL) == (p->end == QCC_END_NONE));
     CHECK((p->multiply_end == NULL) == (p->end == QCC_END_NONE));
-    CHECK(p->factor == QCC_NO_PRODUCT || p->end == QCC_END_SILU_MUL);
+    CHECK(p->factor == QCC_NO_PRODUCT || p->end == QCC_END_SILU_MUL || p->end == QCC_END_BIAS_SILU_MUL);
     if (p->end != QCC_END_NONE) {
         CHECK(p->run_end(NULL, 1, y, y, workspace, 0, 1) == QCC_ERR_NULL);
         CHECK(p->multiply_end(workspace, 1, y, NULL, 0, 1) == QCC_ERR_NULL);
         CHECK(p->multiply_end(workspace, 1, y, y, 1, 1) == QCC_ERR_PART);
     }
-    if (p->end == QCC_END_RESIDUAL || p->end == QCC_END_SILU_MUL) {
+    if (reads_extra(p)) {
         CHECK(p->run_end(x, 1, NULL, y, workspace, 0, 1) == QCC_ERR_NULL);
         CHECK(p->multiply_end(workspace, 1, off, y, 0, 1) == QCC_ERR_ALIGN);
         CHECK(p->run_end(NULL, 0, NULL, NULL, NULL, 0, 1) == QCC_OK);
@@ -174,7 +181,7 @@ static void run_case(const struct qcc_product *p, const uint32_t *head, const fl
         memcpy(y, extra, 4 * rows * (size_t)p->n);
         extra = y;
     }
-    if (p->end != QCC_END_RESIDUAL && p->end != QCC_END_SILU_MUL) {
+    if (!reads_extra(p)) {
         extra = NULL;
     }
     memset(workspace, 0x5a, rows * (size_t)p->workspace_row + 1);

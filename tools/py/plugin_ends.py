@@ -82,21 +82,28 @@ def gates_apart(runtime):
 
 
 def other_ends(runtime):
-    """A bias and GELU after a product; not what may be another addition, nor what is read without it."""
+    """A bias, and GELU or a gate behind it; not what may be another addition, nor what is read without it."""
     weight, beside = (Weight(48, 128, 4, 32, seed=i, level=0) for i in (1, 2))
     x = activations(128, 4)
     y, bias = weight.apply(x), np.random.default_rng(5).standard_normal(48).astype(np.float32)
     erf = np.vectorize(math.erf)
+    gelu = lambda y: y * (1 + erf(y / 2**0.5)) / 2
+    fast = lambda y: y * (1 + np.tanh((2 / np.pi) ** 0.5 * (y + 0.044715 * y**3))) / 2
+    gate = [("Add", ["y0", "c"], "a"), ("QuickGelu", ["a"], "t", {"alpha": 1.0}), ("Add", ["c", "y1"], "b"), ("Mul", ["t", "b"], "z")]
     for nodes, outputs, constant, count, want in (
         ([("Add", ["y0", "c"], "z")], ["z"], bias, 1, y + bias),
         ([("Add", ["c", "y0"], "z")], ["z"], bias, 1, y + bias),
         ([("Add", ["y0", "c"], "z")], ["z", "y0"], bias, 0, y + bias),
         ([("Add", ["y0", "c"], "z")], ["z"], bias[None, None], 0, y + bias),
         ([("Add", ["y0", "y1"], "z")], ["z"], bias, 0, y + beside.apply(x)),
-        ([("Gelu", ["y0"], "z")], ["z"], bias, 1, y * (1 + erf(y / 2**0.5)) / 2),
-        ([("Add", ["y0", "c"], "a"), ("Gelu", ["a"], "z")], ["z"], bias, 1, (y + bias) * (1 + erf((y + bias) / 2**0.5)) / 2),
+        ([("Gelu", ["y0"], "z")], ["z"], bias, 1, gelu(y)),
+        ([("FastGelu", ["y0"], "z")], ["z"], bias, 1, fast(y)),
+        ([("FastGelu", ["y0", "c"], "z")], ["z"], bias, 0, fast(y + bias)),
+        ([("Add", ["y0", "c"], "a"), ("Gelu", ["a"], "z")], ["z"], bias, 2, gelu(y + bias)),
+        ([("Add", ["y0", "c"], "a"), ("FastGelu", ["a"], "z")], ["z"], bias, 2, fast(y + bias)),
+        (gate, ["z"], bias, 4, silu(y + bias) * (beside.apply(x) + bias)),
     ):
         weights = [weight, beside]
-        source = followed(weights, nodes, [*outputs, *([] if "y1" in nodes[0][1] else ["y1"])], constants=[("c", constant)])
+        source = followed(weights, nodes, [*outputs, *([] if any("y1" in it[1] for it in nodes) else ["y1"])], constants=[("c", constant)])
         taken(runtime, source, 2, 1, count)
         compare(runtime.session(source).run(None, {"x": x})[0], want, 1e-5, f"{nodes}")

@@ -293,7 +293,7 @@ def followed(weights, nodes, outputs, kind="f32", constants=()):
     source = model(weights, kind)
     graph = source.graph
     for op, inputs, output, *attributes in nodes:
-        domain = "com.microsoft" if op in ("QuickGelu", "Gelu") else ""
+        domain = "com.microsoft" if op in ("QuickGelu", "Gelu", "FastGelu") else ""
         graph.node.append(helper.make_node(op, inputs, [output], name=output, domain=domain, **dict(*attributes)))
     for name, values in constants:
         graph.initializer.append(numpy_helper.from_array(values, name))

@@ -87,11 +87,15 @@ pub(crate) fn apply<'c>(
     bias: Option<Vector<'c>>,
     extra: Option<Vector<'c>>,
 ) -> Emitted<Vector<'c>> {
-    match (epilogue, bias, extra) {
-        (Epilogue::Bias, Some(bias), _) => code.fadd(y, bias),
-        (Epilogue::Residual, _, Some(extra)) => code.fadd(y, extra),
-        (Epilogue::SiluMul, _, Some(extra)) => code.fmul(math::silu(code, y)?, extra),
-        (Epilogue::Gelu, ..) => math::gelu(code, y),
+    let y = match bias {
+        Some(bias) if epilogue.reads_bias() => code.fadd(y, bias)?,
+        _ => y,
+    };
+    match (epilogue.behind_bias(), extra) {
+        (Epilogue::Residual, Some(extra)) => code.fadd(y, extra),
+        (Epilogue::SiluMul, Some(extra)) => code.fmul(math::silu(code, y)?, extra),
+        (Epilogue::Gelu, _) => math::gelu(code, y),
+        (Epilogue::GeluTanh, _) => math::gelu_tanh(code, y),
         _ => Ok(y),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::code::{Code, Emitted, Vector};
 use inkwell::FloatPredicate;
-use qcc_kernels::epilogue::{ERF, ERF_SLOPE, EXP, EXP_LEAST, EXP_MOST, LN_2, ROUNDER};
+use qcc_kernels::epilogue::{ERF, ERF_SLOPE, EXP, EXP_LEAST, EXP_MOST, LN_2, ROUNDER, TANH};
 
 /// `x / (1 + e^-x)`.
 pub(crate) fn silu<'c>(code: &Code<'c>, x: Vector<'c>) -> Emitted<Vector<'c>> {
@@ -23,6 +23,15 @@ pub(crate) fn gelu<'c>(code: &Code<'c>, x: Vector<'c>) -> Emitted<Vector<'c>> {
     let rest = code.fadd(same(1.0), code.fneg(tail)?)?;
     let part = code.choose(FloatPredicate::OGT, x, same(0.0), rest, tail)?;
     code.fmul(x, part)
+}
+
+/// `x` times the normal distribution function of `x`, by the hyperbolic tangent.
+pub(crate) fn gelu_tanh<'c>(code: &Code<'c>, x: Vector<'c>) -> Emitted<Vector<'c>> {
+    let same = |value| number(code, x, value);
+    let slope = code.fma(code.fmul(x, x)?, same(TANH[1]), same(TANH[0]))?;
+    let twice = code.fmul(x, slope)?;
+    let below = code.fadd(exp(code, code.fneg(twice)?)?, same(1.0))?;
+    code.fdiv(x, below)
 }
 
 fn exp<'c>(code: &Code<'c>, x: Vector<'c>) -> Emitted<Vector<'c>> {

@@ -4,7 +4,7 @@ use crate::code::{Code, Emitted};
 use crate::nest::{Nest, ZERO_SIZE};
 use inkwell::IntPredicate;
 use inkwell::values::{IntValue, PointerValue};
-use qcc_kernels::{Epilogue, KernelArgs};
+use qcc_kernels::KernelArgs;
 use std::mem::offset_of;
 
 /// Columns from one panel to the next.
@@ -97,13 +97,12 @@ impl<'c> Operands<'c> {
             let plane = Some(offset_of!(KernelArgs, act_group_plane));
             operands.init = lines(offset_of!(KernelArgs, act_init), group_row, plane, 4)?;
         }
-        match spec.epilogue {
-            Epilogue::None | Epilogue::Gelu => {}
-            Epilogue::Bias => operands.bias = Some(pointer(offset_of!(KernelArgs, bias))?),
-            Epilogue::Residual | Epilogue::SiluMul => {
-                let row = offset_of!(KernelArgs, extra_row);
-                operands.extra = lines(offset_of!(KernelArgs, extra), row, None, 4)?;
-            }
+        if spec.epilogue.reads_bias() {
+            operands.bias = Some(pointer(offset_of!(KernelArgs, bias))?);
+        }
+        if spec.epilogue.reads_extra() {
+            let row = offset_of!(KernelArgs, extra_row);
+            operands.extra = lines(offset_of!(KernelArgs, extra), row, None, 4)?;
         }
         Ok(operands)
     }

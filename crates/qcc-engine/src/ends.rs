@@ -26,9 +26,9 @@ pub struct Standing {
 /// What is done with the result of a product, as far as a kernel can do it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct End {
-    /// Which it is; never [`Epilogue::None`].
+    /// Which it is, behind what the product does itself; never [`Epilogue::None`].
     pub epilogue: Epilogue,
-    /// `[n]`, where it is a bias.
+    /// `[n]`, where it adds a bias.
     pub bias: Option<Vec<f32>>,
     /// Where it is `silu(y) * up`, the position of the product that gives `up`.
     pub factor: Option<usize>,
@@ -51,19 +51,24 @@ pub fn ends(graph: &Graph, products: &[Standing]) -> Vec<Option<End>> {
         })
         .collect();
     fuse::ends(graph, &mut all, &mut Vec::new());
+    // What gives a factor is called by itself, so that a bias behind it is not in its result.
+    let is_whole: Vec<bool> =
+        all.iter().zip(products).map(|(it, of)| of.has_bias || it.bias.is_none()).collect();
     let end = |(it, product): (Candidate, &Standing)| {
-        let is_known = match (it.epilogue, &it.residual) {
-            (Epilogue::None, _) => false,
-            (Epilogue::Bias, _) => !product.has_bias,
-            (Epilogue::Residual, Some(residual)) => {
+        let fits = match (&it.residual, it.up) {
+            (Some(residual), _) => {
                 let shape = |value| graph.ty(value).shape();
                 let own = Value { node: it.id, slot: 0 };
                 shape(residual.value).is_some() && shape(residual.value) == shape(own)
             }
-            _ => true,
+            (None, Some(up)) => is_whole.get(up) == Some(&true),
+            (None, None) => true,
         };
         let Candidate { epilogue, bias, up, value, .. } = it;
-        is_known.then_some(End { epilogue, bias, factor: up, last: value.node })
+        let (epilogue, bias) =
+            if product.has_bias { (epilogue.behind_bias(), None) } else { (epilogue, bias) };
+        let is_end = fits && epilogue != Epilogue::None;
+        is_end.then_some(End { epilogue, bias, factor: up, last: value.node })
     };
     all.into_iter().zip(products).map(end).collect()
 }

@@ -1,12 +1,14 @@
 //! What follows a product and is done by its kernel: a bias, GELU, `silu(gate) * up`, an addition.
 //! What a graph must look like for that is found by [`qcc_kernels::ends`].
 //!
-//! A kernel does one of them. Each is taken in only if nobody else reads what lies between.
+//! A kernel does a bias, one of the others, or one of them behind a bias. Each is taken in only if
+//! nobody else reads what lies between.
 //!
 //! | Graph | Kernel |
 //! |---|---|
 //! | `Add(y, c)`, c a constant of one value per output | bias |
 //! | `Gelu(y)`, of ONNX or `com.microsoft` | gelu |
+//! | `Gelu(y)` by tanh, or `FastGelu(y)` without a bias | gelutanh |
 //! | `Mul(Mul(y, Sigmoid(y)), up)`, or with `Swish(y)` or `QuickGelu(y)` of factor 1 | silumul; `up` is a product of the same activations |
 //! | `Add(y, v)`, any other v | residual |
 
@@ -103,6 +105,13 @@ impl Readers for Of<'_> {
         let Some(op) = self.0.node(node).and_then(|it| it.op()) else { return Step::Other };
         match (op.is::<Activation>(), op.is::<ContribActivation>()) {
             (Some(Activation::Gelu), _) | (_, Some(ContribActivation::Gelu)) => Step::Gelu,
+            (Some(Activation::GeluTanh), _) => Step::GeluTanh,
+            // With a bias it reads two values.
+            (_, Some(ContribActivation::FastGelu))
+                if self.operands(node).iter().flatten().count() == 1 =>
+            {
+                Step::GeluTanh
+            }
             (Some(Activation::Swish { alpha: 1.0 }), _)
             | (_, Some(ContribActivation::QuickGelu { alpha: 1.0 })) => Step::Silu,
             _ if op.is_named("Add") => Step::Add,
@@ -163,16 +172,14 @@ fn bias(graph: &Graph, it: &mut Candidate, apart: &mut Vec<Stays>) {
 }
 
 fn gelu(graph: &Graph, it: &mut Candidate, apart: &mut Vec<Stays>) {
-    if reads_much(graph, it, |id| Of(graph).step(id) == Step::Gelu) {
+    let is_gelu = |id| matches!(Of(graph).step(id), Step::Gelu | Step::GeluTanh);
+    if reads_much(graph, it, is_gelu) {
         note(apart, it, "its result is read before GELU too, so GELU stays");
         return;
     }
-    let Some(id) = ends::gelu(&Of(graph), it.value) else { return };
-    if it.epilogue != Epilogue::None {
-        note(apart, it, "its kernel adds a bias, so GELU stays");
-        return;
-    }
-    it.epilogue = Epilogue::Gelu;
+    let Some((id, end)) = ends::gelu(&Of(graph), it.value) else { return };
+    let Some(epilogue) = it.epilogue.then(end) else { return };
+    it.epilogue = epilogue;
     it.value = result(id);
 }
 
@@ -184,6 +191,7 @@ fn silu(
     apart: &mut Vec<Stays>,
 ) {
     let Some(gate) = all.get(at).filter(|it| !it.is_taken) else { return };
+    let Some(epilogue) = gate.epilogue.then(Epilogue::SiluMul) else { return };
     let (mul, factor) = match ends::gated(&Of(graph), gate.value) {
         Some(Gated::Product { nodes, factor }) => {
             let Some(&mul) = nodes.last() else { return };
@@ -197,7 +205,6 @@ fn silu(
     };
     let up = products.get(&factor).and_then(|&up| Some((up, all.get(up)?)));
     let why = match up {
-        _ if gate.epilogue != Epilogue::None => Some("its kernel adds a bias, so SiLU stays"),
         None => Some("the other factor of its SiLU is no product with a low-bit weight"),
         Some((_, up)) if up.x != gate.x => {
             Some("the other factor of its SiLU is a product of other activations")
@@ -208,8 +215,8 @@ fn silu(
         Some((_, up)) if up.matrix.layout().n() != gate.matrix.layout().n() => {
             Some("the other factor of its SiLU has another number of outputs")
         }
-        Some((_, up)) if up.epilogue != Epilogue::None || up.is_taken => {
-            Some("the other factor of its SiLU has a bias")
+        Some((_, up)) if up.epilogue.behind_bias() != Epilogue::None || up.is_taken => {
+            Some("the other factor of its SiLU ends in a function")
         }
         Some(_) if graph.n_uses(factor) != 1 => {
             Some("the other factor of its SiLU is read elsewhere")
@@ -225,7 +232,7 @@ fn silu(
         it.is_taken = true;
     }
     if let Some(it) = all.get_mut(at) {
-        it.epilogue = Epilogue::SiluMul;
+        it.epilogue = epilogue;
         it.up = Some(up);
         it.value = result(mul);
     }
@@ -238,13 +245,18 @@ fn residual(graph: &Graph, it: &mut Candidate, taken: &mut Vec<NodeId>, apart: &
     if taken.contains(&id) {
         return;
     }
-    if it.epilogue != Epilogue::None {
-        let what = if it.bias.is_some() { "adds a bias" } else { "ends in a function" };
-        note(apart, it, format!("its kernel {what}, so the addition of a value stays"));
+    // A second bias was noted; it is not added row by row.
+    let n = it.matrix.layout().n();
+    let is_row = graph.constant(value).is_some_and(|it| it.dims().iter().product::<usize>() == n);
+    if it.bias.is_some() && is_row {
         return;
     }
+    let Some(epilogue) = it.epilogue.then(Epilogue::Residual) else {
+        note(apart, it, "its kernel ends in a function, so the addition of a value stays");
+        return;
+    };
     taken.push(id);
-    it.epilogue = Epilogue::Residual;
+    it.epilogue = epilogue;
     it.residual = Some(Residual { value, is_left, add });
     it.value = result(id);
 }

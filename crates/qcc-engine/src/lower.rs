@@ -17,7 +17,7 @@ use qcc_kernels::{Epilogue, KernelSource, Matrix, MatrixError, Overlay, Planes, 
 
 use crate::fuse::{self, Candidate};
 use crate::machine::Machine;
-use crate::product::{KernelProduct, Part};
+use crate::product::{KernelProduct, Part, Up};
 use crate::weights::{WeightSource, low_bit};
 
 /// How a graph is lowered.
@@ -239,7 +239,7 @@ fn patch(
             Arc::new(product.with_overlay(of.overlay.clone()))
         };
         let product = kernel(it, it.epilogue);
-        let up = it.up.and_then(|up| all.get(up)).map(|up| (up, kernel(up, Epilogue::None)));
+        let up = it.up.and_then(|up| all.get(up)).map(|up| (up, kernel(up, up.epilogue)));
         let result = graph.value_name(it.value).to_owned();
         let mut note = |of: &Candidate, product: &Arc<Product>, epilogue| {
             report.products.push(Lowered {
@@ -253,7 +253,7 @@ fn patch(
         };
         note(it, &product, it.epilogue);
         if let Some((of, up)) = &up {
-            note(of, up, Epilogue::None);
+            note(of, up, of.epilogue);
         }
         let residual = it.residual.as_ref().map(|residual| {
             inputs.push(Some(residual.value));
@@ -268,7 +268,7 @@ fn patch(
             product,
             epilogue: it.epilogue,
             bias: it.bias.clone(),
-            up: up.map(|it| it.1),
+            up: up.map(|(of, product)| Up { product, bias: of.bias.clone() }),
             residual,
         });
         outputs.push(Output::new(graph.value_name(it.value), graph.ty(it.value).clone()));

@@ -30,10 +30,16 @@ pub(crate) struct Part {
     pub(crate) product: Arc<Product>,
     pub(crate) epilogue: Epilogue,
     pub(crate) bias: Option<Vec<f32>>,
-    /// The other factor of [`Epilogue::SiluMul`].
-    pub(crate) up: Option<Arc<Product>>,
-    /// What is added by [`Epilogue::Residual`].
+    /// The other factor of `silu(y) * up`.
+    pub(crate) up: Option<Up>,
+    /// What is added by [`Epilogue::Residual`], perhaps behind a bias.
     pub(crate) residual: Option<Residual>,
+}
+
+/// A product that another one multiplies its results with.
+pub(crate) struct Up {
+    pub(crate) product: Arc<Product>,
+    pub(crate) bias: Option<Vec<f32>>,
 }
 
 /// An addition whose other operand is an operand of the node.
@@ -61,7 +67,8 @@ impl KernelProduct {
     /// The products, for each the one that ends in the output of that position; with
     /// `silu(y) * up` both, the gate first.
     pub fn products(&self) -> impl Iterator<Item = &Arc<Product>> {
-        self.parts.iter().flat_map(|it| [Some(&it.product), it.up.as_ref()]).flatten()
+        let ups = |it| Option::map(it, |it: &Up| &it.product);
+        self.parts.iter().flat_map(move |it| [Some(&it.product), ups(it.up.as_ref())]).flatten()
     }
 
     /// What is done to each output before it is stored.
@@ -99,7 +106,11 @@ impl KernelProduct {
             self.parts.iter().zip(&mut *outs).zip(ups.iter_mut().zip(extras))
         {
             let operands = Operands { bias: part.bias.as_deref(), extra: *extra };
-            let factor = part.up.as_ref().map(|product| Factor { product, y: up });
+            let factor = part.up.as_ref().map(|it| Factor {
+                product: &it.product,
+                bias: it.bias.as_deref(),
+                y: up,
+            });
             shares.push(Share { product: &part.product, operands, y, factor });
         }
         Product::run_all(threads, acts, &mut shares)?;
@@ -111,7 +122,7 @@ impl KernelProduct {
         Ok(())
     }
 
-    /// The addition as the graph had it, after a product without an end.
+    /// The addition as the graph had it, after a product that does no more than add its bias.
     fn add(
         &self,
         cx: &EvalCx,
@@ -122,11 +133,13 @@ impl KernelProduct {
     ) -> Result<Tensor, EvalError> {
         let matrix = Arc::clone(part.product.matrix());
         let source = Arc::clone(&residual.source);
-        let plain = Product::new(matrix, source, part.product.planes(), Epilogue::None)
+        let end = if part.bias.is_some() { Epilogue::Bias } else { Epilogue::None };
+        let plain = Product::new(matrix, source, part.product.planes(), end)
             .with_overlay(part.product.overlay().cloned());
         let mut out = cx.pool.take(checked_len(&dims).unwrap_or(0));
         let done = self.machine.with_room(|acts| {
-            plain.run(&*self.machine.threads, acts, x, Operands::default(), &mut out)
+            let operands = Operands { bias: part.bias.as_deref(), extra: None };
+            plain.run(&*self.machine.threads, acts, x, operands, &mut out)
         });
         done.map_err(|it| failed(&it))?;
         let y = tensor(cx, dtype, dims, out)?;

@@ -4,11 +4,13 @@
 //! | Graph | Found by | Kernel |
 //! |---|---|---|
 //! | `Add(y, v)` | [`added`] | bias, or residual |
-//! | `Gelu(y)` | [`gelu`] | gelu |
+//! | `Gelu(y)` | [`gelu`] | gelu, or gelutanh |
 //! | `Mul(Mul(y, Sigmoid(y)), v)`, or with a SiLU in one node | [`gated`] | silumul |
 //!
-//! What is found is read by nobody else on the way. Any program that has a graph may ask: it tells
+//! Each of them may come behind the addition of a bias. What is found is read by nobody else on the way. Any program that has a graph may ask: it tells
 //! of its own by [`Readers`].
+
+use crate::spec::Epilogue;
 
 /// What a node does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub enum Step {
     Silu,
     /// GELU with the error function.
     Gelu,
+    /// GELU by the hyperbolic tangent.
+    GeluTanh,
     /// Something else.
     Other,
 }
@@ -100,10 +104,15 @@ pub fn added<G: Readers>(graph: &G, value: G::Value) -> Option<Added<G::Node, G:
     Some(Added { node, other, is_left: at == 1 })
 }
 
-/// The GELU that is the only reader of a value.
-pub fn gelu<G: Readers>(graph: &G, value: G::Value) -> Option<G::Node> {
+/// The GELU that is the only reader of a value, and which it is.
+pub fn gelu<G: Readers>(graph: &G, value: G::Value) -> Option<(G::Node, Epilogue)> {
     let (node, _) = only_reader(graph, value)?;
-    (graph.step(node) == Step::Gelu).then_some(node)
+    let epilogue = match graph.step(node) {
+        Step::Gelu => Epilogue::Gelu,
+        Step::GeluTanh => Epilogue::GeluTanh,
+        _ => return None,
+    };
+    Some((node, epilogue))
 }
 
 /// What follows the SiLU of a value; None where the value goes elsewhere.
@@ -218,7 +227,10 @@ mod tests {
         assert_eq!(added(&few(&[(Step::Add, &[0, 0])], &[10]), 0), None);
         assert_eq!(added(&few(&[(Step::Add, &[0, 1])], &[10, 0]), 0), None);
         assert_eq!(added(&few(&[(Step::Mul, &[0, 1])], &[10]), 0), None);
-        assert_eq!(gelu(&few(&[(Step::Gelu, &[0])], &[10]), 0), Some(0));
+        let found = |step| gelu(&few(&[(step, &[0])], &[10]), 0);
+        assert_eq!(found(Step::Gelu), Some((0, Epilogue::Gelu)));
+        assert_eq!(found(Step::GeluTanh), Some((0, Epilogue::GeluTanh)));
+        assert_eq!(found(Step::Silu), None);
         assert_eq!(gelu(&few(&[(Step::Gelu, &[0])], &[10, 0]), 0), None);
     }
 }

@@ -66,8 +66,10 @@ pub struct Share<'a> {
 
 /// A product whose results another one reads, panel by panel: both are computed in one job.
 pub struct Factor<'a> {
-    /// The product, without an end that reads anything.
+    /// The product, without an end that reads anything but a bias.
     pub product: &'a Product,
+    /// `[n]`, if it adds one.
+    pub bias: Option<&'a [f32]>,
     /// `[rows][n]`, for its results.
     pub y: &'a mut [f32],
 }
@@ -270,7 +272,8 @@ impl Product {
                 Some(factor) => {
                     let n = it.product.layout.n();
                     check("columns of a factor", factor.product.layout.n(), n)?;
-                    factor.product.call(acts, Operands::default(), None, &mut *factor.y)?
+                    let operands = Operands { bias: factor.bias, extra: None };
+                    factor.product.call(acts, operands, None, &mut *factor.y)?
                 }
                 None => None,
             };

@@ -86,6 +86,16 @@ names! {
         SiluMul = "silumul",
         /// `gelu(y)`.
         Gelu = "gelu",
+        /// `gelu_tanh(y)`.
+        GeluTanh = "gelutanh",
+        /// `(y + bias) + extra`.
+        BiasResidual = "biasresidual",
+        /// `silu(y + bias) * extra`.
+        BiasSiluMul = "biassilumul",
+        /// `gelu(y + bias)`.
+        BiasGelu = "biasgelu",
+        /// `gelu_tanh(y + bias)`.
+        BiasGeluTanh = "biasgelutanh",
     }
 }
 

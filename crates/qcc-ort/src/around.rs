@@ -121,6 +121,10 @@ fn step(node: &Node<'_>) -> Result<Step, Failure> {
         ("" | "ai.onnx", "Swish") => is_one(node.float("alpha")?.or(Some(1.0))),
         ("com.microsoft", "QuickGelu") => is_one(node.float("alpha")?),
         ("com.microsoft", "Gelu") => Step::Gelu,
+        // With a bias it reads two values.
+        ("com.microsoft", "FastGelu") if node.inputs()?.iter().flatten().count() == 1 => {
+            Step::GeluTanh
+        }
         _ => Step::Other,
     })
 }

@@ -271,7 +271,10 @@ impl Group {
                 }
                 let (room, rest) = floats.split_at_mut(part.between(rows));
                 floats = rest;
-                let factor = part.up.as_ref().map(|it| Factor { product: &it.product, y: room });
+                let factor = part.up.as_ref().map(|it| {
+                    let bias = it.bias.as_deref();
+                    Factor { product: &it.product, bias, y: room }
+                });
                 let (product, operands) = (&part.linear.product, part.linear.operands());
                 shares.push(Share { product, operands, y, factor });
             }

@@ -4,10 +4,11 @@
 //! | Graph | Kernel |
 //! |---|---|
 //! | `Add(y, c)`, c a constant of N values | bias |
-//! | `Gelu(y)` with erf | gelu |
+//! | `Gelu(y)` with erf, `FastGelu(y)` without a bias | gelu, gelutanh |
 //! | `Mul(Mul(y, Sigmoid(y)), up)`, or with a SiLU in one node | silumul; `up` is a product of the same activations |
 //!
-//! What such a graph must look like is found by [`qcc_kernels::ends`]. A group reads its
+//! A kernel may add a bias and do one of the others behind it. What such a graph must look like is
+//! found by [`qcc_kernels::ends`]. A group reads its
 //! activations and constants only, so that nothing outside of it lies between its nodes.
 
 use crate::api::Failure;
@@ -38,6 +39,8 @@ pub(crate) struct Unit<'a> {
     pub(crate) up: Option<Box<Unit<'a>>>,
     /// The result.
     pub(crate) y: ValueInfo<'a>,
+    /// Its number, where one is known.
+    at: Option<usize>,
     /// The nodes that it stands for beside those of the weight, the product first.
     pub(crate) nodes: Vec<Node<'a>>,
 }
@@ -78,7 +81,8 @@ impl<'a> Plan<'a> {
                 Some(Ok(claim)) => {
                     let given = if claim.bias.is_some() { Epilogue::Bias } else { Epilogue::None };
                     let (y, nodes) = (claim.y, vec![*node]);
-                    let unit = Unit { claim, epilogue: given, bias: None, up: None, y, nodes };
+                    let (bias, up, at_y) = (None, None, around.results[at]);
+                    let unit = Unit { claim, epilogue: given, bias, up, y, at: at_y, nodes };
                     units.push((at, Some(unit)));
                 }
                 Some(Err(why)) => plan.left.push((*node, why)),
@@ -115,11 +119,9 @@ type Units<'a> = Vec<(usize, Option<Unit<'a>>)>;
 impl<'a> Around<'a> {
     /// Gives products the ends that their kernels can do.
     fn ends(&self, units: &mut Units<'a>) -> Result<(), Failure> {
-        for (at, unit) in units.iter_mut() {
-            if let (Some(y), Some(unit)) = (self.results[*at], unit) {
-                self.bias(y, unit)?;
-                self.gelu(y, unit)?;
-            }
+        for unit in units.iter_mut().filter_map(|it| it.1.as_mut()) {
+            self.bias(unit)?;
+            self.gelu(unit);
         }
         for at in 0..units.len() {
             self.gate(units, at)?;
@@ -128,17 +130,17 @@ impl<'a> Around<'a> {
     }
 
     /// Takes nodes in, of which the last one gives the result.
-    fn take(&self, unit: &mut Unit<'a>, nodes: &[usize], epilogue: Epilogue) {
+    fn take(&self, unit: &mut Unit<'a>, nodes: &[usize], end: Epilogue) {
         let Some(y) = nodes.last().and_then(|&it| self.results[it]) else { return };
+        let Some(epilogue) = unit.epilogue.then(end) else { return };
         unit.nodes.extend(nodes.iter().map(|&it| self.nodes[it]));
         unit.epilogue = epilogue;
-        unit.y = self.values[y];
+        (unit.y, unit.at) = (self.values[y], Some(y));
     }
 
-    fn bias(&self, y: usize, unit: &mut Unit<'a>) -> Result<(), Failure> {
-        let Some(added) = ends::added(self, y).filter(|_| unit.epilogue == Epilogue::None) else {
-            return Ok(());
-        };
+    fn bias(&self, unit: &mut Unit<'a>) -> Result<(), Failure> {
+        let Some(y) = unit.at.filter(|_| unit.epilogue == Epilogue::None) else { return Ok(()) };
+        let Some(added) = ends::added(self, y) else { return Ok(()) };
         let value = self.values[added.other];
         // Of any other shape it may be added to other places.
         let fits = value.is_constant()?
@@ -151,22 +153,22 @@ impl<'a> Around<'a> {
         Ok(())
     }
 
-    fn gelu(&self, y: usize, unit: &mut Unit<'a>) -> Result<(), Failure> {
-        if let Some(node) = ends::gelu(self, y).filter(|_| unit.epilogue == Epilogue::None) {
-            self.take(unit, &[node], Epilogue::Gelu);
+    fn gelu(&self, unit: &mut Unit<'a>) {
+        if let Some((node, end)) = unit.at.and_then(|y| ends::gelu(self, y)) {
+            self.take(unit, &[node], end);
         }
-        Ok(())
     }
 
     fn gate(&self, units: &mut Units<'a>, at: usize) -> Result<(), Failure> {
-        let plain = |unit: &Option<Unit<'a>>| {
-            unit.as_ref().is_some_and(|it| it.epilogue == Epilogue::None && it.nodes.len() == 1)
-        };
-        let (node, gate) = &units[at];
-        let Some(y) = self.results[*node].filter(|_| plain(gate)) else { return Ok(()) };
+        // At most a bias is in it yet.
+        let plain =
+            |unit: &&Unit<'a>| unit.epilogue.behind_bias() == Epilogue::None && unit.up.is_none();
+        let gate = units[at].1.as_ref().filter(plain);
+        let Some(y) = gate.and_then(|it| it.at) else { return Ok(()) };
         let Some(Gated::Product { nodes, factor }) = ends::gated(self, y) else { return Ok(()) };
-        let is_factor =
-            |it: &(usize, Option<Unit<'a>>)| self.results[it.0] == Some(factor) && plain(&it.1);
+        let is_factor = |it: &(usize, Option<Unit<'a>>)| {
+            it.1.as_ref().filter(plain).is_some_and(|it| it.at == Some(factor))
+        };
         let Some(up) = units.iter().position(is_factor) else { return Ok(()) };
         let ([Some(a), Some(b)], 1) = ([at, up].map(|it| units[it].1.as_ref()), self.uses[factor])
         else {

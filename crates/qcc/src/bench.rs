@@ -57,7 +57,7 @@ impl Default for BenchOptions {
 pub struct Limits {
     /// Bytes a second, by the bytes that are read again and again.
     pub read: Vec<(usize, f64)>,
-    /// 8-bit products a second; `None` where it is not known how to find out.
+    /// Products a second, with codes of up to 4 bits; `None` where it is not known how to find out.
     pub dot: Option<f64>,
     /// Threads that did it.
     pub threads: usize,
@@ -76,10 +76,10 @@ impl Limits {
         }
     }
 
-    /// Seconds that a product needs at least, which reads `bytes` at `rate` bytes a second.
-    fn least(&self, bytes: usize, rate: f64, products: f64) -> f64 {
-        let read = bytes as f64 / rate;
-        read.max(self.dot.map_or(0.0, |it| products / it))
+    /// Seconds that a product needs at least, which reads `bytes` at `rate` bytes a second; `None`
+    /// where the time of multiplications is not known, which may be the longer one.
+    fn least(&self, bytes: usize, rate: f64, products: f64) -> Option<f64> {
+        Some((bytes as f64 / rate).max(products / self.dot?))
     }
 }
 

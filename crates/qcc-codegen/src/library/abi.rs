@@ -17,6 +17,11 @@ pub(crate) const ENDS: &[(&str, &str)] = &[
     ("QCC_END_RESIDUAL", "y + extra"),
     ("QCC_END_SILU_MUL", "silu(y) * extra"),
     ("QCC_END_GELU", "gelu(y), with the error function"),
+    ("QCC_END_GELU_TANH", "gelu(y), by the hyperbolic tangent"),
+    ("QCC_END_BIAS_RESIDUAL", "y + a bias of the model + extra"),
+    ("QCC_END_BIAS_SILU_MUL", "silu(y + a bias of the model) * extra"),
+    ("QCC_END_BIAS_GELU", "gelu(y + a bias of the model), with the error function"),
+    ("QCC_END_BIAS_GELU_TANH", "gelu(y + a bias of the model), by the hyperbolic tangent"),
 ];
 
 /// Declares what functions return.

@@ -23,7 +23,8 @@ static inline const char *qcc_code_text(int code)
     }
 }
 
-/* What the model does with the result y of a product, as far as functions here do it too. */
+/* What the model does with the result y of a product, as far as functions here do it too. A later
+   qcc may know more. */
 enum qcc_end {
 @ENDS@
 };
@@ -60,7 +61,7 @@ struct qcc_product {
     uint64_t outliers;         /* weights beside the packed ones */
     uint64_t factor;           /* number of the product whose results are extra of SILU_MUL */
     /* run and multiply with the end; null where it is QCC_END_NONE. extra: [rows][n] for RESIDUAL
-       and SILU_MUL, and may be y itself; else it is not read. */
+       and SILU_MUL, with a bias or without, and may be y itself; else it is not read. */
     int (*run_end)(const float *x, size_t rows, const float *extra, float *y, void *workspace,
                    size_t part, size_t parts);
     int (*multiply_end)(const void *workspace, size_t rows, const float *extra, float *y,
@@ -98,7 +99,7 @@ impl Library {
         let mut ends = String::new();
         for (i, (name, text)) in abi::ENDS.iter().enumerate() {
             let comma = if i + 1 < abi::ENDS.len() { "," } else { "" };
-            let _ = writeln!(ends, "    {:<26} /* {text} */", format!("{name} = {i}{comma}"));
+            let _ = writeln!(ends, "    {:<30} /* {text} */", format!("{name} = {i}{comma}"));
         }
         let common = COMMON
             .replace("@ENDS@", ends.trim_end())

@@ -43,11 +43,12 @@ pub struct LibraryProduct {
     pub bias: Option<Vec<f32>>,
     /// Weights beside those of the matrix, which multiply activations that are not quantized.
     pub overlay: Option<Arc<Overlay>>,
-    /// What the model does with the result; functions of their own do it as well.
+    /// What the model does with the result, behind [`Self::bias`] if there is one; functions of
+    /// their own do it as well.
     pub end: Option<ProductEnd>,
 }
 
-/// What comes behind a product that has no bias of its own.
+/// What comes behind a product. It adds no bias if the product has one of its own.
 #[derive(Clone, Debug)]
 pub struct ProductEnd {
     /// Which it is.
@@ -205,19 +206,16 @@ impl Entry {
 
     /// What is done to results before they are stored.
     pub(crate) fn epilogue(&self, is_end: bool) -> Epilogue {
-        match (&self.product.end, &self.product.bias) {
-            (Some(end), _) if is_end => end.epilogue,
-            (_, Some(_)) => Epilogue::Bias,
-            _ => Epilogue::None,
-        }
+        let LibraryProduct { end, bias, .. } = &self.product;
+        let end = end.as_ref().filter(|_| is_end).map_or(Epilogue::None, |it| it.epilogue);
+        if bias.is_some() { end.with_bias() } else { end }
     }
 
     /// What [`Self::epilogue`] adds.
     pub(crate) fn bias(&self, is_end: bool) -> Option<&Vec<f32>> {
-        match &self.product.end {
-            Some(end) if is_end => end.bias.as_ref(),
-            _ => self.product.bias.as_ref(),
-        }
+        let LibraryProduct { end, bias, .. } = &self.product;
+        let end = end.as_ref().filter(|_| is_end).and_then(|it| it.bias.as_ref());
+        bias.as_ref().or(end)
     }
 
     /// What comes behind outliers, if there are some: not in the kernel then.

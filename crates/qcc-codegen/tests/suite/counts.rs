@@ -4,7 +4,7 @@ use qcc_codegen::{Output, Target, emit};
 use qcc_kernels::KernelSpec;
 
 /// Lines of assembly of a kernel, without directives and comments.
-fn lines(target: &str, spec: &str) -> Vec<String> {
+pub(crate) fn lines(target: &str, spec: &str) -> Vec<String> {
     let spec: KernelSpec = spec.parse().expect("a spec");
     let target = Target::parse(target).expect("a target");
     let text = emit(&[spec], &target, Output::Asm).expect("assembly");
@@ -21,7 +21,7 @@ fn lines(target: &str, spec: &str) -> Vec<String> {
 
 /// Instructions of the innermost loop that has `dot` in it: from a label to the first jump back
 /// to it.
-fn inner_loop(lines: &[String], dot: &str) -> Vec<String> {
+pub(crate) fn inner_loop(lines: &[String], dot: &str) -> Vec<String> {
     let mut found: Option<Vec<String>> = None;
     for (start, line) in lines.iter().enumerate() {
         let Some(label) = line.strip_suffix(':') else { continue };
@@ -29,14 +29,18 @@ fn inner_loop(lines: &[String], dot: &str) -> Vec<String> {
         let Some(length) = lines[start..].iter().position(jumps) else { continue };
         let body = &lines[start + 1..=start + length];
         let shorter = found.as_ref().is_none_or(|before| body.len() < before.len());
-        if shorter && body.iter().any(|line| line.starts_with(dot)) {
+        let is_dot = |line: &String| {
+            line.starts_with(dot)
+                || line.strip_prefix("{vex}\t").is_some_and(|it| it.starts_with(dot))
+        };
+        if shorter && body.iter().any(is_dot) {
             found = Some(body.to_vec());
         }
     }
     found.expect("a loop of dot products")
 }
 
-fn count(lines: &[String], what: &str) -> usize {
+pub(crate) fn count(lines: &[String], what: &str) -> usize {
     lines.iter().filter(|line| line.contains(what)).count()
 }
 
@@ -125,28 +129,6 @@ fn blocks_of_a_group() {
     }
 }
 
-/// 16 registers are too few for all columns of a panel at a time; with a strip of them the inner
-/// loop saves two registers at most.
-#[test]
-fn avx2() {
-    for rows in 2..=3 {
-        let spec = format!("qcc_mm_b4_g128_m{rows}_t2_f16_a8_avx2");
-        let all = lines("x86-64-v3", &spec);
-        let inner = inner_loop(&all, "vpmaddubsw");
-        assert_eq!(count(&inner, "vpmaddubsw") % (8 * rows), 0, "{spec}");
-        assert_eq!(count(&all, "%zmm"), 0, "{spec}");
-        assert!(spills(&inner).len() <= 4, "{spec}: {:?}", spills(&inner));
-    }
-}
-
-#[test]
-fn avx_vnni() {
-    let spec = "qcc_mm_b4_g32_m3_t2_f16_a8_avxvnni";
-    let all = lines("x86-64-v3+avxvnni", spec);
-    assert_eq!(count(&all, "%zmm") + count(&all, "%ymm16"), 0);
-    assert!(count(&inner_loop(&all, "{vex}"), "vpdpbusd") >= 24);
-}
-
 /// The lane of the activations is part of the dot product, not an instruction.
 #[test]
 fn neon_dot_products() {
@@ -157,10 +139,9 @@ fn neon_dot_products() {
             let spec = format!("qcc_mm_b4_g32_m{rows}_t2_f16_a8_{isa}");
             let all = lines(target, &spec);
             let inner = inner_loop(&all, dot);
-            let dots = inner.iter().filter(|line| line.starts_with(dot)).count();
-            assert!(dots.is_multiple_of(8 * rows) && dots > 0, "{spec}: {dots}");
-            let by_lane = inner.iter().filter(|l| l.starts_with(dot) && l.ends_with(']'));
-            assert_eq!(by_lane.count(), dots, "{spec}");
+            let dots = inner.iter().filter(|line| line.starts_with(dot));
+            assert!(dots.clone().all(|line| line.ends_with(']')), "{spec}");
+            assert!(dots.count() >= 8 * rows, "{spec}");
             assert_eq!(count(&inner, "dup"), 0, "{spec}");
             assert_eq!(spills(&inner), Vec::<&String>::new(), "{spec}");
         }

@@ -1,5 +1,6 @@
 //! Libraries: a C program that runs the products of one, against products in plain Rust.
 
+use crate::absent::missing;
 use crate::program::{STRICT, Setting, products, with_ends};
 use qcc_codegen::{
     CodegenError, Library, LibraryProduct, Output, Storage, Target, Targets, emit_library,
@@ -28,7 +29,7 @@ fn has(program: &str) -> bool {
 #[test]
 fn programs_in_c_give_the_defined_bits() {
     if !has("cc") {
-        println!("SKIP: no cc");
+        missing("libraries for C", "no cc");
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
@@ -58,7 +59,7 @@ fn programs_in_c_give_the_defined_bits() {
 #[test]
 fn ends_and_outliers_give_the_defined_bits() {
     if !has("cc") {
-        println!("SKIP: no cc");
+        missing("libraries for C", "no cc");
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
@@ -74,7 +75,7 @@ fn ends_and_outliers_give_the_defined_bits() {
 #[test]
 fn the_best_version_for_this_cpu_runs() {
     if !has("cc") {
-        println!("SKIP: no cc");
+        missing("libraries for C", "no cc");
         return;
     }
     let here = Target::native().expect("this CPU").named();
@@ -104,7 +105,7 @@ fn the_best_version_for_this_cpu_runs() {
 #[test]
 fn versions_change_while_products_run() {
     if !has("cc") {
-        println!("SKIP: no cc");
+        missing("libraries for C", "no cc");
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
@@ -136,7 +137,7 @@ fn versions_change_while_products_run() {
 fn the_best_version_for_other_cpus_runs() {
     for program in ["cc", EMULATOR_X86] {
         if !has(program) {
-            println!("SKIP: no {program}");
+            missing("libraries on other CPUs", &format!("no {program}"));
             return;
         }
     }
@@ -166,16 +167,16 @@ fn the_best_version_for_other_cpus_runs() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn a_missing_feature_is_a_code() {
-    let missing = [
+    let features = [
         ("x86-64-v3+avxvnni", std::is_x86_feature_detected!("avxvnni")),
         ("x86-64-v4+avx512vnni", std::is_x86_feature_detected!("avx512vnni")),
     ];
-    let Some((target, _)) = missing.into_iter().find(|(_, has)| !has) else {
-        println!("SKIP: this CPU has every feature");
+    let Some((target, _)) = features.into_iter().find(|(_, has)| !has) else {
+        crate::absent::apart("a library that lacks a feature", "this CPU has every feature");
         return;
     };
     if !has("cc") {
-        println!("SKIP: no cc");
+        missing("libraries for C", "no cc");
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
@@ -195,7 +196,8 @@ fn a_missing_feature_is_a_code() {
 fn programs_for_aarch64_run_under_an_emulator() {
     for program in [CROSS, EMULATOR] {
         if !has(program) {
-            println!("SKIP AArch64: no {program} (tools/setup --cross installs it)");
+            let why = format!("no {program} (tools/setup --cross installs it)");
+            missing("libraries on AArch64", &why);
             return;
         }
     }

@@ -49,7 +49,7 @@ fn overlay(n: usize, k: usize, every: usize) -> Arc<Overlay> {
     Arc::new(Overlay::new(k, &starts, &inputs, &values).expect("an overlay"))
 }
 
-/// Products with every end: five with outliers, whose kernels are the same, and five without.
+/// Products with every end: some with outliers, whose kernels are the same, and as many without.
 pub(crate) fn with_ends() -> Vec<LibraryProduct> {
     let mut products = Vec::new();
     for has_outliers in [true, false] {
@@ -57,20 +57,22 @@ pub(crate) fn with_ends() -> Vec<LibraryProduct> {
             let n = [70, 300][usize::from(has_outliers)];
             let layout = PanelLayout::new(PanelBits::B4, 32, 100, n, PanelScale::F16, i == 2);
             let bias: Vec<f32> = (0..n).map(|i| i as f32 / 8.0 - 1.0).collect();
-            let is_bias = *epilogue == Epilogue::Bias;
+            // Behind a bias of the product itself, and with one of the end's own.
+            let own = *epilogue == Epilogue::None
+                || (epilogue.reads_bias() && *epilogue != Epilogue::Bias && has_outliers);
+            let epilogue = if own { epilogue.behind_bias() } else { *epilogue };
             let end = ProductEnd {
-                epilogue: *epilogue,
-                bias: is_bias.then(|| bias.clone()),
-                factor: (*epilogue == Epilogue::SiluMul).then_some(0),
+                epilogue,
+                bias: epilogue.reads_bias().then(|| bias.clone()),
+                factor: (epilogue.behind_bias() == Epilogue::SiluMul).then_some(0),
             };
             products.push(LibraryProduct {
-                name: epilogue.to_string(),
+                name: Epilogue::ALL[i].to_string(),
                 matrix: matrix(layout.expect("a layout"), i + 40),
                 planes: if i == 1 { Planes::A8 } else { Planes::A15 },
-                // One with a bias of its own and no end.
-                bias: (*epilogue == Epilogue::None).then_some(bias),
+                bias: own.then_some(bias),
                 overlay: has_outliers.then(|| overlay(n, 100, 5 + i)),
-                end: (*epilogue != Epilogue::None).then_some(end),
+                end: (epilogue != Epilogue::None).then_some(end),
             });
         }
     }
@@ -79,13 +81,13 @@ pub(crate) fn with_ends() -> Vec<LibraryProduct> {
 
 /// `extra`: with the end of the product.
 fn expected(product: &LibraryProduct, x: &[f32], extra: Option<&[f32]>) -> Vec<u32> {
-    let (mut epilogue, mut bias) = (Epilogue::None, product.bias.as_deref());
+    let end = product.end.as_ref().filter(|_| extra.is_some());
+    let mut epilogue = end.map_or(Epilogue::None, |it| it.epilogue);
+    let bias = product.bias.as_ref().or(end.and_then(|it| it.bias.as_ref()));
     if bias.is_some() {
-        epilogue = Epilogue::Bias;
+        epilogue = epilogue.with_bias();
     }
-    if let (Some(end), Some(_)) = (&product.end, extra) {
-        (epilogue, bias) = (end.epilogue, end.bias.as_deref());
-    }
+    let bias = bias.map(Vec::as_slice);
     let matrix: &Arc<Matrix> = &product.matrix;
     let (k, n) = (matrix.layout().k(), matrix.layout().n());
     let it = Product::new(Arc::clone(matrix), Arc::new(Scalar), product.planes, epilogue);

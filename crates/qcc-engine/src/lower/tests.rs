@@ -228,11 +228,53 @@ fn a_bias_a_residual_and_gelu_are_taken_in() {
         let y = net.op("", "Add", &[a, r]);
         let (lowered, report) = check(&net.finish(&[y, b]), 5, 64, 1e-6);
         assert_eq!(ops(&lowered), ["KernelProduct", "KernelProduct"]);
-        assert_eq!(epilogues(&report), ["bias", "gelu", "residual"]);
-        // The other operand of the addition is a product with a bias.
-        assert_eq!(report.apart.len(), 1);
-        assert_eq!(report.apart[0].why, "its kernel adds a bias, so the addition of a value stays");
+        // The other operand of the addition is a product too: the first of the two takes it.
+        assert_eq!(epilogues(&report), ["biasresidual", "gelu", "none"]);
+        assert!(report.apart.is_empty(), "{:?}", report.apart);
     }
+}
+
+#[test]
+fn a_bias_goes_with_every_end() {
+    for (op, name) in [("erf", "biasgelu"), ("tanh", "biasgelutanh"), ("fast", "biasgelutanh")] {
+        let mut net = Net::new(DType::F32, 64);
+        let c =
+            net.constant(Tensor::vector((0..48).map(|it| it as f32 / 24.0).collect::<Vec<_>>()));
+        let a = net.product(net.x, 48, 0, 1);
+        let a = net.op("", "Add", &[a, c]);
+        let y = match op {
+            "erf" => net.op("", "Gelu", &[a]),
+            "fast" => net.op("com.microsoft", "FastGelu", &[a]),
+            _ => {
+                let tanh = vec![("approximate".to_owned(), "tanh".into())];
+                net.with(qcc_ops::parse("", "Gelu", 20, tanh).unwrap(), &[a])
+            }
+        };
+        let (lowered, report) = check(&net.finish(&[y]), 5, 64, 1e-6);
+        assert_eq!(ops(&lowered), ["KernelProduct"], "{op}");
+        assert_eq!(epilogues(&report), [name]);
+    }
+    // Both factors of a SiLU have one.
+    let mut net = Net::new(DType::F32, 64);
+    let [gate, up] = [1, 2].map(|seed| {
+        let c = net.constant(Tensor::vector(vec![seed as f32 / 4.0; 48]));
+        let y = net.product(net.x, 48, 0, seed);
+        net.op("", "Add", &[c, y])
+    });
+    let silu = net.op("", "Swish", &[gate]);
+    let y = net.op("", "Mul", &[up, silu]);
+    let (lowered, report) = check(&net.finish(&[y]), 5, 64, 2e-6);
+    assert_eq!(ops(&lowered), ["KernelProduct"]);
+    assert_eq!(epilogues(&report), ["biassilumul", "bias"]);
+    // A bias that is an operand, and another one: the second stays.
+    let mut net = Net::new(DType::F32, 64);
+    let [c, d] = [1, 2].map(|it| net.constant(Tensor::vector(vec![it as f32; 48])));
+    let y = net.product(net.x, 48, 0, 1);
+    let y = net.op("", "Add", &[y, c]);
+    let y = net.op("", "Add", &[y, d]);
+    let (lowered, report) = check(&net.finish(&[y]), 5, 64, 1e-6);
+    assert_eq!(ops(&lowered), ["KernelProduct", "Add"]);
+    assert_eq!(epilogues(&report), ["bias"]);
 }
 
 #[test]
@@ -248,6 +290,16 @@ fn a_residual_that_repeats_is_added_as_before() {
         assert_eq!(epilogues(&report), ["residual"]);
         assert!(!ops(&lowered).contains(&"Add".to_owned()));
     }
+    // Behind a bias, which the product adds by itself then.
+    let mut net = Net::new(DType::F32, 64);
+    let z = net.constant(x(DType::F32, vec![5, 1]));
+    let z = net.op("", "Neg", &[z]);
+    let c = net.constant(Tensor::vector((0..48).map(|it| it as f32).collect::<Vec<_>>()));
+    let y = net.product(net.x, 48, 0, 1);
+    let y = net.op("", "Add", &[y, c]);
+    let y = net.op("", "Add", &[z, y]);
+    let (_, report) = check(&net.finish(&[y]), 5, 64, 1e-6);
+    assert_eq!(epilogues(&report), ["biasresidual"]);
 }
 
 #[test]
@@ -331,11 +383,38 @@ fn ends_of_products_are_told() {
     assert_eq!(end(gate).unwrap().last, gated.node);
     let residuals = all.iter().flatten().filter(|it| it.epilogue == Epilogue::Residual);
     assert_eq!(residuals.map(|it| it.last).collect::<Vec<_>>(), [sums[0].node]);
-    // One with a bias of its own has no end that is a bias.
+    // Those with a bias of their own have no end that is one, and all others.
     for it in &mut standing {
         it.has_bias = true;
     }
-    assert!(crate::ends(&graph, &standing).iter().all(Option::is_none));
+    let own = crate::ends(&graph, &standing);
+    assert_eq!(own[at(a)], None);
+    assert!((0..all.len()).all(|it| it == at(a) || own[it] == all[it]), "{own:?}");
+}
+
+/// What a product gives by itself lacks a bias behind it, so it is no factor.
+#[test]
+fn a_factor_behind_a_bias_is_no_factor_where_the_graph_stays() {
+    let mut net = Net::new(DType::F32, 64);
+    let c = net.constant(Tensor::vector(vec![0.5f32; 48]));
+    let [gate, up] = [3, 4].map(|seed| net.product(net.x, 48, 0, seed));
+    let [first, second] = [gate, up].map(|it| net.op("", "Add", &[c, it]));
+    let silu = net.op("", "Swish", &[first]);
+    let graph_of = net.op("", "Mul", &[second, silu]);
+    let graph = net.finish(&[graph_of]);
+    let standing: Vec<crate::Standing> = [gate, up]
+        .iter()
+        .map(|it| {
+            let found = low_bit(&graph, &Scope::root(), it.node).unwrap().unwrap();
+            let layout = found.weight.layout().unwrap();
+            let matrix = Arc::new(Matrix::pack(layout, &found.weight.weight.view()).unwrap());
+            let (x, planes) = (found.x, found.planes);
+            crate::Standing { id: it.node, x, matrix, planes, has_bias: false }
+        })
+        .collect();
+    let ends = crate::ends(&graph, &standing);
+    let found: Vec<_> = ends.iter().map(|it| it.as_ref().map(|it| it.epilogue)).collect();
+    assert_eq!(found, [None, Some(Epilogue::Bias)]);
 }
 
 #[test]
@@ -357,14 +436,13 @@ fn what_others_read_stays() {
         vec![y, net.op("", "Gelu", &[y])]
     });
     assert_eq!(gelu, ["its result is read before GELU too, so GELU stays"]);
-    let silu = |up_reads_gate: bool, shown: bool, biased: bool| {
+    let silu = |up_reads_gate: bool, shown: bool, ended: bool| {
         why(&|net| {
             let gate = net.product(net.x, 64, 0, 1);
             let x = if up_reads_gate { net.op("", "Neg", &[net.x]) } else { net.x };
             let mut up = net.product(x, 64, 0, 2);
-            if biased {
-                let c = net.constant(Tensor::vector(vec![1f32; 64]));
-                up = net.op("", "Add", &[up, c]);
+            if ended {
+                up = net.op("", "Gelu", &[up]);
             }
             let silu = net.op("", "Swish", &[gate]);
             let y = net.op("", "Mul", &[silu, up]);
@@ -376,7 +454,7 @@ fn what_others_read_stays() {
         ["the other factor of its SiLU is a product of other activations"]
     );
     assert_eq!(silu(false, true, false), ["the other factor of its SiLU is read elsewhere"]);
-    assert_eq!(silu(false, false, true), ["the other factor of its SiLU has a bias"]);
+    assert_eq!(silu(false, false, true), ["the other factor of its SiLU ends in a function"]);
     assert!(silu(false, false, false).is_empty());
 }
 

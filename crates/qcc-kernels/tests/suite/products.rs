@@ -226,8 +226,9 @@ fn products_of_the_same_rows_are_one_job() {
 fn a_factor_is_computed_in_the_same_job() {
     let layout = |n| PanelLayout::new(KernelBits::B4, 32, 96, n, ScaleKind::F32, true).unwrap();
     for n in [7, 40, 333] {
+        let bias = Random::new(8).floats(n);
         let [gate, up, other] =
-            [(1, n, Epilogue::SiluMul), (2, n, Epilogue::None), (3, 50, Epilogue::None)].map(
+            [(1, n, Epilogue::BiasSiluMul), (2, n, Epilogue::Bias), (3, 50, Epilogue::None)].map(
                 |(seed, n, epilogue)| product(&Case::new(layout(n), seed), Planes::A8, epilogue),
             );
         for (threads, rows) in [(1, 1), (2, 1), (1, 6), (2, 13), (3, 40), (40, 19), (2, 0)] {
@@ -236,15 +237,16 @@ fn a_factor_is_computed_in_the_same_job() {
             acts.quantize(gate.act_layout(), &x);
             let [mut y, mut between] = [(); 2].map(|()| vec![f32::NAN; rows * n]);
             let mut beside = vec![f32::NAN; rows * 50];
-            let factor = Some(Factor { product: &up, y: &mut between });
-            let operands = Operands::default();
+            let factor = Some(Factor { product: &up, bias: Some(&bias), y: &mut between });
+            let (operands, biased) =
+                (Operands::default(), Operands { bias: Some(&bias), extra: None });
             let mut shares = [
-                Share { product: &gate, operands, y: &mut y, factor },
+                Share { product: &gate, operands: biased, y: &mut y, factor },
                 Share { product: &other, operands, y: &mut beside, factor: None },
             ];
             Product::run_all(&pool, &acts, &mut shares).unwrap();
-            let extra = run(&up, &pool, &x, operands);
-            let want = run(&gate, &pool, &x, Operands { extra: Some(&extra), bias: None });
+            let extra = run(&up, &pool, &x, biased);
+            let want = run(&gate, &pool, &x, Operands { extra: Some(&extra), ..biased });
             assert_eq!(bits(&between), bits(&extra), "{n} {threads} {rows}");
             assert_eq!(bits(&y), bits(&want), "{n} {threads} {rows}");
             assert_eq!(bits(&beside), bits(&run(&other, &pool, &x, operands)));
@@ -261,7 +263,7 @@ fn factors_that_do_not_fit_are_refused() {
     acts.quantize(gate.act_layout(), &[1.0; 64]);
     let fails = |factor: &Product, room: usize| {
         let (mut y, mut between) = ([0.0; 40], vec![0.0; room]);
-        let factor = Some(Factor { product: factor, y: &mut between });
+        let factor = Some(Factor { product: factor, bias: None, y: &mut between });
         let mut share =
             [Share { product: &gate, operands: Operands::default(), y: &mut y, factor }];
         Product::run_all(&Pool::new(1), &acts, &mut share).is_err()
@@ -271,6 +273,7 @@ fn factors_that_do_not_fit_are_refused() {
     assert!(fails(&of(41, Planes::A8, Epilogue::None), 41));
     assert!(fails(&of(40, Planes::A15, Epilogue::None), 40));
     assert!(fails(&of(40, Planes::A8, Epilogue::Residual), 40));
+    assert!(fails(&of(40, Planes::A8, Epilogue::Bias), 40));
 }
 
 #[test]

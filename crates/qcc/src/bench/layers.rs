@@ -52,8 +52,8 @@ pub struct LayerTime {
     pub bytes_per_second: f64,
     /// Multiplications and additions a second.
     pub ops_per_second: f64,
-    /// Least time that the CPU at hand needs, over this time.
-    pub share: f64,
+    /// Least time that the CPU at hand needs, over this time; `None` where that is not known.
+    pub share: Option<f64>,
     /// Seconds of the same values in the reference, where it has them.
     pub reference: Option<f64>,
 }
@@ -199,7 +199,7 @@ pub(super) fn time(
         seconds,
         bytes_per_second: layer.bytes as f64 / seconds,
         ops_per_second: 2.0 * products / seconds,
-        share: limits.least(layer.bytes, rate, products * planes) / seconds,
+        share: limits.least(layer.bytes, rate, products * planes).map(|it| it / seconds),
         reference: other.map(|it| it.median / count as f64),
     })
 }

@@ -245,7 +245,7 @@ fn layers(layers: &[Layer]) -> String {
                 format!("{:.1}", 1e6 * it.seconds),
                 format!("{:.1}", 1e-9 * it.bytes_per_second),
                 format!("{:.0}", 1e-9 * it.ops_per_second),
-                format!("{:.0} %", 100.0 * it.share),
+                it.share.map_or(String::new(), |it| format!("{:.0} %", 100.0 * it)),
                 ratio(it.reference, it.seconds),
             ]);
             cells.push(row);

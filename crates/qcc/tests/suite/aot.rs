@@ -2,6 +2,7 @@
 //! Rust, on this machine and, under an emulator, on AArch64; and what cannot be made is refused.
 #![cfg(feature = "llvm")]
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -18,10 +19,11 @@ const EMULATOR: &str = "qemu-aarch64-static";
 
 fn has(programs: &[&str]) -> bool {
     let lacks = |it: &&&str| Command::new(it).arg("--version").output().is_err();
-    match programs.iter().find(lacks) {
-        Some(it) => println!("SKIP: no {it} (tools/setup, with --cross for AArch64, installs it)"),
-        None => return true,
-    }
+    let Some(it) = programs.iter().find(lacks) else { return true };
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "no {it}");
+    // What a test prints is shown only if it fails; this is not.
+    let how = "tools/setup, with --cross for AArch64, installs it";
+    let _ = writeln!(std::io::stderr(), "not run here: --emit: no {it} ({how})");
     false
 }
 
