@@ -122,26 +122,6 @@ impl<'a> WeightRows<'a> {
         Self { n: self.k, k: self.n, order, ..*self }
     }
 
-    /// Asks for a tile that is read soon, where its lines lie too far apart for the CPU to foresee.
-    pub(crate) fn prefetch(
-        &self,
-        first_row: usize,
-        rows: usize,
-        first_column: usize,
-        columns: usize,
-    ) {
-        if self.order == Order::Kn {
-            return; // reading it looks ahead by itself
-        }
-        let size = self.kind.bytes();
-        for row in first_row..first_row + rows {
-            let start = (row * self.k + first_column) * size;
-            for line in (0..columns * size).step_by(CACHE_LINE) {
-                prefetch(self.bytes, start + line);
-            }
-        }
-    }
-
     /// Rows `first_row ..` into `out`, as many as `out` holds whole.
     ///
     /// # Panics

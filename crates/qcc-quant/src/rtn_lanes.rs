@@ -8,18 +8,26 @@ use crate::{
     error::{SquaredError, sum},
     fields::field_bytes,
     numbers::NumbersMut,
-    rows::WeightRows,
+    rows::{Order, WeightRows},
     rtn::{BATCH, Grids},
-    simd::{LANES, ROUNDER, Vector, VectorKernel, dispatch_vectors, transpose_bytes},
+    simd::{LANES, ROUNDER, Vector, VectorKernel, dispatch_vectors, transpose_words},
     spec::WeightSpec,
 };
 use rayon::prelude::*;
-use std::ops::Range;
 
-/// Most rows of a block.
-const ROWS: usize = 256;
-/// Most floats of a tile, if it has more than [`LANES`] rows.
-const TILE_FLOATS: usize = 1 << 20;
+/// Rows that are rounded together, one in each lane of [`VECTORS`] vectors.
+const BLOCK: usize = BATCH;
+const VECTORS: usize = BLOCK / LANES;
+/// Most floats of the tile of a task, if it has more than a block: what a usual second cache holds.
+const TILE_FLOATS: usize = 1 << 18;
+
+/// Bytes of codes that a row gets at a time: a line of the cache. One that is written in parts has
+/// left the first cache before the next part comes.
+const LINE: usize = 64;
+
+/// Vectors between two columns of a tile beside its rows: with none, columns whose rows are a power
+/// of two would share few places of the first cache.
+const GAP: usize = 1;
 
 /// Rounds `rows` into `out`.
 pub(crate) fn rtn_lanes(
@@ -33,79 +41,89 @@ pub(crate) fn rtn_lanes(
     }
     let NumbersMut { field, codes, scales, zeros } = out;
     let size = spec.group.len(k);
-    // Codes of a vector of bytes: spans are whole groups and whole vectors of bytes.
-    let chunk = LANES * usize::from(8 / field);
-    let span = size / gcd(size, chunk) * chunk;
-    let span = span.min(k.next_multiple_of(chunk));
-    let lanes =
-        (TILE_FLOATS / span / LANES * LANES).clamp(LANES, ROWS).min(n.next_multiple_of(LANES));
+    // Spans are whole groups and whole lines of bytes, or a row in whole vectors of bytes.
+    let per = usize::from(8 / field);
+    let span = size / gcd(size, LINE * per) * LINE * per;
+    let span = span.min(k.next_multiple_of(LANES * per));
+    // The more rows a task has, the longer the parts of a `[K][N]` weight that it reads at a time.
+    let blocks = n.div_ceil(BLOCK).div_ceil(rayon::current_num_threads());
+    let lanes = blocks.min((TILE_FLOATS / span / BLOCK).max(1)) * BLOCK;
     let row_bytes = field_bytes(k, field).unwrap_or(usize::MAX);
     assert_eq!(codes.len(), n * row_bytes, "fields of these rows");
     let groups = spec.group.count(k);
-    let blocks = codes
+    let tasks = codes
         .par_chunks_mut(lanes * row_bytes)
         .zip(scales.par_chunks_mut(lanes * groups).zip(zeros.par_chunks_mut(lanes * groups)));
     let turned = rows.transposed();
-    let errors: Vec<SquaredError> = blocks
+    let errors: Vec<Vec<SquaredError>> = tasks
         .enumerate()
         .map_init(
             || Scratch::new(span, span.div_ceil(size), lanes),
-            |scratch, (block, (codes, (scales, zeros)))| {
-                let first = block * lanes;
+            |scratch, (task, (codes, (scales, zeros)))| {
+                let first = task * lanes;
                 let count = lanes.min(n - first);
-                let mut error = SquaredError::default();
+                let mut errors = vec![SquaredError::default(); count.div_ceil(BLOCK)];
                 for left in (0..k).step_by(span) {
                     let width = span.min(k - left);
                     scratch.read(&turned, first, count, left, width);
                     let first_byte = left * usize::from(field) / 8;
-                    error = error
-                        + dispatch_vectors(Span {
-                            spec,
-                            field,
-                            size,
-                            width,
-                            count,
-                            scratch,
-                            next: Next { turned: &turned, first, left: left + span },
-                            codes: Lines { data: codes, stride: row_bytes, first: first_byte },
-                            scales: Lines { data: scales, stride: groups, first: left / size },
-                            zeros: Lines { data: zeros, stride: groups, first: left / size },
-                        });
+                    for (block, error) in errors.iter_mut().enumerate() {
+                        let row = block * BLOCK;
+                        *error = *error
+                            + dispatch_vectors(Span {
+                                spec,
+                                field,
+                                size,
+                                width,
+                                count: BLOCK.min(count - row),
+                                tile: Tile {
+                                    vectors: &scratch.tile[row / LANES..],
+                                    stride: scratch.stride,
+                                },
+                                grids: &mut scratch.grids,
+                                grid_of: &mut scratch.grid_of,
+                                codes: Lines::new(codes, row, row_bytes, first_byte),
+                                scales: Lines::new(scales, row, groups, left / size),
+                                zeros: Lines::new(zeros, row, groups, left / size),
+                            });
+                    }
                 }
-                error
+                errors
             },
         )
         .collect();
-    errors.into_iter().fold(SquaredError::default(), |sum, it| sum + it)
+    // Block by block, whatever tasks they were in.
+    errors.into_iter().flatten().fold(SquaredError::default(), |sum, it| sum + it)
 }
 
 fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Buffers of a task. A vector is [`LANES`] rows.
+/// Buffers of a task.
 struct Scratch {
-    lanes: usize,
-    /// `[span][vectors]`, 0 where there is no weight.
+    /// Vectors from one column of the tile to the next.
+    stride: usize,
+    /// `[span][stride]`, 0 where there is no weight.
     tile: Vec<[f32; LANES]>,
-    /// `[groups + 1][vectors]`; the last group is that of codes behind the end of a row, which
-    /// are 0.
-    grids: Vec<Stored>,
+    /// `[groups + 1]`, of one block; the last group is that of codes behind the end of a row,
+    /// which are 0.
+    grids: Vec<[Stored; VECTORS]>,
     /// The group of each column of a span.
     grid_of: Vec<usize>,
-    /// What [`WeightRows::read_tile`] gives when there are fewer rows than lanes.
-    narrow: Vec<f32>,
+    /// Rows of a block as [`WeightRows::read_tile`] gives them.
+    block: Vec<f32>,
 }
 
 impl Scratch {
     fn new(span: usize, groups: usize, lanes: usize) -> Self {
-        let vectors = lanes / LANES;
+        let stride = lanes / LANES + GAP;
         Self {
-            lanes,
-            tile: vec![[0.0; LANES]; span * vectors],
-            grids: vec![[[0.0; LANES]; 3]; (groups + 1) * vectors],
+            stride,
+            tile: vec![[0.0; LANES]; stride * span],
+            grids: vec![[[[0.0; LANES]; 3]; VECTORS]; groups + 1],
             grid_of: vec![0; span],
-            narrow: Vec::new(),
+            block: Vec::new(),
         }
     }
 
@@ -118,19 +136,42 @@ impl Scratch {
         left: usize,
         width: usize,
     ) {
-        let lanes = self.lanes;
-        let (tile, rest) = self.tile.as_flattened_mut().split_at_mut(width * lanes);
-        rest.fill(0.0);
-        if count == lanes {
-            turned.read_tile(left, first, lanes, tile);
+        let (tile, rest) = self.tile.split_at_mut(width * self.stride);
+        rest.fill([0.0; LANES]);
+        let lines = tile.chunks_exact_mut(self.stride).map(<[_]>::as_flattened_mut);
+        if turned.order() == Order::Nk {
+            for (column, line) in lines.enumerate() {
+                line[count..].fill(0.0);
+                turned.read_tile(left + column, first, count, &mut line[..count]);
+            }
             return;
         }
-        self.narrow.resize(width * count, 0.0);
-        turned.read_tile(left, first, count, &mut self.narrow);
-        tile.fill(0.0);
-        for (wide, narrow) in tile.chunks_exact_mut(lanes).zip(self.narrow.chunks_exact(count)) {
-            wide[..count].copy_from_slice(narrow);
+        for row in (0..count).step_by(BLOCK) {
+            let rows = BLOCK.min(count - row);
+            self.block.resize(width * rows, 0.0);
+            turned.read_tile(left, first + row, rows, &mut self.block);
+            let lines = tile.chunks_exact_mut(self.stride).map(<[_]>::as_flattened_mut);
+            for (line, column) in lines.zip(self.block.chunks_exact(rows)) {
+                line[row..row + rows].copy_from_slice(column);
+                line[row + rows..].fill(0.0);
+            }
         }
+    }
+}
+
+/// Weights of a block, column by column.
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    vectors: &'a [[f32; LANES]],
+    /// Vectors from one column to the next.
+    stride: usize,
+}
+
+impl Tile<'_> {
+    /// One vector of a column.
+    #[inline(always)]
+    fn at(&self, column: usize, vector: usize) -> &[f32; LANES] {
+        &self.vectors[column * self.stride + vector]
     }
 }
 
@@ -141,32 +182,14 @@ struct Lines<'a, T> {
     first: usize,
 }
 
-impl<T: Copy> Lines<'_, T> {
+impl<'a, T: Copy> Lines<'a, T> {
+    fn new(data: &'a mut [T], row: usize, stride: usize, first: usize) -> Self {
+        Self { data: &mut data[row * stride..], stride, first }
+    }
+
     #[inline(always)]
     fn set(&mut self, row: usize, column: usize, value: T) {
         self.data[row * self.stride + self.first + column] = value;
-    }
-}
-
-/// The span that comes next.
-struct Next<'a> {
-    /// The weight with rows and columns exchanged.
-    turned: &'a WeightRows<'a>,
-    /// First row of the block.
-    first: usize,
-    /// First column of the span, or none.
-    left: usize,
-}
-
-impl Next<'_> {
-    /// Asks for the columns of a vector of rows; the CPU does not foresee lines so far apart, and
-    /// holds few that are under way, so that a whole span at once would wait.
-    #[inline(always)]
-    fn prefetch(&self, vector: usize, columns: Range<usize>, count: usize) {
-        let (k, row) = (self.turned.n(), vector * LANES);
-        let start = (self.left + columns.start).min(k);
-        let rows = columns.len().min(k - start);
-        self.turned.prefetch(start, rows, self.first + row, LANES.min(count.saturating_sub(row)));
     }
 }
 
@@ -180,8 +203,9 @@ struct Span<'a> {
     width: usize,
     /// Rows.
     count: usize,
-    scratch: &'a mut Scratch,
-    next: Next<'a>,
+    tile: Tile<'a>,
+    grids: &'a mut [[Stored; VECTORS]],
+    grid_of: &'a mut [usize],
     codes: Lines<'a, u8>,
     scales: Lines<'a, f32>,
     zeros: Lines<'a, u8>,
@@ -193,12 +217,18 @@ impl VectorKernel for Span<'_> {
     fn run<V: Vector>(mut self) -> SquaredError {
         let groups = self.width.div_ceil(self.size);
         for group in 0..groups {
-            self.grids::<V>(group);
+            self.choose::<V>(group);
         }
-        let Scratch { lanes, grids, grid_of, .. } = &mut *self.scratch;
-        let vectors = *lanes / LANES;
-        grids[groups * vectors..][..vectors].fill([[0.0; LANES]; 3]);
-        let (used, rest) = grid_of.split_at_mut(self.width);
+        for row in 0..self.count {
+            let (vector, lane) = (row / LANES, row % LANES);
+            for (group, grid) in self.grids[..groups].iter().enumerate() {
+                let [_, scale, zero] = &grid[vector];
+                self.scales.set(row, group, scale[lane]);
+                self.zeros.set(row, group, zero[lane] as u8);
+            }
+        }
+        self.grids[groups] = [[[0.0; LANES]; 3]; VECTORS];
+        let (used, rest) = self.grid_of.split_at_mut(self.width);
         rest.fill(groups);
         for (group, columns) in used.chunks_mut(self.size).enumerate() {
             columns.fill(group);
@@ -214,81 +244,74 @@ impl VectorKernel for Span<'_> {
 impl Span<'_> {
     /// Scale and zero point of one group of every row.
     #[inline(always)]
-    fn grids<V: Vector>(&mut self, group: usize) {
-        const BATCH_VECTORS: usize = BATCH / LANES;
-        let Scratch { lanes, tile, grids: stored, .. } = &mut *self.scratch;
-        let vectors = *lanes / LANES;
+    fn choose<V: Vector>(&mut self, group: usize) {
         let start = group * self.size;
-        let lines = &tile[start * vectors..self.width.min(start + self.size) * vectors];
-        for top in (0..vectors).step_by(BATCH_VECTORS) {
-            let count = BATCH_VECTORS.min(vectors - top);
-            let mut grids = Grids::default();
-            let lows = grids.low.as_chunks_mut().0.iter_mut();
-            let highs = grids.high.as_chunks_mut().0.iter_mut();
-            for (vector, (low, high)) in lows.zip(highs).enumerate().take(count) {
-                let (mut least, mut largest) = (V::splat(0.0), V::splat(0.0));
-                for line in lines.chunks_exact(vectors) {
-                    let w = V::load(&line[top + vector]);
-                    (least, largest) = (w.min(least), w.max(largest));
-                }
-                least.store(low);
-                largest.store(high);
+        let columns = start..self.width.min(start + self.size);
+        let mut ends = [(V::splat(0.0), V::splat(0.0)); VECTORS];
+        for column in columns.clone() {
+            for (vector, (low, high)) in ends.iter_mut().enumerate() {
+                let w = V::load(self.tile.at(column, vector));
+                (*low, *high) = (w.min(*low), w.max(*high));
             }
-            grids.choose(self.spec, count * LANES, &|lane| {
-                let (vector, lane) = (top + lane / LANES, lane % LANES);
-                lines.chunks_exact(vectors).map(move |line| line[vector][lane])
-            });
-            let inverses = grids.inverse.as_chunks().0.iter();
-            let scales = grids.scale.as_chunks().0.iter();
-            let zeros = grids.zero.as_chunks::<LANES>().0.iter();
-            let stored = &mut stored[group * vectors + top..][..count];
-            for (stored, ((inverse, scale), zero)) in
-                stored.iter_mut().zip(inverses.zip(scales).zip(zeros))
-            {
-                *stored = [*inverse, *scale, zero.map(f32::from)];
-            }
-            let first = top * LANES;
-            for lane in 0..(count * LANES).min(self.count.saturating_sub(first)) {
-                self.scales.set(first + lane, group, grids.scale[lane]);
-                self.zeros.set(first + lane, group, grids.zero[lane]);
-            }
+        }
+        let mut grids = Grids::default();
+        let lows = grids.low.as_chunks_mut().0.iter_mut();
+        let highs = grids.high.as_chunks_mut().0.iter_mut();
+        for ((least, largest), (low, high)) in ends.into_iter().zip(lows.zip(highs)) {
+            least.store(low);
+            largest.store(high);
+        }
+        grids.choose(self.spec, BLOCK, &|lane| {
+            let tile = self.tile;
+            columns.clone().map(move |column| tile.at(column, lane / LANES)[lane % LANES])
+        });
+        let inverses = grids.inverse.as_chunks().0.iter();
+        let scales = grids.scale.as_chunks().0.iter();
+        let zeros = grids.zero.as_chunks::<LANES>().0.iter();
+        for (stored, ((inverse, scale), zero)) in
+            self.grids[group].iter_mut().zip(inverses.zip(scales).zip(zeros))
+        {
+            *stored = [*inverse, *scale, zero.map(f32::from)];
         }
     }
 
     /// The codes, `PER` of them in a byte.
     #[inline(always)]
     fn codes<V: Vector, const PER: usize>(&mut self) -> SquaredError {
-        let Scratch { lanes, tile, grids, grid_of, .. } = &*self.scratch;
-        let vectors = *lanes / LANES;
+        let Self { tile, grids, grid_of, codes: out, .. } = self;
         let mut join = Join::<V, PER> {
             max_code: V::splat(f32::from(self.spec.bits.max_code())),
-            step: V::splat(f32::from(1u8 << (8 / PER % 8))),
+            step: V::splat(f32::from(1u16 << (8 / PER))),
             energy: V::splat(0.0),
             squared: V::splat(0.0),
         };
         let bytes = self.width.div_ceil(PER);
         let is_one_group = self.size.is_multiple_of(LANES * PER);
-        for vector in 0..vectors {
-            for left in (0..bytes).step_by(LANES) {
-                let columns = left * PER..(left + LANES) * PER;
-                self.next.prefetch(vector, columns.clone(), self.count);
-                let lines = &tile[columns.start * vectors..columns.end * vectors];
-                let grid_of = &grid_of[columns];
-                let grid = |group: usize| Grid::<V>::load(&grids[group * vectors + vector]);
-                let joined = if is_one_group {
-                    let grid = grid(grid_of[0]);
-                    join.bytes(lines, vectors, vector, |_| grid)
-                } else {
-                    join.bytes(lines, vectors, vector, |i| grid(grid_of[i]))
-                };
-                let width = LANES.min(bytes - left);
-                let rows = transpose_bytes(joined);
-                for (row, line) in (vector * LANES..self.count).zip(rows) {
-                    let at = row * self.codes.stride + self.codes.first + left;
-                    let out = &mut self.codes.data[at..at + width];
-                    match <&mut [u8; LANES]>::try_from(&mut *out) {
-                        Ok(out) => *out = line,
-                        Err(_) => out.copy_from_slice(&line[..width]),
+        for vector in 0..VECTORS {
+            for first in (0..bytes).step_by(LINE) {
+                let mut rows = [[[0; LANES]; LINE / LANES]; LANES];
+                let end = bytes.min(first + LINE);
+                for (part, left) in (first..end).step_by(LANES).enumerate() {
+                    let columns = left * PER..(left + LANES) * PER;
+                    let grid_of = &grid_of[columns.clone()];
+                    let grid = |group: usize| Grid::<V>::load(&grids[group][vector]);
+                    let words = if is_one_group {
+                        let grid = grid(grid_of[0]);
+                        join.words(*tile, columns.start, vector, |_| grid)
+                    } else {
+                        join.words(*tile, columns.start, vector, |i| grid(grid_of[i]))
+                    };
+                    for (row, bytes) in rows.iter_mut().zip(transpose_words(words)) {
+                        row[part] = bytes;
+                    }
+                }
+                for (row, line) in (vector * LANES..self.count).zip(&rows) {
+                    let at = row * out.stride + out.first + first;
+                    let out = &mut out.data[at..at + end - first];
+                    let line = line.as_flattened();
+                    match <&mut [u8; LINE]>::try_from(&mut *out) {
+                        Ok(out) => out.copy_from_slice(line),
+                        Err(_) => out.copy_from_slice(&line[..end - first]),
                     }
                 }
             }
@@ -304,55 +327,71 @@ type Stored = [[f32; LANES]; 3];
 #[derive(Clone, Copy)]
 struct Grid<V> {
     inverse: V,
-    scale: V,
+    /// The scale, negative.
+    less: V,
     zero: V,
 }
 
 impl<V: Vector> Grid<V> {
     #[inline(always)]
     fn load([inverse, scale, zero]: &Stored) -> Self {
-        Self { inverse: V::load(inverse), scale: V::load(scale), zero: V::load(zero) }
+        let less = V::splat(0.0).sub(V::load(scale));
+        Self { inverse: V::load(inverse), less, zero: V::load(zero) }
     }
 }
 
 /// Rounds vectors, and sums what it costs.
 struct Join<V, const PER: usize> {
     max_code: V,
-    /// Codes of a field: what a code counts more than the one before it in a byte.
+    /// What a code counts more than the one before it in 16 bits.
     step: V,
     energy: V,
     squared: V,
 }
 
 impl<V: Vector, const PER: usize> Join<V, PER> {
-    /// [`LANES`] bytes of codes of as many rows. `lines: [LANES * PER][vectors]`.
+    /// [`LANES`] bytes of codes of the rows of one vector, from a column on.
     #[inline(always)]
-    fn bytes(
+    fn words(
         &mut self,
-        lines: &[[f32; LANES]],
-        vectors: usize,
+        tile: Tile<'_>,
+        first: usize,
         vector: usize,
         grid: impl Fn(usize) -> Grid<V>,
-    ) -> [[u8; LANES]; LANES] {
-        let mut joined = [[0u8; LANES]; LANES];
-        for (i, (joined, lines)) in
-            joined.iter_mut().zip(lines.chunks_exact(PER * vectors)).enumerate()
-        {
-            let mut byte = V::splat(ROUNDER);
-            let mut place = V::splat(1.0);
-            for (j, line) in lines.chunks_exact(vectors).enumerate() {
-                let Grid { inverse, scale, zero } = grid(i * PER + j);
-                let w = V::load(&line[vector]);
-                let (low, high) = (V::splat(0.0).sub(zero), self.max_code.sub(zero));
-                let steps = w.mul(inverse).max(low).min(high).round();
-                let off = w.sub(scale.mul(steps));
-                self.energy = self.energy.add(w.mul(w));
-                self.squared = self.squared.add(off.mul(off));
-                byte = byte.add(steps.add(zero).mul(place));
-                place = place.mul(self.step);
-            }
-            byte.store_low_bytes(joined);
+    ) -> [[u32; LANES]; LANES / 4] {
+        let mut words = [[0; LANES]; LANES / 4];
+        for (i, words) in words.iter_mut().enumerate() {
+            let [low, high] = [4 * PER * i, 4 * PER * i + 2 * PER];
+            let low = self.half(tile, first, vector, low, &grid);
+            let high = self.half(tile, first, vector, high, &grid);
+            low.store_halves(high, words);
         }
-        joined
+        words
+    }
+
+    /// The 16 bits that begin with a column behind the first.
+    #[inline(always)]
+    fn half(
+        &mut self,
+        tile: Tile<'_>,
+        first: usize,
+        vector: usize,
+        column: usize,
+        grid: &impl Fn(usize) -> Grid<V>,
+    ) -> V {
+        let mut half = V::splat(ROUNDER);
+        let mut place = V::splat(1.0);
+        for column in column..column + 2 * PER {
+            let Grid { inverse, less, zero } = grid(column);
+            let w = V::load(tile.at(first + column, vector));
+            let (low, high) = (V::splat(0.0).sub(zero), self.max_code.sub(zero));
+            let steps = w.mul(inverse).max(low).min(high).round();
+            let off = steps.mul_add(less, w);
+            self.energy = w.mul_add(w, self.energy);
+            self.squared = off.mul_add(off, self.squared);
+            half = steps.add(zero).mul_add(place, half);
+            place = place.mul(self.step);
+        }
+        half
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A [`Kernel`] is a plain loop, compiled for each level; a [`VectorKernel`] is written over a
 //! [`Vector`] of [`LANES`] floats where the compiler does not find the vectors by itself. Every
-//! level computes the same bits: float sums are not reordered, and no level fuses multiply and add.
+//! level computes the same bits: float sums are not reordered, and multiply and add are fused by
+//! [`Vector::mul_add`] alone, there at every level.
 
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -38,6 +39,8 @@ pub(crate) trait Vector: Copy {
     fn load(values: &[f32; LANES]) -> Self;
     /// Lane `i` into `values[i]`.
     fn store(self, values: &mut [f32; LANES]);
+    /// The low 16 bits of each lane, and above them those of `high`.
+    fn store_halves(self, high: Self, words: &mut [u32; LANES]);
     /// The low byte of the bits of each lane.
     fn store_low_bytes(self, bytes: &mut [u8; LANES]);
     /// `self + other`.
@@ -46,6 +49,8 @@ pub(crate) trait Vector: Copy {
     fn sub(self, other: Self) -> Self;
     /// `self * other`.
     fn mul(self, other: Self) -> Self;
+    /// `self * factor + addend`, rounded once.
+    fn mul_add(self, factor: Self, addend: Self) -> Self;
     /// `if self > other { self } else { other }`.
     fn max(self, other: Self) -> Self;
     /// `if self < other { self } else { other }`.
@@ -127,6 +132,11 @@ impl Vector for Plain {
         *values = self.0;
     }
     #[inline(always)]
+    fn store_halves(self, high: Self, words: &mut [u32; LANES]) {
+        let join = |i: usize| self.0[i].to_bits() & 0xffff | high.0[i].to_bits() << 16;
+        *words = std::array::from_fn(join);
+    }
+    #[inline(always)]
     fn store_low_bytes(self, bytes: &mut [u8; LANES]) {
         *bytes = self.0.map(|x| x.to_bits() as u8);
     }
@@ -141,6 +151,10 @@ impl Vector for Plain {
     #[inline(always)]
     fn mul(self, other: Self) -> Self {
         self.zip(other, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn mul_add(self, factor: Self, addend: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i].mul_add(factor.0[i], addend.0[i])))
     }
     #[inline(always)]
     fn max(self, other: Self) -> Self {
@@ -185,13 +199,13 @@ impl<K: Kernel> VectorKernel for Loop<K> {
     }
 }
 
-/// Byte `j` of `out[i]` is byte `i` of `tile[j]`.
+/// Bytes `4 j ..` of `out[i]` are those of `tile[j][i]`, the low one first.
 #[inline(always)]
-pub(crate) fn transpose_bytes(tile: [[u8; LANES]; LANES]) -> [[u8; LANES]; LANES] {
+pub(crate) fn transpose_words(tile: [[u32; LANES]; LANES / 4]) -> [[u8; LANES]; LANES] {
     #[cfg(target_arch = "x86_64")]
-    return x86::transpose_bytes(tile);
+    return x86::transpose_words(tile);
     #[cfg(not(target_arch = "x86_64"))]
-    std::array::from_fn(|i| std::array::from_fn(|j| tile[j][i]))
+    std::array::from_fn(|i| std::array::from_fn(|j| tile[j / 4][i].to_le_bytes()[j % 4]))
 }
 
 /// Asks for the cache line of `bytes[at]`, if there is one.
@@ -221,7 +235,7 @@ mod tests {
     struct Operations;
 
     impl VectorKernel for Operations {
-        type Output = (Vec<[u32; LANES]>, [u8; LANES], [u32; 2]);
+        type Output = (Vec<[u32; LANES]>, [u32; LANES], [u8; LANES], [u32; 2]);
         #[inline(always)]
         fn run<V: Vector>(self) -> Self::Output {
             let a: [f32; LANES] = std::array::from_fn(|i| (i as f32 - 7.3) * 1.7);
@@ -233,6 +247,7 @@ mod tests {
                 a.add(b),
                 a.sub(b),
                 a.mul(b),
+                a.mul_add(b, part),
                 a.max(b),
                 a.min(b),
                 a.round(),
@@ -248,17 +263,19 @@ mod tests {
             }
             let mut bytes = [0; LANES];
             a.add(V::splat(ROUNDER)).store_low_bytes(&mut bytes);
+            let mut words = [0; LANES];
+            a.store_halves(b, &mut words);
             let ends = [a.least(), b.greatest()].map(f32::to_bits);
-            (bits.to_vec(), bytes, ends)
+            (bits.to_vec(), words, bytes, ends)
         }
     }
 
     #[test]
-    fn bytes_are_transposed() {
-        let tile = std::array::from_fn(|i| std::array::from_fn(|j| (i * LANES + j) as u8));
-        let turned = transpose_bytes(tile);
-        for (i, line) in turned.iter().enumerate() {
-            assert_eq!(*line, std::array::from_fn(|j| (j * LANES + i) as u8));
+    fn words_are_transposed() {
+        let word = |byte: usize| u32::from_le_bytes(std::array::from_fn(|i| (byte + i) as u8));
+        let tile = std::array::from_fn(|j| std::array::from_fn(|i| word(i * LANES + 4 * j)));
+        for (i, line) in transpose_words(tile).iter().enumerate() {
+            assert_eq!(*line, std::array::from_fn(|j| (i * LANES + j) as u8));
         }
     }
 

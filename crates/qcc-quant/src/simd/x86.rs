@@ -22,7 +22,7 @@ pub(super) fn level() -> Level {
         && is_x86_feature_detected!("avx512vl")
     {
         Level::Avx512
-    } else if is_x86_feature_detected!("avx2") {
+    } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         Level::Avx2
     } else {
         Level::Plain
@@ -41,7 +41,7 @@ pub(super) fn dispatch<K: VectorKernel>(wanted: Level, kernel: K) -> K::Output {
     match wanted.min(level()) {
         // SAFETY: `level` has found AVX-512.
         Level::Avx512 => unsafe { run_avx512(kernel) },
-        // SAFETY: `level` has found AVX2.
+        // SAFETY: `level` has found AVX2 and FMA.
         Level::Avx2 => unsafe { run_avx2(kernel) },
         Level::Plain => kernel.run::<Plain>(),
     }
@@ -52,7 +52,7 @@ fn run_avx512<K: VectorKernel>(kernel: K) -> K::Output {
     kernel.run::<Wide>()
 }
 
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma")]
 fn run_avx2<K: VectorKernel>(kernel: K) -> K::Output {
     kernel.run::<Pair>()
 }
@@ -85,6 +85,16 @@ impl Vector for Wide {
         unsafe { _mm512_storeu_ps(values.as_mut_ptr(), self.0) }
     }
     #[inline(always)]
+    fn store_halves(self, high: Self, words: &mut [u32; LANES]) {
+        // SAFETY: AVX-512, see above; 16 words are written.
+        unsafe {
+            let high = _mm512_slli_epi32::<16>(_mm512_castps_si512(high.0));
+            let (low, mask) = (_mm512_castps_si512(self.0), _mm512_set1_epi32(0xffff));
+            let joined = _mm512_ternarylogic_epi32::<0xf8>(high, low, mask); // high | low & mask
+            _mm512_storeu_si512(words.as_mut_ptr().cast(), joined);
+        }
+    }
+    #[inline(always)]
     fn store_low_bytes(self, bytes: &mut [u8; LANES]) {
         // SAFETY: AVX-512, see above; 16 bytes are written.
         unsafe {
@@ -106,6 +116,11 @@ impl Vector for Wide {
     fn mul(self, other: Self) -> Self {
         // SAFETY: AVX-512, see above.
         Self(unsafe { _mm512_mul_ps(self.0, other.0) })
+    }
+    #[inline(always)]
+    fn mul_add(self, factor: Self, addend: Self) -> Self {
+        // SAFETY: AVX-512, see above.
+        Self(unsafe { _mm512_fmadd_ps(self.0, factor.0, addend.0) })
     }
     #[inline(always)]
     fn max(self, other: Self) -> Self {
@@ -204,6 +219,20 @@ impl Vector for Pair {
         }
     }
     #[inline(always)]
+    fn store_halves(self, high: Self, words: &mut [u32; LANES]) {
+        // SAFETY: AVX2, see above; 8 words are written to each half.
+        unsafe {
+            let mask = _mm256_set1_epi32(0xffff);
+            let join = |low, high| {
+                let low = _mm256_and_si256(_mm256_castps_si256(low), mask);
+                _mm256_or_si256(low, _mm256_slli_epi32::<16>(_mm256_castps_si256(high)))
+            };
+            let (left, right) = words.split_at_mut(8);
+            _mm256_storeu_si256(left.as_mut_ptr().cast(), join(self.0, high.0));
+            _mm256_storeu_si256(right.as_mut_ptr().cast(), join(self.1, high.1));
+        }
+    }
+    #[inline(always)]
     fn store_low_bytes(self, bytes: &mut [u8; LANES]) {
         // SAFETY: AVX2, see above; 16 bytes are written.
         unsafe {
@@ -231,6 +260,12 @@ impl Vector for Pair {
     fn mul(self, other: Self) -> Self {
         // SAFETY: AVX2, see above.
         self.zip(other, |a, b| unsafe { _mm256_mul_ps(a, b) })
+    }
+    #[inline(always)]
+    fn mul_add(self, factor: Self, addend: Self) -> Self {
+        let (Self(a, b), Self(c, d), Self(e, f)) = (self, factor, addend);
+        // SAFETY: AVX2 and FMA, see above.
+        unsafe { Self(_mm256_fmadd_ps(a, c, e), _mm256_fmadd_ps(b, d, f)) }
     }
     #[inline(always)]
     fn max(self, other: Self) -> Self {
@@ -327,25 +362,29 @@ unsafe fn transpose_8(tile: [__m256; 8]) -> [__m256; 8] {
     out
 }
 
-/// A transposed square of 16 bytes.
+/// Squares of four words, transposed.
 #[inline(always)]
-pub(super) fn transpose_bytes(tile: [[u8; LANES]; LANES]) -> [[u8; LANES]; LANES] {
-    // SAFETY: SSE2 is part of the target; arrays of 16 bytes are loaded and stored whole.
+pub(super) fn transpose_words(tile: [[u32; LANES]; LANES / 4]) -> [[u8; LANES]; LANES] {
+    let mut out = [[0; LANES]; LANES];
+    // SAFETY: SSE2 is part of the target; four words are loaded and 16 bytes stored, whole.
     unsafe {
-        let mut lines = tile.map(|line| _mm_loadu_si128(line.as_ptr().cast()));
-        for _ in 0..4 {
-            let old = lines;
-            for i in 0..8 {
-                lines[2 * i] = _mm_unpacklo_epi8(old[i], old[i + 8]);
-                lines[2 * i + 1] = _mm_unpackhi_epi8(old[i], old[i + 8]);
+        for (rows, left) in out.as_chunks_mut::<4>().0.iter_mut().zip((0..LANES).step_by(4)) {
+            let [a, b, c, d] =
+                tile.map(|line| _mm_loadu_si128(line[left..left + 4].as_ptr().cast()));
+            let (low, low_next) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
+            let (high, high_next) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
+            let lines = [
+                _mm_unpacklo_epi64(low, low_next),
+                _mm_unpackhi_epi64(low, low_next),
+                _mm_unpacklo_epi64(high, high_next),
+                _mm_unpackhi_epi64(high, high_next),
+            ];
+            for (row, line) in rows.iter_mut().zip(lines) {
+                _mm_storeu_si128(row.as_mut_ptr().cast(), line);
             }
         }
-        lines.map(|line| {
-            let mut bytes = [0; LANES];
-            _mm_storeu_si128(bytes.as_mut_ptr().cast(), line);
-            bytes
-        })
     }
+    out
 }
 
 /// Asks for the cache line of `byte`.
