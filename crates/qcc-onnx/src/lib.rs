@@ -12,6 +12,6 @@ mod import;
 mod source;
 
 pub use error::{ReadError, WriteError};
-pub use export::{External, WriteOptions, Written, size, write};
+pub use export::{External, WriteOptions, Written, check_places, size, write};
 pub use import::{ReadOptions, read, read_tensor};
 pub use source::{Model, Source};
