@@ -15,7 +15,7 @@ use super::command::Progress;
 use super::exit::{Ended, say, show};
 use super::inspect::line;
 use super::watch;
-use super::words::positive;
+use super::words::{positive, threads};
 
 /// Options of `bench`.
 #[derive(Args, Debug)]
@@ -53,8 +53,8 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) past: usize,
 
-    /// Threads [default: all cores]
-    #[arg(short, long, value_name = "N", value_parser = positive)]
+    /// Threads, 1024 at most [default: all cores]
+    #[arg(short, long, value_name = "N", value_parser = threads)]
     pub(super) threads: Option<usize>,
 
     /// How often each time is taken [default: for a fifth of a second, 3 times at least]

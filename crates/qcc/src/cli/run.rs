@@ -15,7 +15,7 @@ use qcc_kernels::{Pool, Scalar};
 use serde_json::{Value, json};
 
 use super::exit::{Ended, say};
-use super::words::positive;
+use super::words::{positive, threads};
 
 /// Options of `run`.
 #[derive(Args, Debug)]
@@ -54,8 +54,8 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) text: TextArgs,
 
-    /// Threads; the result does not depend on it [default: all cores]
-    #[arg(short = 't', long, value_name = "N", value_parser = positive)]
+    /// Threads, 1024 at most; the result does not depend on it [default: all cores]
+    #[arg(short = 't', long, value_name = "N", value_parser = threads)]
     pub(super) threads: Option<usize>,
 
     /// What runs products with weights of 2 to 8 bits

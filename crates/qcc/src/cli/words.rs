@@ -85,6 +85,20 @@ pub(super) fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// More threads than any machine makes use of are a mistake.
+const MOST_THREADS: usize = 1024;
+
+/// A number of threads.
+///
+/// # Errors
+/// Says what it takes.
+pub(super) fn threads(text: &str) -> Result<usize, String> {
+    positive(text)
+        .ok()
+        .filter(|it| *it <= MOST_THREADS)
+        .ok_or_else(|| format!("it takes a whole number from 1 to {MOST_THREADS}"))
+}
+
 /// Stored bits for each weight.
 ///
 /// # Errors
