@@ -115,7 +115,7 @@ pub(super) fn unwritten(path: &Path, error: &io::Error) -> Error {
 /// QCC0105 when it cannot.
 pub(super) fn try_file(path: &Path) -> Result<(), Error> {
     let tried = match fs::metadata(path) {
-        Ok(it) if it.is_dir() => Err(io::Error::from(ErrorKind::IsADirectory)),
+        Ok(it) if it.is_dir() => Err(io::Error::other("it is not a file")),
         Ok(it) if it.is_file() => fs::OpenOptions::new().append(true).open(path).map(drop),
         Ok(_) => Ok(()),
         Err(_) => fs::File::create_new(path).and_then(|_| fs::remove_file(path)),

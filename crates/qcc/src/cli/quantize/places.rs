@@ -1,5 +1,6 @@
 //! Where a run writes, looked at before long work and not after it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use qcc::{Error, External, Model, SaveOptions};
@@ -7,7 +8,7 @@ use qcc_diag::{Diagnostic, codes};
 
 use super::super::command::{QuantizeArgs, When};
 use super::super::emit::Plan;
-use super::super::exit::{Json, try_file};
+use super::super::exit::{Json, try_file, unwritten};
 use super::super::report;
 use super::save_options;
 
@@ -58,6 +59,10 @@ pub(super) fn check(
     for path in &code {
         check_code(path, args)?;
         if writes_model {
+            // A rename would put a file in the place of a device.
+            if path.metadata().is_ok_and(|it| !it.is_file()) {
+                return Err(unwritten(path, &io::Error::other("it is not a file")));
+            }
             try_file(path)?;
         }
     }
