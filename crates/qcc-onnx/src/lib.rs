@@ -12,6 +12,8 @@ mod import;
 mod source;
 
 pub use error::{ReadError, WriteError};
-pub use export::{External, WriteOptions, Written, is_same_file, size, write, write_file};
+pub use export::{
+    External, WriteOptions, Written, check_places, is_same_file, size, write, write_file,
+};
 pub use import::{ReadOptions, read, read_tensor};
 pub use source::{Model, Source};

@@ -9,11 +9,14 @@ use qcc_pass::{
     Silent, Step, WorkDir,
 };
 
+use crate::carried::Carried;
 use crate::dry;
 use crate::file_size::{Sizer, quick};
 use crate::own_text::OwnText;
 use crate::provenance::Calibration;
-use crate::{Error, FORMATS, Model, Output, OwnTextSize, RECIPES, Recipe, SaveOptions, tables};
+use crate::{
+    Error, FORMATS, Model, Output, OwnTextSize, PRESETS, RECIPES, Recipe, SaveOptions, tables,
+};
 
 /// A recipe or a pipeline with its settings. Settings hold for every pass that has them.
 pub struct Compiler {
@@ -85,7 +88,25 @@ impl Compiler {
                 .into());
         };
         self.recipe = Some((recipe, options.to_owned()));
-        Ok(self)
+        match Recipe::preset_of(name.trim()) {
+            // What stands in braces is meant.
+            Some(preset) if !options.contains("preset") => self.preset(preset),
+            _ => Ok(self),
+        }
+    }
+
+    /// How long `signround` tunes, and with how many steps the scales of the whole model are trained
+    /// behind it: one of [`PRESETS`].
+    ///
+    /// # Errors
+    /// When there is no such preset.
+    pub fn preset(self, name: &str) -> Result<Self, Error> {
+        let steps = PRESETS.iter().find(|it| it.name == name).map_or(0, |it| it.scale_steps);
+        self.setting("signround", "preset", name)?.setting(
+            "tune-scales",
+            "iters",
+            &steps.to_string(),
+        )
     }
 
     /// Takes a whole pipeline instead of a recipe, output format included.
@@ -407,6 +428,7 @@ impl Compiler {
         let mut graph = model.graph().clone();
         let mut record = Record::default();
         let session = &self.session;
+        self.instruments.push(Box::new(Carried::default()));
         let instruments = &mut self.instruments;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(session.threads).build();
         let outcome = match pool {

@@ -26,19 +26,24 @@ pub enum Metric {
     Top1,
     /// Perplexity.
     Perplexity,
+    /// By how much of that of the reference the perplexity is higher.
+    Rise,
 }
 
 impl Metric {
-    const ALL: [Self; 8] = [
-        Self::Snr,
-        Self::Cosine,
-        Self::Max,
-        Self::Relative,
-        Self::Unequal,
-        Self::Kl,
-        Self::Top1,
-        Self::Perplexity,
-    ];
+    /// Figures of a [`Comparison`].
+    const COMPARED: &[Self] = &[Self::Snr, Self::Cosine, Self::Max, Self::Relative, Self::Unequal];
+
+    /// Figures of an [`Evaluation`]; a rise is written as perplexity.
+    const EVALUATED: &[Self] =
+        &[Self::Kl, Self::Top1, Self::Perplexity, Self::Snr, Self::Cosine, Self::Max];
+
+    /// The figure that a gate names.
+    fn find(name: &str) -> Option<Self> {
+        let name = if name == "ppl" { "perplexity" } else { name };
+        let all = Self::COMPARED.iter().chain(Self::EVALUATED);
+        all.copied().find(|it| it.name() == name)
+    }
 
     /// As it is written in a gate.
     pub fn name(self) -> &'static str {
@@ -51,6 +56,7 @@ impl Metric {
             Self::Kl => "kl",
             Self::Top1 => "top1",
             Self::Perplexity => "perplexity",
+            Self::Rise => "rise of perplexity",
         }
     }
 
@@ -67,7 +73,7 @@ impl Metric {
             Self::Max => it.max_abs,
             Self::Relative => it.relative,
             Self::Unequal => it.unequal_share(),
-            Self::Kl | Self::Top1 | Self::Perplexity => return None,
+            Self::Kl | Self::Top1 | Self::Perplexity | Self::Rise => return None,
         };
         (it.is_float == is_of_floats).then_some(figure)
     }
@@ -83,30 +89,45 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Reads `snr:15dB`, `cosine:0.99`, `max:0.5`, `relative:0.1`, `relative:10%`, `unequal:1%`,
-    /// `kl:0.02`, `top1:90%`, `perplexity:20`.
+    /// Reads a gate of `qcc compare`: `snr:15dB`, `cosine:0.99`, `max:0.5`, `relative:0.1`,
+    /// `relative:10%`, `unequal:1%`.
     ///
     /// # Errors
-    /// Says what a gate looks like.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let names = Metric::ALL.map(Metric::name);
+    /// Says what a gate looks like, and which figures there are.
+    pub fn of_comparison(text: &str) -> Result<Self, String> {
+        Self::parse(text, Metric::COMPARED, "; 'qcc eval' has kl, top1 and perplexity")
+    }
+
+    /// Reads a gate of `qcc eval`: `kl:0.02`, `top1:90%`, `perplexity:20`, `perplexity:+2%` (or
+    /// `ppl`), `snr:15dB`, `cosine:0.99`, `max:0.5`.
+    ///
+    /// # Errors
+    /// Says what a gate looks like, and which figures there are.
+    pub fn of_evaluation(text: &str) -> Result<Self, String> {
+        Self::parse(text, Metric::EVALUATED, "; 'qcc compare' has relative and unequal")
+    }
+
+    /// `elsewhere` says which figures another command has.
+    fn parse(text: &str, metrics: &[Metric], elsewhere: &str) -> Result<Self, String> {
+        let names: Vec<&str> = metrics.iter().map(|it| it.name()).collect();
+        let all = format!("figures are {}", names.join(", "));
         let Some((name, limit)) = text.split_once(':') else {
-            return Err(format!(
-                "a gate is a figure and its limit, 'snr:15dB'; figures are {}",
-                names.join(", ")
-            ));
+            return Err(format!("a gate is a figure and its limit, 'snr:15dB'; {all}"));
         };
         let name = name.trim().to_ascii_lowercase();
-        let Some(metric) = Metric::ALL.into_iter().find(|it| it.name() == name) else {
+        let Some(metric) = Metric::find(&name) else {
             let meant = nearest(&name, names);
             let meant = meant.map_or(String::new(), |it| format!(", write '{it}'"));
-            return Err(format!(
-                "there is no figure '{name}'{meant}; figures are {}",
-                names.join(", ")
-            ));
+            return Err(format!("there is no figure '{name}'{meant}; {all}"));
         };
+        if !metrics.contains(&metric) {
+            return Err(format!("there is no {name} here; {all}{elsewhere}"));
+        }
         let limit = limit.trim().to_ascii_lowercase();
+        let is_rise = metric == Metric::Perplexity && limit.starts_with('+');
+        let metric = if is_rise { Metric::Rise } else { metric };
         let (number, scale) = match metric {
+            Metric::Rise => (limit.strip_suffix('%').unwrap_or_default(), 0.01),
             Metric::Snr => (limit.strip_suffix("db").unwrap_or(&limit), 1.0),
             Metric::Relative | Metric::Unequal | Metric::Top1 => match limit.strip_suffix('%') {
                 Some(percent) => (percent, 0.01),
@@ -119,8 +140,10 @@ impl Gate {
         let (is_right, range) = match metric {
             Metric::Snr => (limit.is_some(), "decibels, 15dB"),
             Metric::Cosine => (limit.is_some_and(|it| it.abs() <= 1.0), "a number from -1 to 1"),
-            Metric::Max | Metric::Kl | Metric::Perplexity => {
-                (limit.is_some_and(|it| it >= 0.0), "a number from 0 on")
+            Metric::Max | Metric::Kl => (limit.is_some_and(|it| it >= 0.0), "a number from 0 on"),
+            Metric::Perplexity => (limit.is_some_and(|it| it >= 0.0), "a number from 0 on, or +2%"),
+            Metric::Rise => {
+                (limit.is_some_and(|it| it >= 0.0), "a share of that of the reference, +2%")
             }
             Metric::Relative => (limit.is_some_and(|it| it >= 0.0), "a number from 0 on, or 10%"),
             Metric::Unequal | Metric::Top1 => {
@@ -170,6 +193,10 @@ impl Gate {
             Metric::Kl => of_model(it.kl_nats),
             Metric::Top1 => of_model(it.top1),
             Metric::Perplexity => of_model(it.perplexity),
+            Metric::Rise => {
+                let both = it.perplexity.zip(it.reference_perplexity);
+                of_model(both.map(|(own, reference)| own / reference - 1.0))
+            }
             Metric::Snr => of_outputs(|it| it.1),
             Metric::Cosine => of_outputs(|it| it.2),
             Metric::Max => of_outputs(|it| it.3),
@@ -179,8 +206,7 @@ impl Gate {
             let text = format!("the evaluation gives no {}", self.metric.name());
             Diagnostic::error(codes::QCC0404, text)
                 .at("option --fail-above")
-                .with_help("kl, top1, snr, cosine and max need --ref FLOAT.onnx; kl, top1 and perplexity need logits")
-                .with_help("qcc compare has relative and unequal")
+                .with_help("all but perplexity itself need --ref FLOAT.onnx; kl, top1 and perplexity need logits")
                 .into()
         })
     }
@@ -204,6 +230,10 @@ impl Gate {
             Metric::Snr if figure == f64::INFINITY => "exact".to_owned(),
             Metric::Snr => format!("{} dB", short(figure, 1)),
             Metric::Unequal | Metric::Top1 => format!("{} %", short(100.0 * figure, 2)),
+            Metric::Rise => {
+                let sign = if figure < 0.0 { "" } else { "+" };
+                format!("{sign}{} %", short(100.0 * figure, 2))
+            }
             Metric::Cosine | Metric::Kl => short(figure, 5),
             Metric::Max | Metric::Relative | Metric::Perplexity => short(figure, 4),
         }
@@ -249,7 +279,7 @@ mod tests {
     use crate::Inner;
 
     fn gate(text: &str) -> Gate {
-        Gate::parse(text).unwrap()
+        Gate::of_comparison(text).or_else(|_| Gate::of_evaluation(text)).unwrap()
     }
 
     #[test]
@@ -267,6 +297,9 @@ mod tests {
             ("kl:0.02", "kl <= 0.02"),
             ("top1:92.5%", "top1 >= 92.5 %"),
             ("perplexity:40", "perplexity <= 40"),
+            ("ppl:40", "perplexity <= 40"),
+            ("ppl:+2%", "rise of perplexity <= +2 %"),
+            ("perplexity:+0.5%", "rise of perplexity <= +0.5 %"),
         ] {
             assert_eq!(gate(text).to_string(), told, "{text}");
         }
@@ -285,11 +318,26 @@ mod tests {
             "max:-1",
             "relative:-1%",
             "unequal:101%",
-            "ppl:+2%",
+            "ppl:+2",
+            "ppl:+-2%",
+            "kl:+2%",
         ] {
-            assert!(Gate::parse(text).is_err(), "{text}");
+            assert!(Gate::of_comparison(text).is_err(), "{text}");
+            assert!(Gate::of_evaluation(text).is_err(), "{text}");
         }
-        assert!(Gate::parse("cosin:1").unwrap_err().contains("write 'cosine'"));
+        assert!(Gate::of_comparison("cosin:1").unwrap_err().contains("write 'cosine'"));
+    }
+
+    #[test]
+    fn a_command_names_the_figures_that_it_has() {
+        let said = Gate::of_comparison("kl:1").unwrap_err();
+        assert!(
+            said.starts_with("there is no kl here; figures are snr, cosine, max, rel"),
+            "{said}"
+        );
+        assert!(said.contains("'qcc eval' has kl"), "{said}");
+        let said = Gate::of_evaluation("relative:1").unwrap_err();
+        assert!(said.contains("figures are kl, top1") && said.contains("'qcc compare'"), "{said}");
     }
 
     fn value(snr_db: f64, cosine: f64, unequal: Option<u64>) -> Compared {
@@ -349,7 +397,11 @@ mod tests {
         assert_eq!((check("snr:15").output.as_str(), check("snr:15").passed), ("b", false));
         assert!(check("cosine:0.99").passed && !check("max:0.4").passed);
         assert!(gate("perplexity:40").check_evaluation(&it).is_err());
-        assert!(gate("relative:1").check_evaluation(&it).is_err());
+        assert!(gate("ppl:+2%").check_evaluation(&it).is_err());
+        let (perplexity, reference_perplexity) = (Some(10.2), Some(10.0));
+        let it = Evaluation { perplexity, reference_perplexity, ..it };
+        let check = |text: &str| gate(text).check_evaluation(&it).unwrap().passed;
+        assert!(check("ppl:+2.1%") && !check("ppl:+1.9%") && check("ppl:10.2"));
     }
 
     #[test]

@@ -12,6 +12,7 @@
 
 pub mod aot;
 pub mod bench;
+mod carried;
 mod compare;
 mod compiler;
 mod dry;
@@ -46,5 +47,5 @@ pub use output::{Output, SaveOptions};
 pub use own_text::OwnTextSize;
 pub use qcc_data::{OpenOptions, Samples, Tokenizer};
 pub use qcc_onnx::{External, ReadOptions, Written};
-pub use recipe::{RECIPES, Recipe};
+pub use recipe::{PRESETS, Preset, RECIPES, Recipe};
 pub use tables::{FORMATS, TUNING_COPY, WORKING_COPY, passes};

@@ -8,7 +8,7 @@ use qcc_onnx::{External, Source, WriteOptions, Written};
 use qcc_pass::Record;
 
 use crate::provenance::Calibration;
-use crate::{Error, provenance};
+use crate::{Error, Model, provenance};
 
 /// A compiled model and the record of how it came about.
 #[derive(Clone, Debug)]
@@ -35,6 +35,20 @@ pub struct SaveOptions {
     pub annotate: bool,
 }
 
+impl Model {
+    /// Whether [`Output::save`] will find a place for what this model becomes: to be asked before
+    /// long work.
+    ///
+    /// # Errors
+    /// When the output exists, is the input, or cannot be written.
+    pub fn check_places(&self, path: impl AsRef<Path>, options: &SaveOptions) -> Result<(), Error> {
+        let (path, options) = (path.as_ref(), *options);
+        let checked =
+            qcc_onnx::check_places(self.source(), path, options.external, options.overwrite);
+        Ok(checked?)
+    }
+}
+
 impl Output {
     /// The graph.
     pub fn graph(&self) -> &Graph {
@@ -49,6 +63,12 @@ impl Output {
     /// The pipeline that ran, with every option.
     pub fn pipeline(&self) -> &str {
         &self.pipeline
+    }
+
+    /// What the calibration samples were, those that the model wrote included; `None` where none
+    /// were used.
+    pub fn samples(&self) -> Option<&str> {
+        self.calibration.as_ref().map(Calibration::samples)
     }
 
     /// Whether every pass ran: an instrument may have stopped before the end.

@@ -27,6 +27,11 @@ impl Calibration {
         let source = given.or_else(|| own_text.and_then(OwnText::used))?;
         Some(Self { samples: source.describe(), blake3: source.digest() })
     }
+
+    /// Where they came from, how many, how long.
+    pub(crate) fn samples(&self) -> &str {
+        &self.samples
+    }
 }
 
 /// Keys and values for `metadata_props`.

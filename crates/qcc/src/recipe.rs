@@ -53,15 +53,41 @@ pub const RECIPES: &[Recipe] = &[
     },
 ];
 
+/// How long `signround` tunes.
+#[derive(Clone, Copy, Debug)]
+pub struct Preset {
+    /// Name, as `--preset` takes it and the pass has it.
+    pub name: &'static str,
+    /// Steps that train the scales of the whole model behind it.
+    pub scale_steps: u16,
+}
+
+/// Every preset, the shortest first.
+pub const PRESETS: &[Preset] = &[
+    Preset { name: "fast", scale_steps: 0 },
+    Preset { name: "light", scale_steps: 0 },
+    Preset { name: "std", scale_steps: 50 },
+    Preset { name: "best", scale_steps: 150 },
+];
+
+/// What a level stands for: the name of a recipe, and the preset where that is not the default.
+const LEVELS: [(&str, Option<&str>); 4] =
+    [("rtn", None), ("kl", None), ("signround", None), ("signround", Some("best"))];
+
 impl Recipe {
     /// Finds a recipe by name, or by level: `0` to `3`.
     pub fn find(name: &str) -> Option<&'static Self> {
-        let name = match name {
-            "0" => "rtn",
-            "1" => "kl",
-            "2" | "3" => "signround",
-            name => name,
-        };
+        let name = level(name).map_or(name, |it| it.0);
         RECIPES.iter().find(|it| it.name == name)
     }
+
+    /// The preset that a level asks for.
+    pub(crate) fn preset_of(name: &str) -> Option<&'static str> {
+        level(name)?.1
+    }
+}
+
+fn level(name: &str) -> Option<(&'static str, Option<&'static str>)> {
+    let number = name.parse::<usize>().ok().filter(|_| name.len() == 1)?;
+    LEVELS.get(number).copied()
 }

@@ -3,6 +3,7 @@
 //! `pack` gives the codes of each weight the bytes of a layout; an output format then rewrites the
 //! operators that read the weight. A format is one file and one line in [`FORMATS`].
 
+mod carried;
 pub mod pack;
 mod product;
 mod readers;
@@ -12,6 +13,8 @@ pub mod to_nbits;
 pub mod to_qdq;
 
 use qcc_pass::PassInfo;
+
+pub use carried::{check_layout, check_readers};
 
 /// The passes of this crate.
 pub const PASSES: &[&PassInfo] =

@@ -14,11 +14,9 @@ use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, NodeId, Patch, Scope, Value};
 use qcc_ops::quant::{Layout, Numbers, Packed, Quant};
 use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo};
-use qcc_quant::layout::{
-    Dense, NBits, Qdq, Sign, centering, dense, expand, field_bits, gaps, nbits, transpose,
-};
+use qcc_quant::layout::{Dense, NBits, Qdq, Sign, centering, expand, field_bits, gaps, transpose};
 use qcc_quant::numbers::NumbersRef;
-use qcc_quant::spec::{Grid, GroupSize, ScaleType};
+use qcc_quant::spec::{Grid, ScaleType};
 use qcc_tensor::{Buffer, DType, Store, Tensor};
 
 use crate::readers::{counts, weight_name};
@@ -58,11 +56,8 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
                     .with_help("put a pass that chooses them before it: rtn, kl-precalibrate, gptq or signround")
                     .into());
             };
-            let bytes = pack(layout, quant, numbers, &ctx.session.store).map_err(|what| {
-                Diagnostic::error(codes::QCC0305, format!("'{name}' {what}"))
-                    .at(format!("layout {}", layout.name()))
-                    .with_help("--format function takes 2 to 6 and 8 bits, and any group that is a multiple of 8")
-            })?;
+            let bytes = pack(layout, quant, numbers, &ctx.session.store)
+                .map_err(|what| refused(&name, layout, &what))?;
             let field = field_bits(quant.spec.bits.get());
             if layout != Layout::Dense && field != quant.spec.bits.get() {
                 widened.push((quant.spec.bits.get(), field));
@@ -104,6 +99,36 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
         );
     }
     Ok(patches)
+}
+
+/// Fails where the layout has no place for a weight that has no codes yet.
+///
+/// # Errors
+/// QCC0305 with the name of the weight.
+pub(crate) fn check(root: &Graph, layout: Layout) -> Result<(), PassError> {
+    for scope in root.scopes() {
+        let Some(graph) = root.at(&scope) else { continue };
+        for id in graph.topo() {
+            let quant = graph.node(id).and_then(|it| it.op()?.is::<Quant>());
+            let Some(quant) = quant.filter(|it| it.numbers.is_none()) else { continue };
+            if let Err(what) = layout.block(quant.form, &quant.spec) {
+                return Err(refused(&weight_name(graph, id), layout, &what).into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A weight that a layout has no place for.
+fn refused(name: &str, layout: Layout, what: &str) -> Diagnostic {
+    let error = Diagnostic::error(codes::QCC0305, format!("'{name}' {what}"))
+        .at(format!("layout {}", layout.name()));
+    error.with_help(match layout {
+        Layout::NBits | Layout::Qdq => {
+            "--format function takes 2 to 6 and 8 bits, and any group that is a multiple of 8"
+        }
+        Layout::Dense => "choose 2 to 6 or 8 bits (-b 8), and a multiple of 8 (-g 16, -g 32)",
+    })
 }
 
 /// A weight in the bytes of a layout.
@@ -172,13 +197,11 @@ fn pack(layout: Layout, quant: &Quant, numbers: &Numbers, store: &Store) -> Resu
     if !outliers.places.is_empty() && (layout != Layout::Dense || spec.grid != Grid::Sym) {
         return Err("has outliers, whose scales this layout cannot hold".to_owned());
     }
+    let block = layout.block(quant.form, &spec)?;
     let in_words = |it: &dyn std::fmt::Display| format!("cannot be packed: {it}");
     let room = |len: usize| store.take(len).map_err(|it| in_words(&it));
     match layout {
         Layout::NBits => {
-            let block = nbits::block_for(field_bits(bits), group, k).ok_or_else(|| {
-                format!("has groups of {group}, and MatMulNBits takes 16, 32, 64, 128 and 256")
-            })?;
             let layout = NBits::new(n, k, bits, block).map_err(|it| in_words(&it))?;
             // A symmetric weight needs no zero points when its middle is that of the field.
             let shift = if spec.grid == Grid::Sym { centering(bits) } else { 0 };
@@ -214,29 +237,16 @@ fn pack(layout: Layout, quant: &Quant, numbers: &Numbers, store: &Store) -> Resu
         }
         Layout::Qdq => {
             let sign = if spec.grid == Grid::Sym { Sign::Signed } else { Sign::Unsigned };
-            let (field, dtype) = match (field_bits(bits), sign) {
-                (2, Sign::Signed) => (2, DType::I2),
-                (2, Sign::Unsigned) => (2, DType::U2),
-                (4, Sign::Signed) => (4, DType::I4),
-                (4, Sign::Unsigned) => (4, DType::U4),
-                (_, Sign::Signed) => (8, DType::I8),
-                (_, Sign::Unsigned) => (8, DType::U8),
+            let dtype = match (field_bits(bits), sign) {
+                (2, Sign::Signed) => DType::I2,
+                (2, Sign::Unsigned) => DType::U2,
+                (4, Sign::Signed) => DType::I4,
+                (4, Sign::Unsigned) => DType::U4,
+                (_, Sign::Signed) => DType::I8,
+                (_, Sign::Unsigned) => DType::U8,
             };
-            if field == 2 && n % 4 != 0 {
-                return Err(format!(
-                    "has N = {n}, not a multiple of 4, for which ONNX Runtime computes wrong values at 2 bits"
-                ));
-            }
-            let is_row = spec.group == GroupSize::Row || group >= k;
-            if !is_row && !nbits::BLOCKS.contains(&group) {
-                return Err(format!(
-                    "has groups of {group}, and runtimes take 16, 32, 64, 128 and 256"
-                ));
-            }
+            let is_row = block >= k;
             let layout = Qdq::new(n, k, bits, sign).map_err(|it| in_words(&it))?;
-            // A group that has no fast kernel becomes two blocks.
-            let fast = nbits::block_for(field, group, k).filter(|_| !is_row);
-            let block = fast.unwrap_or(group);
             let blocks = k.div_ceil(block);
             let mut out = room(layout.bytes())?;
             layout.pack(&view.unpacked(), out.bytes_mut());
@@ -252,17 +262,9 @@ fn pack(layout: Layout, quant: &Quant, numbers: &Numbers, store: &Store) -> Resu
             };
             let scales = expand(scales, k, group, block);
             let scales = stored(transpose(&scales, blocks), dims, spec.scale)?;
-            let block = if is_row { k } else { block };
             Ok(Bytes { codes, scales, zeros, outliers: None, block })
         }
         Layout::Dense => {
-            if dense::dense_bits(bits) != bits {
-                return Err(format!(
-                    "has {bits} bits, and the operators of ai.qcc take 2 to 6 and 8"
-                ));
-            }
-            let block = dense::block_for(group, k)
-                .ok_or_else(|| format!("has groups of {group}, which are no multiple of 8"))?;
             let layout = Dense::new(n, k, bits, block).map_err(|it| in_words(&it))?;
             let zeros = expand(zeros, k, group, block);
             let mut out = room(layout.bytes())?;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Attr, Graph, OpRef, Output, Patch, Value};
 use qcc_ops::einsum::Einsum;
+use qcc_ops::quant::Layout;
 use qcc_pass::PassError;
 use qcc_tensor::{DType, Dim, Tensor};
 
-use crate::readers::Reader;
+use crate::readers::{Chosen, Reader};
 
 /// A product that is being rewritten.
 pub(crate) struct Product<'a> {
@@ -24,35 +25,69 @@ pub(crate) struct Product<'a> {
     pub(crate) alpha: f32,
 }
 
+/// Whether the format can take the product that a reader is.
+///
+/// # Errors
+/// QCC0305 with the node and a way out.
+pub(crate) fn carries<W: Chosen>(
+    root: &Graph,
+    reader: &Reader<'_, W>,
+    format: &str,
+) -> Result<(), PassError> {
+    let op = reader.node.op().map_or("", |it| it.name());
+    if (op, reader.operand) == ("Gather", 0) {
+        return Err(no_form(reader, format, "the format has no tables")
+            .with_help("leave out --embeddings, and --set with bits for the table")
+            .with_help("--format nbits has tables")
+            .into());
+    }
+    let equation = reader.node.op().and_then(|it| it.is::<Einsum>());
+    let outputs_last = match (op, reader.operand) {
+        ("MatMul" | "FusedMatMul" | "Gemm", 1) => Some(reader.int("transB").unwrap_or(0) == 0),
+        (_, 1) => equation.and_then(Einsum::matmul_form),
+        _ => None,
+    };
+    let Some(outputs_last) = outputs_last else {
+        return Err(leave_out(no_form(reader, format, "the operator has no such form"), reader));
+    };
+    if !reader.fits(outputs_last) {
+        let error = no_form(reader, format, "it reads the weight in another shape");
+        return Err(leave_out(error, reader));
+    }
+    let left = reader.node.inputs.first().copied().flatten();
+    let rank = root.at(&reader.scope).zip(left).and_then(|(graph, it)| graph.ty(it).rank());
+    if rank.is_none() && reader.weight.dims.len() > 2 {
+        let error = no_form(reader, format, "the rank of its input is not known");
+        return Err(leave_out(error, reader));
+    }
+    Ok(())
+}
+
+/// Whether scales have the type that the operators of the format need.
+///
+/// # Errors
+/// QCC0305 with the node and a way out.
+pub(crate) fn scales_fit<W: Chosen>(reader: &Reader<'_, W>, format: &str) -> Result<(), PassError> {
+    let (own, needed) = (reader.scale_type(), reader.weight.dtype);
+    if own == needed {
+        return Ok(());
+    }
+    let why = format!("its scales are {own}, and it computes in {needed}");
+    let name = needed.text();
+    Err(no_form(reader, format, &why)
+        .with_help(format!("leave out --scale-type, or write --scale-type {name}"))
+        .with_help("--format function takes scales of any type")
+        .into())
+}
+
 impl<'a> Product<'a> {
-    /// The product that a reader is, if the format can take it.
-    pub(crate) fn of(
-        root: &'a Graph,
-        reader: &'a Reader<'a>,
-        format: &str,
-    ) -> Result<Self, PassError> {
+    /// The product that a reader is, which the format [`carries`].
+    pub(crate) fn of(root: &'a Graph, reader: &'a Reader<'a>) -> Result<Self, PassError> {
         let Some(graph) = root.at(&reader.scope) else {
             return Err(PassError::internal("a scope is gone"));
         };
-        let op = reader.node.op().map_or("", |it| it.name());
-        let equation = reader.node.op().and_then(|it| it.is::<Einsum>());
-        let outputs_last = match (op, reader.operand) {
-            ("MatMul" | "FusedMatMul" | "Gemm", 1) => Some(reader.int("transB").unwrap_or(0) == 0),
-            (_, 1) => equation.and_then(Einsum::matmul_form),
-            _ => None,
-        };
-        let Some(outputs_last) = outputs_last else {
-            return Err(no_form(reader, format, "the operator has no such form").into());
-        };
-        if !reader.fits(outputs_last) {
-            return Err(no_form(reader, format, "it reads the weight in another shape").into());
-        }
         let bias = reader.node.inputs.get(2).copied().flatten();
         let left = reader.node.inputs.first().copied().flatten();
-        let rank = left.and_then(|it| graph.ty(it).rank());
-        if rank.is_none() && reader.weight.dims.len() > 2 {
-            return Err(no_form(reader, format, "the rank of its input is not known").into());
-        }
         Ok(Self {
             root,
             graph,
@@ -83,14 +118,14 @@ impl<'a> Product<'a> {
     /// Whether the bias is one value per output.
     pub(crate) fn is_bias_vector(&self) -> bool {
         let dims = self.bias.and_then(|it| self.graph.ty(it).known_dims());
-        dims.is_some_and(|it| it == [self.reader.packed.form.n]) || self.flat_bias().is_some()
+        dims.is_some_and(|it| it == [self.reader.chosen.form.n]) || self.flat_bias().is_some()
     }
 
     fn flat_bias(&self) -> Option<(&'a str, Tensor)> {
         let (scope, value) = self.root.resolve(&self.reader.scope, self.bias?)?;
         let graph = self.root.at(&scope)?;
         let tensor = graph.constant(value)?;
-        let n = self.reader.packed.form.n;
+        let n = self.reader.chosen.form.n;
         let is_row = tensor.dims().len() > 1 && tensor.dims().last() == Some(&n);
         let flat = Some(tensor).filter(|it| is_row && it.len() == n)?.reshape(vec![n]).ok()?;
         Some((graph.value_name(value), flat))
@@ -120,7 +155,7 @@ impl<'a> Product<'a> {
         let wide = self.wide_rank();
         let own = match wide.and_then(|_| self.graph.ty(self.left?).shape()?.split_last()) {
             Some((_, rows)) => {
-                let n = Dim::Known(self.reader.packed.form.n);
+                let n = Dim::Known(self.reader.chosen.form.n);
                 ty.with_shape(Some(rows.iter().cloned().chain([n]).collect()))
             }
             None => ty.clone(),
@@ -163,13 +198,23 @@ pub(crate) fn with_attrs(name: &str, attrs: Vec<(String, Attr)>) -> OpRef {
 }
 
 /// A format that cannot take a reader of a weight.
-pub(crate) fn no_form(reader: &Reader<'_>, format: &str, why: &str) -> Diagnostic {
+pub(crate) fn no_form<W>(reader: &Reader<'_, W>, format: &str, why: &str) -> Diagnostic {
     let op = reader.node.op().map_or("", |it| it.name());
     let node = &reader.node.name;
     let text = format!("{op} '{node}' cannot read '{}' in format {format}: {why}", reader.name);
-    Diagnostic::error(codes::QCC0305, text)
-        .at(format!("node '{node}'"))
-        .with_help(format!("--exclude '{}' leaves the weight in float", reader.name))
+    Diagnostic::error(codes::QCC0305, text).at(format!("node '{node}'"))
+}
+
+/// The way out where nothing but the weight itself is in the way.
+pub(crate) fn leave_out<W>(error: Diagnostic, reader: &Reader<'_, W>) -> PassError {
+    error.with_help(format!("--exclude '{}' leaves the weight in float", reader.name)).into()
+}
+
+/// Codes of another layout than that of the format: the pipeline does not fit together.
+pub(crate) fn packed_for_another(reader: &Reader<'_>, format: &str, layout: Layout) -> PassError {
+    no_form(reader, format, "its codes are packed for another format")
+        .with_help(format!("write pack{{layout={}}} before the format", layout.name()))
+        .into()
 }
 
 fn scalar(value: f32, dtype: DType) -> Tensor {

@@ -2,27 +2,53 @@
 
 use std::collections::BTreeMap;
 
-use qcc_ir::{Graph, Node, NodeId, Scope, Value};
-use qcc_ops::quant::{Form, Packed};
+use qcc_ir::{Graph, Node, NodeId, Op, Scope, Value};
+use qcc_ops::quant::{Form, Packed, Quant};
 use qcc_ops::weight::{Traced, trace};
-use qcc_quant::spec::ScaleType;
+use qcc_quant::spec::{ScaleType, WeightSpec};
 use qcc_tensor::DType;
 
-/// A node that reads a packed weight.
-pub(crate) struct Reader<'a> {
+/// An operator that stands for a weight that was chosen.
+pub(crate) trait Chosen: Op {
+    fn spec(&self) -> WeightSpec;
+    fn form(&self) -> Form;
+}
+
+impl Chosen for Packed {
+    fn spec(&self) -> WeightSpec {
+        self.spec
+    }
+
+    fn form(&self) -> Form {
+        self.form
+    }
+}
+
+impl Chosen for Quant {
+    fn spec(&self) -> WeightSpec {
+        self.spec
+    }
+
+    fn form(&self) -> Form {
+        self.form
+    }
+}
+
+/// A node that reads a weight: a packed one, or one that has no codes yet.
+pub(crate) struct Reader<'a, W = Packed> {
     pub(crate) scope: Scope,
     pub(crate) id: NodeId,
     pub(crate) node: &'a Node,
     /// Which operand the weight is.
     pub(crate) operand: usize,
     pub(crate) weight: Traced,
-    pub(crate) packed: &'a Packed,
+    pub(crate) chosen: &'a W,
     /// Name of the weight.
     pub(crate) name: String,
 }
 
 /// Every such node, in order.
-pub(crate) fn readers(root: &Graph) -> Vec<Reader<'_>> {
+pub(crate) fn readers<W: Chosen>(root: &Graph) -> Vec<Reader<'_, W>> {
     let mut found = Vec::new();
     for scope in root.scopes() {
         let Some(graph) = root.at(&scope) else { continue };
@@ -36,10 +62,10 @@ pub(crate) fn readers(root: &Graph) -> Vec<Reader<'_>> {
                 let Some(weight) = trace(root, &scope, value) else { continue };
                 let Some(source) = root.at(&weight.scope) else { continue };
                 let op = source.node(weight.source.node).and_then(|it| it.op());
-                let Some(packed) = op.and_then(|it| it.is::<Packed>()) else { continue };
-                let name = source.value_name(weight.source).to_owned();
+                let Some(chosen) = op.and_then(|it| it.is::<W>()) else { continue };
+                let name = weight_name(source, weight.source.node);
                 let scope = scope.clone();
-                found.push(Reader { scope, id, node, operand, weight, packed, name });
+                found.push(Reader { scope, id, node, operand, weight, chosen, name });
             }
         }
     }
@@ -75,7 +101,7 @@ pub(crate) fn weight_name(graph: &Graph, id: NodeId) -> String {
     source.filter(|_| rest.is_some_and(|it| it.starts_with(".quant"))).unwrap_or(own).to_owned()
 }
 
-impl Reader<'_> {
+impl<W: Chosen> Reader<'_, W> {
     /// The operands of the `Packed`: codes, scales, zero points.
     pub(crate) fn tensors(&self, root: &Graph) -> Vec<Value> {
         let graph = root.at(&self.weight.scope);
@@ -109,23 +135,19 @@ impl Reader<'_> {
         })
     }
 
-    /// Whether the scales have the element type of the product, as `MatMulNBits` needs it and what
+    /// Element type of the scales: `MatMulNBits` needs that of the product, and it is what
     /// `DequantizeLinear` gives.
-    pub(crate) fn has_scales_of_its_type(&self) -> bool {
-        let scale = match self.packed.spec.scale {
+    pub(crate) fn scale_type(&self) -> DType {
+        match self.chosen.spec().scale {
             ScaleType::F32 => DType::F32,
             ScaleType::F16 => DType::F16,
             ScaleType::BF16 => DType::BF16,
-        };
-        scale == self.weight.dtype
+        }
     }
 
     /// Whether the node reads the rows that were packed: it may be reached by a pass that was
     /// given another graph than `select` saw.
     pub(crate) fn fits(&self, outputs_last: bool) -> bool {
-        let form = self.weight.form(outputs_last);
-        form.is_some_and(|Form { n, k, order }| {
-            (n, k, order) == (self.packed.form.n, self.packed.form.k, self.packed.form.order)
-        })
+        self.weight.form(outputs_last) == Some(self.chosen.form())
     }
 }

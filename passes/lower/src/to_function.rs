@@ -10,12 +10,12 @@ use std::sync::Arc;
 use qcc_ir::{Graph, OpRef, Patch};
 use qcc_ops::matmul_q::MatMulQ;
 use qcc_ops::outliers::MatMulQOutliers;
-use qcc_ops::quant::Layout;
+use qcc_ops::quant::{Layout, Packed};
 use qcc_pass::{Ctx, PassError, PassInfo};
 use qcc_quant::spec::Grid;
 
-use crate::product::{Product, no_form};
-use crate::readers::readers;
+use crate::product::{self, Product, packed_for_another};
+use crate::readers::{Chosen, Reader, readers};
 
 const FORMAT: &str = "function";
 
@@ -29,12 +29,13 @@ pub const INFO: PassInfo = PassInfo {
 
 fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let mut patches = Vec::new();
-    for reader in readers(root) {
-        let packed = reader.packed;
+    for reader in readers::<Packed>(root) {
+        let packed = reader.chosen;
         if packed.layout != Layout::Dense {
-            return Err(no_form(&reader, FORMAT, "its codes are packed for another format").into());
+            return Err(packed_for_another(&reader, FORMAT, Layout::Dense));
         }
-        let product = Product::of(root, &reader, FORMAT)?;
+        carries(root, &reader)?;
+        let product = Product::of(root, &reader)?;
         let mut patch = product.patch(INFO.name);
         let mut inputs = vec![product.left];
         for tensor in reader.tensors(root) {
@@ -54,4 +55,12 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
         patches.push(patch);
     }
     Ok(patches)
+}
+
+/// Whether the format has a form for a node that reads a weight.
+///
+/// # Errors
+/// QCC0305 with the node and a way out.
+pub(crate) fn carries<W: Chosen>(root: &Graph, reader: &Reader<'_, W>) -> Result<(), PassError> {
+    product::carries(root, reader, FORMAT)
 }

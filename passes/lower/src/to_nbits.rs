@@ -13,13 +13,13 @@ use std::sync::Arc;
 use qcc_ir::{Graph, Output, Patch, Type, Value};
 use qcc_ops::gather_quant::GatherBlockQuantized;
 use qcc_ops::nbits::MatMulNBits;
-use qcc_ops::quant::Layout;
+use qcc_ops::quant::{Layout, Packed};
 use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo};
 use qcc_quant::layout::field_bits;
 use qcc_tensor::{DType, Dim, Tensor};
 
-use crate::product::{Product, no_form, plain};
-use crate::readers::{Reader, readers};
+use crate::product::{self, Product, leave_out, no_form, packed_for_another, plain};
+use crate::readers::{Chosen, Reader, readers};
 
 const FORMAT: &str = "nbits";
 
@@ -39,14 +39,14 @@ pub const INFO: PassInfo = PassInfo {
 fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let level = ctx.options.int("accuracy-level");
     let mut patches = Vec::new();
-    for reader in readers(root) {
-        if reader.packed.layout != Layout::NBits {
-            return Err(no_form(&reader, FORMAT, "its codes are packed for another format").into());
+    for reader in readers::<Packed>(root) {
+        if reader.chosen.layout != Layout::NBits {
+            return Err(packed_for_another(&reader, FORMAT, Layout::NBits));
         }
-        let op = reader.node.op().map_or("", |it| it.name());
-        let patch = match (op, reader.operand) {
-            ("Gather", 0) => lookup(root, &reader)?,
-            _ => product(root, &reader, level)?,
+        carries(root, &reader)?;
+        let patch = match is_lookup(&reader) {
+            true => lookup(root, &reader)?,
+            false => product(root, &reader, level)?,
         };
         ctx.count("to-nbits.rewritten", 1);
         patches.push(patch);
@@ -54,16 +54,33 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     Ok(patches)
 }
 
-fn product(root: &Graph, reader: &Reader<'_>, level: i64) -> Result<Patch, PassError> {
-    let product = Product::of(root, reader, FORMAT)?;
-    let packed = reader.packed;
+/// Whether the format has a form for a node that reads a weight.
+///
+/// # Errors
+/// QCC0305 with the node and a way out.
+pub(crate) fn carries<W: Chosen>(root: &Graph, reader: &Reader<'_, W>) -> Result<(), PassError> {
+    if !is_lookup(reader) {
+        product::carries(root, reader, FORMAT)?;
+    } else if !reader.fits(false) {
+        let error = no_form(reader, FORMAT, "it reads the table in another shape");
+        return Err(leave_out(error, reader));
+    }
     if reader.weight.dtype == DType::BF16 {
-        return Err(no_form(reader, FORMAT, "the operator has no bfloat16 form").into());
+        return Err(no_form(reader, FORMAT, "the operator has no bfloat16 form")
+            .with_help("--format qdq and function have one for products")
+            .into());
     }
-    if !reader.has_scales_of_its_type() {
-        let why = "its scales have another type than its input; --scale-type auto fits";
-        return Err(no_form(reader, FORMAT, why).into());
-    }
+    product::scales_fit(reader, FORMAT)
+}
+
+/// Whether rows are looked up in the weight.
+fn is_lookup<W>(reader: &Reader<'_, W>) -> bool {
+    (reader.node.op().map_or("", |it| it.name()), reader.operand) == ("Gather", 0)
+}
+
+fn product(root: &Graph, reader: &Reader<'_>, level: i64) -> Result<Patch, PassError> {
+    let product = Product::of(root, reader)?;
+    let packed = reader.chosen;
     let mut patch = product.patch(INFO.name);
     // The runtime has a fast path with 2 and 8 bits at level 4 only.
     let bits = field_bits(packed.spec.bits.get());
@@ -93,17 +110,7 @@ fn lookup(root: &Graph, reader: &Reader<'_>) -> Result<Patch, PassError> {
     let Some(graph) = root.at(&reader.scope) else {
         return Err(PassError::internal("a scope is gone"));
     };
-    let packed = reader.packed;
-    if !reader.fits(false) {
-        return Err(no_form(reader, FORMAT, "it reads the table in another shape").into());
-    }
-    if !reader.has_scales_of_its_type() {
-        let why = "its scales have another type than its result; --scale-type auto fits";
-        return Err(no_form(reader, FORMAT, why).into());
-    }
-    if reader.weight.dtype == DType::BF16 {
-        return Err(no_form(reader, FORMAT, "the operator has no bfloat16 form").into());
-    }
+    let packed = reader.chosen;
     let bits = field_bits(packed.spec.bits.get());
     let (n, k) = (packed.form.n, packed.form.k);
     let wide = k.div_ceil(packed.block).saturating_mul(packed.block);

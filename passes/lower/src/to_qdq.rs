@@ -13,11 +13,11 @@ use std::sync::Arc;
 
 use qcc_ir::{Graph, Patch, Type, Value};
 use qcc_ops::dequantize::DequantizeLinear;
-use qcc_ops::quant::Layout;
+use qcc_ops::quant::{Layout, Packed};
 use qcc_pass::{Ctx, PassError, PassInfo};
 
-use crate::product::{Product, no_form, plain};
-use crate::readers::{Reader, readers};
+use crate::product::{self, Product, packed_for_another, plain};
+use crate::readers::{Chosen, Reader, readers};
 
 const FORMAT: &str = "qdq";
 
@@ -32,15 +32,12 @@ pub const INFO: PassInfo = PassInfo {
 fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let mut patches = Vec::new();
     let mut seen = BTreeSet::new();
-    for reader in readers(root) {
-        if reader.packed.layout != Layout::Qdq {
-            return Err(no_form(&reader, FORMAT, "its codes are packed for another format").into());
+    for reader in readers::<Packed>(root) {
+        if reader.chosen.layout != Layout::Qdq {
+            return Err(packed_for_another(&reader, FORMAT, Layout::Qdq));
         }
-        let product = Product::of(root, &reader, FORMAT)?;
-        if !reader.has_scales_of_its_type() {
-            let why = "its scales have another type than its input; --scale-type auto fits";
-            return Err(no_form(&reader, FORMAT, why).into());
-        }
+        carries(root, &reader)?;
+        let product = Product::of(root, &reader)?;
         let is_local = reader.scope == reader.weight.scope;
         let is_first = is_local && seen.insert((reader.scope.clone(), reader.weight.source));
         let mut patch = product.patch(INFO.name);
@@ -54,13 +51,22 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     Ok(patches)
 }
 
+/// Whether the format has a form for a node that reads a weight.
+///
+/// # Errors
+/// QCC0305 with the node and a way out.
+pub(crate) fn carries<W: Chosen>(root: &Graph, reader: &Reader<'_, W>) -> Result<(), PassError> {
+    product::carries(root, reader, FORMAT)?;
+    product::scales_fit(reader, FORMAT)
+}
+
 fn dequantize(
     root: &Graph,
     reader: &Reader<'_>,
     patch: &mut Patch,
     is_first: bool,
 ) -> Result<Value, PassError> {
-    let packed = reader.packed;
+    let packed = reader.chosen;
     let outer = root.at(&reader.weight.scope);
     let mut inputs = Vec::new();
     for tensor in reader.tensors(root) {

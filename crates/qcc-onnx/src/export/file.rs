@@ -35,22 +35,7 @@ impl Pending {
         fill: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>,
     ) -> Result<Self, WriteError> {
         let wrong = |source| WriteError::Io { path: path.to_owned(), source };
-        // A rename would put a file in the place of a device.
-        if fs::metadata(path).is_ok_and(|it| !it.is_file()) {
-            return Err(wrong(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")));
-        }
-        let folder = match path.parent() {
-            Some(it) if !it.as_os_str().is_empty() => it,
-            _ => Path::new("."),
-        };
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".qcc-").suffix(".tmp");
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt as _;
-            builder.permissions(fs::Permissions::from_mode(0o666)); // less what the umask takes
-        }
-        let mut file = builder.tempfile_in(folder).map_err(|it| wrong(plain(&it, folder)))?;
+        let mut file = begin(path).map_err(wrong)?;
         let mut out = BufWriter::with_capacity(1 << 20, file.as_file_mut());
         fill(&mut out).and_then(|()| out.flush()).map_err(wrong)?;
         drop(out);
@@ -74,6 +59,34 @@ impl Pending {
             Err(error) => Err(WriteError::Io { path, source: error.error }),
         }
     }
+}
+
+/// Whether a file of this name can be written, which is tried.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn try_place(path: &Path) -> Result<(), WriteError> {
+    begin(path).map(drop).map_err(|source| WriteError::Io { path: path.to_owned(), source })
+}
+
+/// An empty file beside `path`.
+fn begin(path: &Path) -> io::Result<NamedTempFile> {
+    // A rename would put a file in the place of a device.
+    if fs::metadata(path).is_ok_and(|it| !it.is_file()) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
+    }
+    let folder = match path.parent() {
+        Some(it) if !it.as_os_str().is_empty() => it,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".qcc-").suffix(".tmp");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        builder.permissions(fs::Permissions::from_mode(0o666)); // less what the umask takes
+    }
+    builder.tempfile_in(folder).map_err(|it| plain(&it, folder))
 }
 
 /// Why no file can be made in a folder, without the temporary name that nobody asked for.

@@ -4,6 +4,7 @@ mod encode;
 mod file;
 mod function;
 mod graph;
+mod places;
 mod region;
 mod rope;
 mod sidecar;
@@ -25,9 +26,12 @@ use crate::source::{GraphSource, What, called};
 use crate::{Source, WriteError};
 use file::Pending;
 pub use file::{is_same_file, write_file};
+use places::{beside, free_data, free_model};
 use rope::Rope;
 use sidecar::Sidecar;
 use upgrade::Upgrade;
+
+pub use places::check_places;
 
 /// Models above this size keep their tensors in a file of their own: protobuf libraries refuse
 /// messages of 2 GiB.
@@ -88,13 +92,7 @@ pub fn write(
     options: &WriteOptions,
 ) -> Result<Written, WriteError> {
     let data = &source.0;
-    if is_same_file(path, &data.path) {
-        return Err(WriteError::IsInput { path: path.to_owned() });
-    }
-    let exists = |path: &Path| path.symlink_metadata().is_ok();
-    if exists(path) && !options.overwrite {
-        return Err(WriteError::Exists { path: path.to_owned() });
-    }
+    free_model(source, path, options.overwrite)?;
     let needs = Needs::of(graph, source, options);
     let (model, sidecar) = parts(graph, source, path, options, &needs)?;
 
@@ -104,13 +102,7 @@ pub fn write(
     let mut files = vec![path.to_owned()];
     if let Some(sidecar) = &sidecar {
         let beside = path.with_file_name(sidecar.location());
-        let is_input = data.data_files.iter().any(|it| is_same_file(&beside, &data.path_of(&it.0)));
-        if is_input {
-            return Err(WriteError::IsInput { path: beside });
-        }
-        if exists(&beside) && !options.overwrite {
-            return Err(WriteError::Exists { path: beside });
-        }
+        free_data(source, &beside, options.overwrite)?;
         pending.push(Pending::write(&beside, |out| sidecar.write_to(out))?);
         size_bytes += sidecar.len();
         files.push(beside);
@@ -122,7 +114,7 @@ pub fn write(
             if is_same_file(&copy, &data.path_of(location)) {
                 continue;
             }
-            if exists(&copy) && !options.overwrite {
+            if copy.symlink_metadata().is_ok() && !options.overwrite {
                 return Err(WriteError::Exists { path: copy });
             }
             if let Some(folder) = copy.parent() {
@@ -182,8 +174,7 @@ fn parts(
         }
     };
     if moves {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let mut new = Sidecar::new(format!("{name}.data"));
+        let mut new = Sidecar::new(beside(path));
         model = message(graph, source, options, needs, Some(&mut new))?;
         sidecar = Some(new).filter(|it| !it.is_empty());
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use qcc_ir::{Attr, Attrs, EvalCx, EvalError, Input, Op, OpRef, Type, TypeError};
 use qcc_quant::codes::{Codes, decode};
-use qcc_quant::layout::{Dense, NBits, Qdq, Sign};
-use qcc_quant::spec::{Grid, WeightSpec};
+use qcc_quant::layout::{Dense, NBits, Qdq, Sign, dense, field_bits, nbits};
+use qcc_quant::spec::{Grid, GroupSize, WeightSpec};
 use qcc_tensor::{DType, Tensor};
 
 use super::{DOMAIN, Form, floats, parse_spec, spec_attrs};
@@ -31,6 +31,47 @@ impl Layout {
             Self::NBits => "nbits",
             Self::Qdq => "qdq",
             Self::Dense => "dense",
+        }
+    }
+
+    /// How many codes share a scale in the bytes of a weight: see [`Packed::block`].
+    ///
+    /// # Errors
+    /// When the layout has no place for such a weight: says why, going on from its name.
+    pub fn block(self, form: Form, spec: &WeightSpec) -> Result<usize, String> {
+        let Form { n, k, .. } = form;
+        let (bits, group) = (spec.bits.get(), spec.group.len(k));
+        match self {
+            Self::NBits => nbits::block_for(field_bits(bits), group, k).ok_or_else(|| {
+                format!("has groups of {group}, and MatMulNBits takes 16, 32, 64, 128 and 256")
+            }),
+            Self::Qdq => {
+                let field = field_bits(bits);
+                if field == 2 && n % 4 != 0 {
+                    return Err(format!(
+                        "has N = {n}, not a multiple of 4, for which ONNX Runtime computes wrong values at 2 bits"
+                    ));
+                }
+                if spec.group == GroupSize::Row || group >= k {
+                    return Ok(k);
+                }
+                if !nbits::BLOCKS.contains(&group) {
+                    return Err(format!(
+                        "has groups of {group}, and runtimes take 16, 32, 64, 128 and 256"
+                    ));
+                }
+                // A group that has no fast kernel becomes two blocks.
+                Ok(nbits::block_for(field, group, k).unwrap_or(group))
+            }
+            Self::Dense => {
+                if dense::dense_bits(bits) != bits {
+                    return Err(format!(
+                        "has {bits} bits, and the operators of ai.qcc take 2 to 6 and 8"
+                    ));
+                }
+                dense::block_for(group, k)
+                    .ok_or_else(|| format!("has groups of {group}, which are no multiple of 8"))
+            }
         }
     }
 }

@@ -53,7 +53,7 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) past: usize,
 
-    /// Threads [default: all cores]
+    /// Threads, 1024 at most [default: all cores]
     #[arg(short, long, value_name = "N", value_parser = threads)]
     pub(super) threads: Option<usize>,
 

@@ -7,7 +7,7 @@ use qcc::{FORMATS, RECIPES};
 
 use super::verify::Verify;
 pub(super) use super::watch::Kind as Progress;
-use super::words::{OpType, ScaleType, Scheme, bpw, positive};
+use super::words::{OpType, ScaleType, Scheme, bpw, positive, threads};
 
 /// Quantizing compiler for ONNX models.
 ///
@@ -49,6 +49,8 @@ pub(super) enum Command {
     Completions(super::man::CompletionsArgs),
     /// Print the manual page
     Man(super::man::ManArgs),
+    /// Print the version, and with -v what kernels are compiled by and for
+    Version(super::version::VersionArgs),
 }
 
 /// Options of `quantize`.
@@ -68,7 +70,8 @@ pub(super) struct QuantizeArgs {
         alias = "quant-method",
         value_name = "NAME",
         help = format!(
-            "How numbers are chosen: {}, or a level 0 to 3; options of its pass in braces \
+            "How numbers are chosen: {}, or a level: 0 is rtn, 1 kl, 2 signround, 3 signround with preset best; \
+             options of its pass in braces \
              [default: signround with samples or --calib self, else kl]",
             names(RECIPES.iter().map(|it| it.name))
         )
@@ -208,8 +211,8 @@ pub(super) struct QuantizeArgs {
     #[arg(long, default_value_t = 42, value_name = "N")]
     pub(super) seed: u64,
 
-    /// Threads; the result does not depend on it [default: all cores]
-    #[arg(short = 'j', long, value_name = "N", value_parser = positive)]
+    /// Threads, 1024 at most; the result does not depend on it [default: all cores]
+    #[arg(short = 'j', long, value_name = "N", value_parser = threads)]
     pub(super) threads: Option<usize>,
 
     /// Memory that may be used at most: 700MB, 1.5GiB, or a number of bytes
@@ -219,6 +222,14 @@ pub(super) struct QuantizeArgs {
     /// How long signround tunes: fast, light, std or best
     #[arg(long, value_name = "NAME", value_parser = ["fast", "light", "std", "best"])]
     pub(super) preset: Option<String>,
+
+    /// Steps that tune each block [default: those of the preset]
+    #[arg(long, value_name = "N")]
+    pub(super) iters: Option<u16>,
+
+    /// Samples of a step that tunes a block [default: those of the preset]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(super) batch_size: Option<usize>,
 
     /// Steps that train the scales of all weights for what the whole model gives, after signround
     /// [default: 50 with std, 150 with best, else none]

@@ -54,7 +54,7 @@ pub(super) struct CompareArgs {
 
     /// Exit with 4 when an output is farther off: snr:15dB, cosine:0.99 (at least), max:0.5,
     /// relative:10%, unequal:1% (at most); repeatable
-    #[arg(long, value_name = "FIGURE:LIMIT", value_delimiter = ',', value_parser = Gate::parse)]
+    #[arg(long, value_name = "FIGURE:LIMIT", value_delimiter = ',', value_parser = Gate::of_comparison)]
     pub(super) fail_above: Vec<Gate>,
 
     /// tokenizer.json, for text

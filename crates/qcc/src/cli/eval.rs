@@ -40,9 +40,9 @@ pub(super) struct EvalArgs {
     #[arg(long, alias = "seqlen", value_name = "N", value_parser = positive)]
     pub(super) seq_len: Option<usize>,
 
-    /// Limits, and exit code 3 beyond them: kl:0.02, top1:90%, perplexity:20, snr:15dB,
-    /// cosine:0.99, max:0.5; repeatable
-    #[arg(long, value_name = "FIGURE:LIMIT", value_delimiter = ',', value_parser = Gate::parse)]
+    /// Limits, and exit code 3 beyond them: kl:0.02, top1:90%, perplexity:20, ppl:+2% (above that of
+    /// --ref), snr:15dB, cosine:0.99, max:0.5; repeatable
+    #[arg(long, value_name = "FIGURE:LIMIT", value_delimiter = ',', value_parser = Gate::of_evaluation)]
     pub(super) fail_above: Vec<Gate>,
 
     /// Print JSON

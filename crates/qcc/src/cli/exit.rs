@@ -97,11 +97,30 @@ impl Json {
 }
 
 fn write_file(path: &Path, text: &str) -> Result<Ended, Error> {
-    fs::write(path, text).map_err(|error| {
-        let text = format!("'{}' cannot be written: {error}", path.display());
-        Diagnostic::error(codes::QCC0105, text).at(path.display().to_string())
-    })?;
+    fs::write(path, text).map_err(|it| unwritten(path, &it))?;
     Ok(Ended::Well)
+}
+
+/// A file that cannot be written.
+pub(super) fn unwritten(path: &Path, error: &io::Error) -> Error {
+    let text = format!("'{}' cannot be written: {error}", path.display());
+    let help = "choose another folder";
+    Diagnostic::error(codes::QCC0105, text).at(path.display().to_string()).with_help(help).into()
+}
+
+/// Whether a file can be written, which is tried: what is there stays as it is. Pipes and devices
+/// are not opened.
+///
+/// # Errors
+/// QCC0105 when it cannot.
+pub(super) fn try_file(path: &Path) -> Result<(), Error> {
+    let tried = match fs::metadata(path) {
+        Ok(it) if it.is_dir() => Err(io::Error::other("it is not a file")),
+        Ok(it) if it.is_file() => fs::OpenOptions::new().append(true).open(path).map(drop),
+        Ok(_) => Ok(()),
+        Err(_) => fs::File::create_new(path).and_then(|_| fs::remove_file(path)),
+    };
+    tried.map_err(|it| unwritten(path, &it))
 }
 
 /// Runs a command and turns what comes of it into an exit code. Errors go to the error stream, and
@@ -174,7 +193,10 @@ pub(super) fn of_usage(error: &clap::Error) -> Diagnostic {
         if line.is_empty() {
             is_first = false;
         } else if let Some(tip) = line.strip_prefix("tip: ") {
-            help.push(tip.to_owned());
+            // What begins with a dash is no file or value that anybody has.
+            if !tip.starts_with("to pass '") {
+                help.push(tip.to_owned());
+            }
         } else if let Some(list) = line.strip_prefix("[possible values: ") {
             notes.push(format!("possible values are {}", list.trim_end_matches(']')));
         } else if line.starts_with("Usage: ") {
@@ -210,6 +232,10 @@ mod tests {
         let message = of_usage(&error);
         assert_eq!(message.message, "unexpected argument '--bit' found");
         assert_eq!(message.help[0], "a similar argument exists: '--bits'");
+        let error =
+            command.clone().arg(clap::arg!([model])).try_get_matches_from(["qcc", "--values"]);
+        let message = of_usage(&error.unwrap_err());
+        assert_eq!(message.help, ["--help lists the options"]);
         let error = command.try_get_matches_from(["qcc", "--bits=5"]).unwrap_err();
         let message = of_usage(&error);
         assert_eq!(message.message, "invalid value '5' for '--bits <N>'");

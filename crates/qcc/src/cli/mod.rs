@@ -22,6 +22,7 @@ mod report;
 mod run;
 mod took;
 mod verify;
+mod version;
 mod watch;
 mod words;
 mod work;
@@ -71,5 +72,6 @@ fn dispatch(args: Vec<OsString>, json: Option<&Json>) -> Result<Ended, Error> {
         Command::Explain(args) => explain::run(&args),
         Command::Completions(args) => man::completions(&args),
         Command::Man(args) => man::man(&args),
+        Command::Version(args) => version::run(&args),
     }
 }

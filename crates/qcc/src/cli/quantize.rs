@@ -1,27 +1,31 @@
 //! `qcc quantize`.
 
+mod notes;
+mod places;
+mod settings;
+mod summary;
+mod tuning;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use qcc::{
-    Compiler, Error, External, Model, OpenOptions, Output, OwnTextSize, ReadOptions, SaveOptions,
-};
+use qcc::{Error, External, Model, OpenOptions, Output, ReadOptions, SaveOptions};
 use qcc_diag::{Diagnostic, Severity, codes};
-use qcc_ir::{Graph, OpRef};
 use qcc_pass::Cancel;
-use qcc_report::{Note, RunRecord, bytes};
+use qcc_report::{RunRecord, bytes};
 
 use super::budget;
 use super::command::{QuantizeArgs, When};
 use super::detail::Detail;
 use super::emit::Plan;
-use super::exit::{self, Ended, Json, say, show};
+use super::exit::{self, Ended, Json, show};
 use super::record::record;
 use super::took::Begin;
 use super::verify::{Choices, Verify};
 use super::work::Work;
-use super::{report, took, watch, words};
+use super::{report, took, watch};
+use notes::{Notes, nothing};
+use settings::{GROUP, Settings, compiler, made};
 
 /// Runs the command. `options` are those that may change the output, for the record.
 pub(super) fn run(
@@ -32,7 +36,7 @@ pub(super) fn run(
     let begin = Begin::now();
     // What was typed wrong is said before a large model is opened.
     let settings = Settings::of(args)?;
-    let output = args.output.clone().unwrap_or_else(|| beside(args, &tag(args, &settings)));
+    let output = args.output.clone().unwrap_or_else(|| places::beside(args, settings.bits));
     let plan = Plan::of(&args.code, &output)?;
     let output = plan.as_ref().and_then(Plan::model).unwrap_or(output);
     let mut compiler = compiler(args, &settings)?;
@@ -53,13 +57,10 @@ pub(super) fn run(
     let nodes = model.graph().nodes().filter(|it| it.1.op().is_some()).count();
     let input = args.input.display();
     tell("read", &format!("{input}  {}, {nodes} nodes, opset {opset}", bytes(before)));
-    let mut notes = Notes { args, all: Vec::new() };
+    let mut notes = Notes::new(args);
     notes.add(model.warnings());
     compiler = budget::add(compiler, args, &output)?;
-    check_output(&output, plan.as_ref(), args)?;
-    for path in args.record.iter().chain(&args.report).filter(|_| !args.force) {
-        report::must_be_new(path)?;
-    }
+    places::check(&model, &output, plan.as_ref(), args, json)?;
 
     let made = made(args)?;
     if let Some(size) = made {
@@ -77,6 +78,7 @@ pub(super) fn run(
         compiler = compiler.calibration(Arc::new(samples));
     }
     let pipeline = compiler.plan()?;
+    tuning::check(args, &pipeline)?;
     if args.verbose || args.dry_run {
         tell("pipeline", &pipeline.to_string());
     }
@@ -146,7 +148,14 @@ pub(super) fn run(
     for line in qcc_report::left(&record) {
         tell("left", &line);
     }
+    let mut save = save_options(args);
+    save.no_provenance |= is_whole;
     if args.dry_run {
+        if args.code.has_model() {
+            let after = compiled.size(&output, &save)?;
+            tell("size", &format!("{} -> {}", bytes(before), bytes(after)));
+            record.bytes_after = Some(after);
+        }
         for (label, text) in took::expected(&record, args.max_mem) {
             tell(label, &text);
         }
@@ -156,8 +165,6 @@ pub(super) fn run(
         let told = tell_more(args, &compiled, &mut record, &detail, &begin)?;
         return if json == Some(&Json::Stream) { Ok(Ended::Well) } else { show(&told) };
     }
-    let mut save = save_options(args);
-    save.no_provenance |= is_whole;
     let code = plan.map(|it| it.make(compiled.graph(), args.strict, &mut |it| notes.add(it)));
     let code = code.transpose()?;
     let written = args.code.has_model().then(|| compiled.save(&output, &save)).transpose();
@@ -201,7 +208,8 @@ pub(super) fn run(
     let mut names = files.iter().map(|it| it.0.display().to_string());
     let first = names.next().unwrap_or_default();
     let others: String = names.map(|it| format!("  {it}\n")).collect();
-    show(&format!("{table}  {first} {took}\n{others}{told}"))
+    let below = summary::below(args, &compiled, &pipeline, &record);
+    show(&format!("{table}  {first} {took}\n{others}{told}{below}"))
 }
 
 /// How the output is written.
@@ -255,226 +263,18 @@ fn leave_rest(record: &mut RunRecord) {
     }
 }
 
-/// A flag that the first interrupt sets. The second one ends the process at once.
+/// A flag that the first Ctrl-C sets, or the first request of the system to end. The second one ends
+/// the process at once.
 fn cancel() -> Cancel {
     let cancel = Cancel::default();
     let flag = cancel.clone();
-    // Without a handler the first one would end it.
-    let _ = ctrlc::set_handler(move || {
+    // Without a handler the first one would end it. Where a parent ignores one of the signals, as
+    // `nohup` does, there is none: else that signal would be heard.
+    let _ = ctrlc::try_set_handler(move || {
         if flag.is_set() {
             std::process::exit(130);
         }
         flag.set();
     });
     cancel
-}
-
-/// Weights that share a scale where nobody says otherwise.
-const GROUP: &str = "32";
-
-/// What several options say together.
-struct Settings {
-    bits: u8,
-    accuracy_level: u8,
-}
-
-impl Settings {
-    fn of(args: &QuantizeArgs) -> Result<Self, Error> {
-        let asked = args.accuracy_level;
-        let Some(scheme) = args.scheme else {
-            return Ok(Self { bits: args.bits, accuracy_level: asked.unwrap_or(4) });
-        };
-        if let Some(level) = asked.filter(|&it| scheme.is_int8 && it != 4) {
-            let text = format!("--scheme with A8 is accuracy level 4, not {level}");
-            return Err(Diagnostic::error(codes::QCC0304, text)
-                .at("option --accuracy-level")
-                .with_help("leave out one of the two options")
-                .into());
-        }
-        Ok(Self { bits: scheme.bits, accuracy_level: asked.unwrap_or(4) })
-    }
-
-    /// The options of the record, with what a shorthand stands for in its place.
-    fn resolve(&self, mut options: BTreeMap<String, String>) -> BTreeMap<String, String> {
-        options.remove("scheme");
-        options.insert("bits".to_owned(), self.bits.to_string());
-        options.insert("accuracy-level".to_owned(), self.accuracy_level.to_string());
-        options
-    }
-}
-
-fn compiler(args: &QuantizeArgs, settings: &Settings) -> Result<Compiler, Error> {
-    let mut compiler = Compiler::new().seed(args.seed);
-    if let Some(text) = &args.passes {
-        compiler = compiler.pipeline(text);
-    } else {
-        compiler = compiler.format(words::format(&args.format))?;
-        if let Some(recipe) = &args.recipe {
-            compiler = compiler.recipe(recipe)?;
-        }
-        if args.inline_functions {
-            compiler = compiler.prepare("inline-functions,infer-types,dce")?;
-        }
-        if args.requantize {
-            compiler = compiler.prepare("dequantize-weights,dce")?;
-            let has_tables = args.embeddings.is_some() || !args.set.is_empty();
-            compiler = compiler.setting("dequantize-weights", "tables", &has_tables.to_string())?;
-        }
-        if args.merge_equal {
-            compiler = compiler.prepare("cse{merge-equal=true},dce")?;
-        }
-        let op_types: Vec<&str> = args.op_types.iter().map(|it| it.name()).collect();
-        compiler = compiler
-            .bits(settings.bits.into())?
-            .group_size(args.group_size.as_deref().unwrap_or(GROUP))?
-            .setting("select", "sym", if args.sym { "true" } else { "false" })?
-            .setting("select", "scale", args.scale_type.name())?
-            .setting("select", "embeddings", &args.embeddings.unwrap_or(0).to_string())?
-            .setting("select", "head", &args.lm_head.unwrap_or(0).to_string())?
-            .setting("select", "op-types", &op_types.join(","))?
-            .setting("select", "include", &args.include.join("\n"))?
-            .setting("select", "exclude", &args.exclude.join("\n"))?
-            .setting("select", "set", &args.set.join("\n"))?
-            .setting("select", "strict", if args.strict { "true" } else { "false" })?
-            .setting("to-nbits", "accuracy-level", &settings.accuracy_level.to_string())?;
-    }
-    if let Some(time) = args.budget {
-        let seconds = time.as_secs_f64().to_string();
-        compiler = compiler.setting("signround", "budget", &seconds)?;
-    }
-    if let Some(preset) = &args.preset {
-        compiler = compiler.setting("signround", "preset", preset)?;
-    }
-    let trained = match args.preset.as_deref() {
-        Some("best") => Some(150),
-        Some("std") => Some(50),
-        _ => args.tune_norms.then_some(50),
-    };
-    if args.tune_norms {
-        compiler = compiler.setting("tune-scales", "norms", "true")?;
-    }
-    if let Some(steps) = args.tune_scales.or(trained) {
-        compiler = compiler.setting("tune-scales", "iters", &steps.to_string())?;
-    }
-    if let Some(threads) = args.threads {
-        compiler = compiler.threads(threads);
-    }
-    if let Some(cap) = args.max_mem {
-        compiler = compiler.max_memory(cap);
-    }
-    Ok(compiler)
-}
-
-/// What stands in for samples: `--calib self` is text of the model, `--calib random` is none of it;
-/// `None` when samples are named, or nothing is asked for.
-fn made(args: &QuantizeArgs) -> Result<Option<Option<OwnTextSize>>, Error> {
-    let size = OwnTextSize { samples: args.samples, length: args.seq_len };
-    match args.calib.as_ref().and_then(|it| it.to_str()) {
-        Some("self") => Ok(Some(Some(size))),
-        Some("random") if args.samples.or(args.seq_len).is_some() => {
-            let text = "the number and length of random tokens are fixed";
-            Err(Diagnostic::error(codes::QCC0304, text)
-                .at("option --calib random")
-                .with_help("leave out --samples and --seq-len, or write --calib self")
-                .into())
-        }
-        Some("random") => Ok(Some(None)),
-        _ => Ok(None),
-    }
-}
-
-/// What the bits are called in the name of the output.
-fn tag(args: &QuantizeArgs, settings: &Settings) -> String {
-    match (args.bpw, args.target_size) {
-        (Some(bpw), _) => bpw.to_string(),
-        (None, Some(_)) => String::new(),
-        (None, None) => settings.bits.to_string(),
-    }
-}
-
-/// `model.onnx` to `model.q4.onnx`, or to `model.q4.o` and the like if no model is written; code
-/// of a model as it is has its name.
-fn beside(args: &QuantizeArgs, bits: &str) -> PathBuf {
-    let stem = args.input.file_stem().unwrap_or_default().to_string_lossy();
-    let extension = args.code.extension();
-    let is_as_it_is = args.recipe.as_deref() == Some("none") && !args.code.has_model();
-    let tag = if is_as_it_is { String::new() } else { format!(".q{bits}") };
-    args.input.with_file_name(format!("{stem}{tag}.{extension}"))
-}
-
-/// Before long work, not after it.
-fn check_output(output: &Path, plan: Option<&Plan>, args: &QuantizeArgs) -> Result<(), Error> {
-    let has_model = args.code.has_model();
-    if args.verify.is_some() && !has_model {
-        let text = "--verify reads the model back, and --emit asks for none";
-        return Err(Diagnostic::error(codes::QCC0304, text)
-            .at("option --verify")
-            .with_help("write --emit onnx as well, or leave out --verify")
-            .into());
-    }
-    let code = plan.map_or_else(Vec::new, Plan::paths);
-    let model = has_model.then(|| output.to_owned());
-    for path in model.into_iter().chain(code.iter().cloned()) {
-        if !args.force && !args.dry_run && path.symlink_metadata().is_ok() {
-            return Err(Diagnostic::error(codes::QCC0106, format!("'{}' exists", path.display()))
-                .at(path.display().to_string())
-                .with_help("add -f to replace it, or choose another name with -o")
-                .into());
-        }
-    }
-    // That the model is not its own output is seen where it is written.
-    let input = args.input.canonicalize();
-    let is_input =
-        |it: &&PathBuf| input.as_ref().is_ok_and(|a| it.canonicalize().is_ok_and(|b| *a == b));
-    if let Some(path) = code.iter().find(is_input) {
-        let text = format!("'{}' is the input model", path.display());
-        return Err(Diagnostic::error(codes::QCC0107, text)
-            .at(path.display().to_string())
-            .with_help("choose another name with -o")
-            .into());
-    }
-    Ok(())
-}
-
-/// What there is to say, said and kept for the record.
-struct Notes<'a> {
-    args: &'a QuantizeArgs,
-    all: Vec<Diagnostic>,
-}
-
-impl Notes<'_> {
-    fn add(&mut self, list: &[Diagnostic]) {
-        for note in list {
-            if !self.args.quiet && (note.severity > Severity::Note || self.args.verbose) {
-                say(note);
-            }
-            self.all.push(note.clone());
-        }
-    }
-
-    fn rows(&self) -> Vec<Note> {
-        self.all.iter().map(Note::from).collect()
-    }
-}
-
-fn nothing(record: &RunRecord, graph: &Graph) -> Diagnostic {
-    let mut message =
-        Diagnostic::warning(codes::QCC0601, "no weight was chosen, so nothing is quantized");
-    for line in qcc_report::left(record) {
-        message = message.with_note(line);
-    }
-    if record.weights.is_empty() {
-        message = message.with_note("the model multiplies by no float constant");
-    }
-    let is_call = |op: &&OpRef| graph.functions().get(op.domain(), op.name()).is_some();
-    let calls = graph.nodes().filter_map(|it| it.1.op()).filter(is_call).count();
-    if calls > 0 {
-        let text = format!(
-            "weights inside of functions ({calls} calls) stay in float without --inline-functions"
-        );
-        message = message.with_note(text);
-    }
-    message
-        .with_note("the output is the input")
-        .with_help("the reasons above may name an option; with --strict this is an error")
 }

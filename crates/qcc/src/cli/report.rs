@@ -8,7 +8,7 @@ use qcc::{Error, Model};
 use qcc_diag::{Diagnostic, codes};
 use qcc_report::{Document, Report, Run, RunRecord};
 
-use super::exit::{Ended, show};
+use super::exit::{Ended, show, unwritten};
 
 /// Options of `report`.
 #[derive(Args, Debug)]
@@ -118,11 +118,6 @@ pub(super) fn must_be_new(path: &Path) -> Result<(), Error> {
 /// Writes a text.
 pub(super) fn write(path: &Path, text: &str) -> Result<(), Error> {
     fs::write(path, text).map_err(|it| unwritten(path, &it))
-}
-
-fn unwritten(path: &Path, error: &std::io::Error) -> Error {
-    let text = format!("'{}' cannot be written: {error}", path.display());
-    Diagnostic::error(codes::QCC0105, text).at(path.display().to_string()).into()
 }
 
 /// A run with the name of its output, or of the file that tells of it.

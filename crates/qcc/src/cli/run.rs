@@ -51,7 +51,7 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) text: TextArgs,
 
-    /// Threads; the result does not depend on it [default: all cores]
+    /// Threads, 1024 at most; the result does not depend on it [default: all cores]
     #[arg(short = 't', long, value_name = "N", value_parser = threads)]
     pub(super) threads: Option<usize>,
 

@@ -85,16 +85,18 @@ pub(super) fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Most threads of a run.
+/// More threads than any machine makes use of are a mistake.
 const MOST_THREADS: usize = 1024;
 
 /// A number of threads.
 ///
 /// # Errors
-/// Says which there may be.
+/// Says what it takes.
 pub(super) fn threads(text: &str) -> Result<usize, String> {
-    let found = text.parse().ok().filter(|it| (1..=MOST_THREADS).contains(it));
-    found.ok_or_else(|| format!("it takes a whole number from 1 to {MOST_THREADS}"))
+    positive(text)
+        .ok()
+        .filter(|it| *it <= MOST_THREADS)
+        .ok_or_else(|| format!("it takes a whole number from 1 to {MOST_THREADS}"))
 }
 
 /// Stored bits for each weight.

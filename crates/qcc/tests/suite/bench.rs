@@ -149,6 +149,15 @@ impl Bench {
         command
     }
 
+    /// As [`Bench::command`], with signals as a terminal sets them, whatever runs the tests.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn in_foreground(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("env");
+        command.arg("--default-signal").arg(env!("CARGO_BIN_EXE_qcc"));
+        command.current_dir(self.dir.path()).env("NO_COLOR", "1").args(args);
+        command
+    }
+
     /// Runs to the end: every end but a bug.
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
         let ran = Ran::from(self.command(args).output().unwrap());

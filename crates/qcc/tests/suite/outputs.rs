@@ -116,28 +116,33 @@ fn a_run_that_is_killed_leaves_no_part_of_an_output() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn an_interrupted_run_leaves_nothing() {
-    let bench = Bench::new(&bundled());
-    let before = bench.files();
-    let mut command = bench.command(&["in.onnx", "-O", "signround", "-o", "out.onnx", "-q"]);
-    let run = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let id = run.id().to_string();
-    // Until then the signal would end the process, which leaves nothing either.
-    while !catches_interrupts(&id) {
-        std::thread::sleep(Duration::from_millis(5));
+fn a_stopped_run_leaves_nothing() {
+    for signal in ["-INT", "-TERM"] {
+        let bench = Bench::new(&bundled());
+        let before = bench.files();
+        let mut command =
+            bench.in_foreground(&["in.onnx", "-O", "signround", "-o", "out.onnx", "-q"]);
+        let run = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let id = run.id().to_string();
+        // Until then the signal would end the process, which leaves nothing either.
+        while !catches_stops(&id) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        let sent = std::process::Command::new("kill").args([signal, &id]).status().unwrap();
+        assert!(sent.success());
+        let ran = Ran::from(run.wait_with_output().unwrap());
+        ran.is_refusal(130, "QCC0509", &[]);
+        assert!(before == bench.files(), "something was left behind");
     }
-    std::thread::sleep(Duration::from_millis(200));
-    let sent = std::process::Command::new("kill").args(["-INT", &id]).status().unwrap();
-    assert!(sent.success());
-    let ran = Ran::from(run.wait_with_output().unwrap());
-    ran.is_refusal(130, "QCC0509", &[]);
-    assert!(before == bench.files(), "something was left behind");
 }
 
+/// Whether a process catches both `SIGINT` and `SIGTERM`.
 #[cfg(target_os = "linux")]
-pub(crate) fn catches_interrupts(process: &str) -> bool {
+pub(crate) fn catches_stops(process: &str) -> bool {
+    const BOTH: u64 = 1 << 1 | 1 << 14;
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     // A process that is over has no such line.
     let mask = status.lines().find_map(|it| it.strip_prefix("SigCgt:")).unwrap().trim();
-    u64::from_str_radix(mask, 16).unwrap() & 2 != 0
+    u64::from_str_radix(mask, 16).unwrap() & BOTH == BOTH
 }

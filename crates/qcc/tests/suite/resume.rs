@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::bench::{Bench, RTN, bundled};
 #[cfg(target_os = "linux")]
-use crate::{bench::Ran, outputs::catches_interrupts};
+use crate::{bench::Ran, outputs::catches_stops};
 
 const TUNE: &[&str] = &[
     "in.onnx",
@@ -143,10 +143,10 @@ fn blocks_that_run_side_by_side_stop_when_they_are_asked_to() {
     let bench = bench();
     let mut args = [TUNE, &["-j2"]].concat();
     args[2] = "signround{iters=10000,batch=2,inputs=float}";
-    let mut command = bench.command(&args);
+    let mut command = bench.in_foreground(&args);
     let run = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let id = run.id().to_string();
-    while !catches_interrupts(&id) {
+    while !catches_stops(&id) {
         std::thread::sleep(Duration::from_millis(5));
     }
     std::thread::sleep(Duration::from_millis(700));

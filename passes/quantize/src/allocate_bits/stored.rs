@@ -4,8 +4,8 @@
 use std::str::FromStr as _;
 
 use qcc_ops::quant::{Form, Layout};
-use qcc_quant::layout::{Dense, NBits, Qdq, Sign, dense, field_bits, nbits};
-use qcc_quant::spec::{Bits, Grid, GroupSize, WeightSpec};
+use qcc_quant::layout::{Dense, NBits, Qdq, Sign, dense, field_bits};
+use qcc_quant::spec::{Bits, Grid, WeightSpec};
 
 /// The widths that a layout has fields for: others take the bytes of a wider one and lose more.
 pub(crate) fn widths(layout: Layout) -> Vec<Bits> {
@@ -24,33 +24,20 @@ pub(crate) fn layout(name: &str) -> Option<Layout> {
 /// The bytes of a weight; `None` where the layout cannot hold it.
 pub(crate) fn stored(layout: Layout, form: Form, spec: &WeightSpec) -> Option<u64> {
     let Form { n, k, .. } = form;
-    let (bits, group) = (spec.bits.get(), spec.group.len(k));
+    let (bits, block) = (spec.bits.get(), layout.block(form, spec).ok()?);
     let (codes, blocks, zeros) = match layout {
         Layout::NBits => {
-            let block = nbits::block_for(field_bits(bits), group, k)?;
             let it = NBits::new(n, k, bits, block).ok()?;
             (it.bytes(), it.blocks(), it.zero_bytes())
         }
         Layout::Qdq => {
             let sign = if spec.grid == Grid::Sym { Sign::Signed } else { Sign::Unsigned };
             let it = Qdq::new(n, k, bits, sign).ok()?;
-            let field = field_bits(bits);
-            if field == 2 && n % 4 != 0 {
-                return None;
-            }
-            let is_row = spec.group == GroupSize::Row || group >= k;
-            if !is_row && !nbits::BLOCKS.contains(&group) {
-                return None;
-            }
-            let fast = nbits::block_for(field, group, k).filter(|_| !is_row);
-            let blocks = k.div_ceil(fast.unwrap_or(group));
+            let blocks = k.div_ceil(block.max(1));
             (it.bytes(), blocks, it.zero_bytes(blocks))
         }
         Layout::Dense => {
-            if dense::dense_bits(bits) != bits {
-                return None;
-            }
-            let it = Dense::new(n, k, bits, dense::block_for(group, k)?).ok()?;
+            let it = Dense::new(n, k, bits, block).ok()?;
             (it.bytes(), it.blocks(), n.checked_mul(it.blocks())?)
         }
     };
@@ -62,7 +49,7 @@ pub(crate) fn stored(layout: Layout, form: Form, spec: &WeightSpec) -> Option<u6
 #[cfg(test)]
 mod tests {
     use qcc_quant::rows::Order;
-    use qcc_quant::spec::ScaleType;
+    use qcc_quant::spec::{GroupSize, ScaleType};
 
     use super::*;
 

@@ -1,0 +1,60 @@
+//! Where a model and its data file go, and what may not be there.
+
+use std::path::Path;
+
+use super::External;
+use super::file::{is_same_file, try_place};
+use crate::{Source, WriteError};
+
+/// Whether [`write()`](crate::write()) will find a place for the model, and for the data file that a graph gets
+/// that changes: to be asked before long work.
+///
+/// # Errors
+/// When the output exists, is the input, or cannot be written.
+pub fn check_places(
+    source: &Source,
+    path: &Path,
+    external: External,
+    overwrite: bool,
+) -> Result<(), WriteError> {
+    free_model(source, path, overwrite)?;
+    try_place(path)?;
+    let moves = match external {
+        External::Always => true,
+        External::Never => false,
+        External::Auto => !source.0.data_files.is_empty(),
+    };
+    if !moves {
+        return Ok(());
+    }
+    let data = path.with_file_name(beside(path));
+    free_data(source, &data, overwrite)?;
+    try_place(&data)
+}
+
+pub(super) fn free_model(source: &Source, path: &Path, overwrite: bool) -> Result<(), WriteError> {
+    if is_same_file(path, &source.0.path) {
+        return Err(WriteError::IsInput { path: path.to_owned() });
+    }
+    free(path, overwrite)
+}
+
+pub(super) fn free_data(source: &Source, path: &Path, overwrite: bool) -> Result<(), WriteError> {
+    let data = &source.0;
+    if data.data_files.iter().any(|it| is_same_file(path, &data.path_of(&it.0))) {
+        return Err(WriteError::IsInput { path: path.to_owned() });
+    }
+    free(path, overwrite)
+}
+
+fn free(path: &Path, overwrite: bool) -> Result<(), WriteError> {
+    if path.symlink_metadata().is_ok() && !overwrite {
+        return Err(WriteError::Exists { path: path.to_owned() });
+    }
+    Ok(())
+}
+
+/// Name of the data file of a model.
+pub(super) fn beside(path: &Path) -> String {
+    format!("{}.data", path.file_name().unwrap_or_default().to_string_lossy())
+}

@@ -1,0 +1,102 @@
+//! Where a run writes, looked at before long work and not after it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use qcc::{Error, External, Model, SaveOptions};
+use qcc_diag::{Diagnostic, codes};
+
+use super::super::command::{QuantizeArgs, When};
+use super::super::emit::Plan;
+use super::super::exit::{Json, try_file, unwritten};
+use super::super::report;
+use super::save_options;
+
+/// `model.onnx` to `model.q4.onnx`, or to `model.q4.o` and the like if no model is written; code
+/// of a model as it is has its name.
+pub(super) fn beside(args: &QuantizeArgs, bits: u8) -> PathBuf {
+    let stem = args.input.file_stem().unwrap_or_default().to_string_lossy();
+    let extension = args.code.extension();
+    let tag = match (args.bpw, args.target_size) {
+        _ if is_copy(args) && !args.code.has_model() => String::new(),
+        (Some(bpw), _) => format!(".q{bpw}"),
+        (None, Some(_)) => ".q".to_owned(),
+        (None, None) => format!(".q{bits}"),
+    };
+    args.input.with_file_name(format!("{stem}{tag}.{extension}"))
+}
+
+/// Whether every file that is asked for has a place.
+///
+/// # Errors
+/// When one exists, is the input, or cannot be written.
+pub(super) fn check(
+    model: &Model,
+    output: &Path,
+    plan: Option<&Plan>,
+    args: &QuantizeArgs,
+    json: Option<&Json>,
+) -> Result<(), Error> {
+    let has_model = args.code.has_model();
+    if args.verify.is_some() && !has_model {
+        let text = "--verify reads the model back, and --emit asks for none";
+        return Err(Diagnostic::error(codes::QCC0304, text)
+            .at("option --verify")
+            .with_help("write --emit onnx as well, or leave out --verify")
+            .into());
+    }
+    let writes_model = args.look.stop_after.is_none() && !args.dry_run;
+    if has_model && writes_model {
+        let save = save_options(args);
+        let external = match args.external_data {
+            // What does not change keeps its data files.
+            When::Auto if is_copy(args) => External::Never,
+            _ => save.external,
+        };
+        model.check_places(output, &SaveOptions { external, ..save })?;
+    }
+    let code = plan.map_or_else(Vec::new, Plan::paths);
+    for path in &code {
+        check_code(path, args)?;
+        if writes_model {
+            // A rename would put a file in the place of a device.
+            if path.metadata().is_ok_and(|it| !it.is_file()) {
+                return Err(unwritten(path, &io::Error::other("it is not a file")));
+            }
+            try_file(path)?;
+        }
+    }
+    for path in args.record.iter().chain(&args.report) {
+        if !args.force {
+            report::must_be_new(path)?;
+        }
+        try_file(path)?;
+    }
+    match json {
+        Some(Json::File(path)) => try_file(path),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the model is written as it is.
+fn is_copy(args: &QuantizeArgs) -> bool {
+    args.recipe.as_deref() == Some("none")
+}
+
+fn check_code(path: &Path, args: &QuantizeArgs) -> Result<(), Error> {
+    if !args.force && !args.dry_run && path.symlink_metadata().is_ok() {
+        return Err(Diagnostic::error(codes::QCC0106, format!("'{}' exists", path.display()))
+            .at(path.display().to_string())
+            .with_help("add -f to replace it, or choose another name with -o")
+            .into());
+    }
+    let input = args.input.canonicalize();
+    if input.is_ok_and(|input| path.canonicalize().is_ok_and(|it| it == input)) {
+        let text = format!("'{}' is the input model", path.display());
+        return Err(Diagnostic::error(codes::QCC0107, text)
+            .at(path.display().to_string())
+            .with_help("choose another name with -o")
+            .into());
+    }
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! Lines below the table: what numbers were chosen on, what the runtime is asked for, and what may
+//! come next.
+
+use qcc::Output;
+use qcc_pass::Pipeline;
+use qcc_report::RunRecord;
+
+use super::super::command::QuantizeArgs;
+
+/// The lines of a model that was written to `output`; none where nothing was quantized.
+pub(super) fn below(
+    args: &QuantizeArgs,
+    compiled: &Output,
+    pipeline: &Pipeline,
+    record: &RunRecord,
+) -> String {
+    let Some(output) = record.output.as_ref().filter(|_| is_quantized(record)) else {
+        return String::new();
+    };
+    let input = &record.input;
+    let next = format!(
+        "next: qcc eval {output} --ref {input} --data SAMPLES, or qcc bench {output} --ref {input}"
+    );
+    let lines =
+        [samples(args, compiled), accuracy_level(pipeline), args.code.has_model().then_some(next)];
+    lines.into_iter().flatten().map(|it| format!("  {it}\n")).collect()
+}
+
+fn is_quantized(record: &RunRecord) -> bool {
+    record.weights.iter().any(|it| it.bits.is_some())
+}
+
+/// What stood in for samples, and what samples would gain.
+fn samples(args: &QuantizeArgs, compiled: &Output) -> Option<String> {
+    let is_file = args.calib.as_ref().is_some_and(|it| it != "self" && it != "random");
+    if is_file {
+        return None;
+    }
+    Some(match compiled.samples() {
+        Some(text) => format!(
+            "calibrated without data, on {text}; --calib FILE with real inputs may lose less"
+        ),
+        None => {
+            "no calibration data: signround on real inputs (--calib FILE) loses less".to_owned()
+        }
+    })
+}
+
+/// The arithmetic that `MatMulNBits` asks for.
+fn accuracy_level(pipeline: &Pipeline) -> Option<String> {
+    let step = pipeline.steps().iter().find(|it| it.pass.name == "to-nbits")?;
+    let level = step.options.int("accuracy-level");
+    let what = match level {
+        0 => "the runtime chooses its arithmetic",
+        1 => "the runtime computes in f32",
+        2 => "the runtime computes in f16",
+        3 => "the runtime computes in bf16",
+        _ => "the runtime may round activations to 8 bits (--accuracy-level 1 is f32)",
+    };
+    Some(format!("accuracy level {level}: {what}"))
+}

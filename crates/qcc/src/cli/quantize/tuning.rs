@@ -1,0 +1,83 @@
+//! Options of the passes that tune, and of others that only some pipelines have.
+
+use qcc::{Compiler, Error, PRESETS};
+use qcc_diag::{Diagnostic, codes};
+use qcc_pass::Pipeline;
+
+use super::super::command::QuantizeArgs;
+
+/// Steps for the scales of the whole model where only norms are asked for.
+const NORM_STEPS: u16 = 50;
+
+/// Gives the compiler what was asked for.
+///
+/// # Errors
+/// When a pass does not take a value.
+pub(super) fn add(mut compiler: Compiler, args: &QuantizeArgs) -> Result<Compiler, Error> {
+    if let Some(preset) = &args.preset {
+        compiler = compiler.preset(preset)?;
+    }
+    let set = |compiler: Compiler, name: &str, value: Option<String>| match value {
+        Some(value) => compiler.setting("signround", name, &value),
+        None => Ok(compiler),
+    };
+    compiler = set(compiler, "budget", args.budget.map(|it| it.as_secs_f64().to_string()))?;
+    compiler = set(compiler, "iters", args.iters.map(|it| it.to_string()))?;
+    compiler = set(compiler, "batch", args.batch_size.map(|it| it.to_string()))?;
+    if args.tune_norms {
+        compiler = compiler.setting("tune-scales", "norms", "true")?;
+    }
+    let needs_steps = args.tune_norms && !trains_scales(args);
+    let steps = args.tune_scales.or(needs_steps.then_some(NORM_STEPS));
+    match steps {
+        Some(steps) => compiler.setting("tune-scales", "iters", &steps.to_string()),
+        None => Ok(compiler),
+    }
+}
+
+/// Whether the preset, or the level of the recipe, trains the scales of the whole model already.
+fn trains_scales(args: &QuantizeArgs) -> bool {
+    let is_best =
+        args.recipe.as_deref().is_some_and(|it| it.starts_with('3') && !it.contains("preset"));
+    match args.preset.as_deref() {
+        Some(name) => PRESETS.iter().any(|it| it.name == name && it.scale_steps > 0),
+        None => is_best,
+    }
+}
+
+/// Whether the pipeline has a pass for each option that was given: what does nothing is not taken
+/// in silence.
+///
+/// # Errors
+/// QCC0304 with the option and the recipe or format that takes it.
+pub(super) fn check(args: &QuantizeArgs, pipeline: &Pipeline) -> Result<(), Error> {
+    let given = [
+        ("--preset", "signround", args.preset.is_some()),
+        ("--budget", "signround", args.budget.is_some()),
+        ("--iters", "signround", args.iters.is_some()),
+        ("--batch-size", "signround", args.batch_size.is_some()),
+        ("--tune-scales", "tune-scales", args.tune_scales.is_some()),
+        ("--tune-norms", "tune-scales", args.tune_norms),
+        ("--accuracy-level", "to-nbits", args.accuracy_level.is_some()),
+    ];
+    let has = |pass: &str| pipeline.steps().iter().any(|it| it.pass.name == pass);
+    if let Some((option, pass, _)) = given.iter().find(|it| it.2 && !has(it.1)) {
+        let (why, help) = match *pass {
+            "to-nbits" => ("the format has no such attribute", "--format nbits takes it"),
+            _ => ("the recipe does not tune", "-O signround takes it"),
+        };
+        return Err(Diagnostic::error(codes::QCC0304, format!("{option} does nothing: {why}"))
+            .at(format!("option {option}"))
+            .with_note(format!("no pass '{pass}' is in the pipeline"))
+            .with_help(help)
+            .into());
+    }
+    if args.tune_norms && args.tune_scales == Some(0) {
+        let text = "--tune-norms does nothing in 0 steps of --tune-scales";
+        return Err(Diagnostic::error(codes::QCC0304, text)
+            .at("option --tune-norms")
+            .with_help("leave out one of the two, or give steps")
+            .into());
+    }
+    Ok(())
+}
