@@ -110,6 +110,7 @@ codes! {
     QCC0404 "the model cannot be evaluated"
     QCC0405 "the models cannot be compared"
     QCC0406 "the model cannot write text"
+    QCC0407 "too few samples to keep one for trials"
     // 05 resources
     QCC0501 "the memory limit is too small"
     QCC0502 "there is no room for the codes"

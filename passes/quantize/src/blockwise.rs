@@ -40,6 +40,7 @@ pub(crate) use probe::probe;
 
 use crate::activations::{Seen, Squares};
 use crate::choose::{self, Weight};
+use crate::held;
 
 use chain::Chain;
 use few::Few;
@@ -149,6 +150,9 @@ pub(crate) fn tune(
         root,
         outline: &outline,
     };
+    if outline.count_from(0) > 0 {
+        held::note_few(ctx, pass, run.chain.len());
+    }
     let begin = run.resume(ctx);
     run.announce(ctx, 0);
     (0..begin).try_for_each(|at| run.skip(ctx, at))?;

@@ -20,7 +20,7 @@ use rayon::prelude::*;
 
 use crate::activations::{self, Origin};
 use crate::choose::{self, Weight};
-use crate::held::Samples;
+use crate::held::{self, Samples};
 use crate::room::PROGRAM;
 use crate::whole::{Target, Whole};
 
@@ -189,8 +189,9 @@ fn train(
 ) -> Result<(), PassError> {
     let batch = usize::try_from(ctx.options.int("batch")).unwrap_or(1);
     let rate = ctx.options.opt_float("rate").map(|it| it as f32);
+    held::note_few(ctx, INFO.name, samples.len());
     let mut order = Samples::new(samples.len(), ctx.session.rng(INFO.name));
-    let start = loss(whole, trained, &order.held)?;
+    let start = loss(whole, trained, &order.tried)?;
     let (mut least, mut curve) = (start, vec![(0, 1.0)]);
     ctx.session.progress.start(INFO.name, steps.into());
     for step in 1..=steps {
@@ -221,9 +222,9 @@ fn train(
             break;
         }
         if step % steps.div_ceil(TRIALS) == 0 || step == steps {
-            let loss = loss(whole, trained, &order.held)?;
+            let loss = loss(whole, trained, &order.tried)?;
             curve.push((usize::from(step), if start > 0.0 { loss / start } else { 1.0 }));
-            if order.held.is_empty() || loss < least {
+            if loss < least {
                 least = loss;
                 trained.iter_mut().for_each(|it| it.keep());
             }

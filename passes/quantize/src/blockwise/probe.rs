@@ -50,7 +50,7 @@ pub(crate) fn probe(
     let most = options.blocks_at_most(session.threads);
     let held_at_a_time = Held::of(needs, (options.batch, most), session.max_mem)?;
     let shares = Shares::read(&Few::first(samples))?;
-    let held = Samples::new(all, session.rng("")).held.len();
+    let tried = Samples::new(all, session.rng("")).tried.len();
     let mut known: BTreeMap<u64, Option<Times>> = BTreeMap::new();
     let (mut seconds, mut has_any) = (0.0, false);
     for (at, (block, reads)) in outline.blocks.iter().zip(&outline.reads).enumerate() {
@@ -113,7 +113,7 @@ pub(crate) fn probe(
             let (batch, trials) = (options.batch.min(all), u32::from(TRIALS) + 1);
             let [forward, backward, search, step] =
                 [forward, backward, search, step].map(|it| it.as_secs_f64());
-            let samples = 2 * all + held * trials as usize;
+            let samples = 2 * all + tried * trials as usize;
             seconds += search
                 + samples as f64 * forward
                 + f64::from(steps) * (batch as f64 * backward + step);

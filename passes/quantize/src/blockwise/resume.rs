@@ -22,7 +22,7 @@ use super::{Options, Start};
 use crate::choose::Weight;
 
 /// Raised when the same inputs give other results than before.
-const RESULTS: u32 = 3;
+const RESULTS: u32 = 4;
 
 /// In place of a block: what holds for all of them.
 const STEPS: usize = usize::MAX;

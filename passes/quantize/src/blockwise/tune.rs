@@ -65,7 +65,7 @@ impl Objective<'_> {
         let mut forward = Part::new(self.graph, self.block.outputs.clone(), Vec::new(), pool);
         let rng = ctx.session.rng(&format!("signround block {}", self.at));
         let mut order = Samples::new(self.chain.len(), rng);
-        let start = self.loss(&mut forward, tuned, &order.held, samples)?;
+        let start = self.loss(&mut forward, tuned, &order.tried, samples)?;
         tuned.iter_mut().for_each(|it| it.begin(steps));
         let mut least = start;
         let mut curve = vec![(0, 1.0)];
@@ -89,11 +89,11 @@ impl Objective<'_> {
             }
             let every = steps.div_ceil(TRIALS);
             if step % every == 0 || step == steps {
-                let loss = self.loss(&mut forward, tuned, &order.held, samples)?;
+                let loss = self.loss(&mut forward, tuned, &order.tried, samples)?;
                 if start > 0.0 {
                     curve.push((usize::from(step), loss / start));
                 }
-                if order.held.is_empty() || loss < least {
+                if loss < least {
                     least = loss;
                     tuned.iter_mut().for_each(Tuned::keep);
                 }
