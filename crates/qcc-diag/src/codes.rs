@@ -111,6 +111,7 @@ codes! {
     QCC0405 "the models cannot be compared"
     QCC0406 "the model cannot write text"
     QCC0407 "too few samples to keep one for trials"
+    QCC0408 "a value of the model is not finite"
     // 05 resources
     QCC0501 "the memory limit is too small"
     QCC0502 "there is no room for the codes"

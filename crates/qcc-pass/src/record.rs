@@ -131,6 +131,10 @@ pub struct BlockRecord {
     pub steps: usize,
     /// Steps, or trials, with the error of what the block gives, by that at the start.
     pub objective: Vec<(usize, f64)>,
+    /// How many weights it has.
+    pub weights: usize,
+    /// Why they were tuned one at a time; `None` where they were together.
+    pub obstacle: Option<String>,
 }
 
 /// What one pass did.

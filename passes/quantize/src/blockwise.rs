@@ -31,7 +31,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use qcc_diag::{Diagnostic, codes};
-use qcc_ir::{Graph, Patch};
+use qcc_ir::{Graph, Patch, Value};
 use qcc_pass::{Ctx, Estimate, PassError, SampleSource};
 use qcc_quant::codes::Codes;
 use qcc_quant::tuner::Scales;
@@ -45,6 +45,7 @@ use crate::held;
 use chain::Chain;
 use few::Few;
 use forward::Forward;
+use gradient::Gradients;
 use joint::Kind;
 use needs::{Held, Needs};
 use outline::Outline;
@@ -66,6 +67,17 @@ pub(crate) struct Options {
     pub(crate) scales: Scales,
     /// What weights start from.
     pub(crate) start: Start,
+    /// Which step is kept.
+    pub(crate) select: Select,
+}
+
+/// Which step of a block is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Select {
+    /// That with the least error on samples that are held out, the start among them.
+    Held,
+    /// The last one, whatever its error.
+    Last,
 }
 
 impl Options {
@@ -113,6 +125,12 @@ pub(crate) struct Outcome {
     pub(crate) left: BTreeMap<usize, String>,
 }
 
+/// Why the gradients of `weights`, constants of a block that gives `outputs`, cannot be had; `None`
+/// when they can.
+pub(crate) fn obstacle(graph: &Graph, outputs: &[Value], weights: &[Value]) -> Option<String> {
+    Gradients::new(graph, outputs, weights).err()
+}
+
 /// Tunes the weights, block after block.
 ///
 /// # Errors
@@ -126,8 +144,9 @@ pub(crate) fn tune(
     options: Options,
 ) -> Result<Outcome, PassError> {
     let outline = Outline::new(root, weights, ctx.session)?;
-    let samples: &dyn SampleSource = &Few::of(samples, options);
-    let chain = Chain::new(samples, &ctx.session.store)?;
+    let few = Few::of(samples, options);
+    let chain = Chain::new(&few, &ctx.session.store)?;
+    let samples: &dyn SampleSource = &few;
     let cap = ctx.session.max_mem;
     let needs = chain.largest().and_then(|it| Needs::of(&outline, weights, it, chain.len()));
     let most = options.blocks_at_most(ctx.session.threads);

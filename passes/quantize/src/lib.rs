@@ -11,6 +11,7 @@ mod blockwise;
 mod by_gram;
 mod choose;
 pub mod dequantize_weights;
+mod finite;
 pub mod gptq;
 mod head;
 mod held;

@@ -116,6 +116,8 @@ fn few_samples_judge_what_none_are_left_to_judge() {
         // A single step moves codes and scales by all they may move; a rate of 1 takes scales away.
         let blocks = run("rtn,signround{objective=block,iters=1,start=given}");
         assert!(plain == blocks, "{count}: worse blocks are kept");
+        let last = run("rtn,signround{objective=block,iters=1,start=given,select=last}");
+        assert!(plain != last, "{count}: the last step is not kept");
         let scales = run("rtn,tune-scales{iters=2,rate=1.0}");
         assert!(plain == scales, "{count}: worse scales are kept");
     }

@@ -142,6 +142,9 @@ pub(super) fn run(
     for line in qcc_report::left(&record) {
         tell("left", &line);
     }
+    if let Some(line) = qcc_report::apart(&record) {
+        tell("layer", &line);
+    }
     if args.dry_run {
         for (label, text) in took::expected(&record, args.max_mem) {
             tell(label, &text);

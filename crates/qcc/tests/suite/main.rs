@@ -14,6 +14,8 @@ mod compare;
 #[cfg(test)]
 mod data_files;
 #[cfg(test)]
+mod gradients;
+#[cfg(test)]
 mod joined;
 #[cfg(test)]
 mod models;

@@ -6,6 +6,7 @@ use qcc_ir::{Graph, Value};
 use qcc_pass::{Ctx, PassError};
 use qcc_tensor::Tensor;
 
+use super::Select;
 use super::chain::{Chain, Side};
 use super::gradient::Gradients;
 use super::joint::{self, Kind, Run};
@@ -52,7 +53,7 @@ impl Objective<'_> {
         &self,
         tuned: &mut [Tuned],
         ctx: &Ctx<'_>,
-        (steps, samples): (u16, usize),
+        (steps, samples, select): (u16, usize, Select),
     ) -> Result<Result<Course, String>, PassError> {
         let began = Instant::now();
         let values: Vec<Value> = tuned.iter().map(|it| it.value).collect();
@@ -93,7 +94,11 @@ impl Objective<'_> {
                 if start > 0.0 {
                     curve.push((usize::from(step), loss / start));
                 }
-                if loss < least {
+                let is_kept = match select {
+                    Select::Held => loss < least,
+                    Select::Last => step == steps,
+                };
+                if is_kept {
                     least = loss;
                     tuned.iter_mut().for_each(Tuned::keep);
                 }
