@@ -117,6 +117,7 @@ codes! {
     QCC0502 "there is no room for the codes"
     QCC0508 "finished blocks of an earlier run are used"
     QCC0509 "interrupted"
+    QCC0510 "the time for tuning is too short"
     // 06 quantization
     QCC0601 "nothing was quantized"
     QCC0602 "a weight was left in float"

@@ -151,8 +151,10 @@ pub(crate) fn tune(
     let needs = chain.largest().and_then(|it| Needs::of(&outline, weights, it, chain.len()));
     let most = options.blocks_at_most(ctx.session.threads);
     let held = Held::of(needs, (options.batch, most), cap)?;
-    ctx.record.estimate =
-        needs.map(|it| Estimate { seconds: None, memory_bytes: it.total(held, cap) });
+    if let Some(needs) = needs {
+        let memory_bytes = needs.total(held, cap);
+        ctx.record.expect(Estimate { seconds: None, memory_bytes });
+    }
     let kept = Kept::new(ctx.session, &outline.graph, weights, samples, options)?;
     let mut run = Run {
         pass,

@@ -27,6 +27,11 @@ impl Samples {
         Self { tried, used, round: Vec::new(), rng }
     }
 
+    /// How many samples steps see.
+    pub(crate) fn used(&self) -> usize {
+        self.used.len()
+    }
+
     /// The samples of a step, `batch` or all there are: each once before one comes again.
     pub(crate) fn next(&mut self, batch: usize) -> Vec<usize> {
         let count = batch.min(self.used.len());

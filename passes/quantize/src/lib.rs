@@ -43,4 +43,5 @@ pub const PASSES: &[&PassInfo] = &[
     &probe_blocks::INFO,
     &signround::INFO,
     &tune_scales::INFO,
+    &tune_scales::probe::INFO,
 ];

@@ -267,6 +267,9 @@ fn cancel() -> Cancel {
     cancel
 }
 
+/// The part of `--budget` that is for blocks where scales of the whole model are trained as well.
+const FOR_BLOCKS: f64 = 0.75;
+
 /// Weights that share a scale where nobody says otherwise.
 const GROUP: &str = "32";
 
@@ -336,10 +339,6 @@ fn compiler(args: &QuantizeArgs, settings: &Settings) -> Result<Compiler, Error>
             .setting("select", "strict", if args.strict { "true" } else { "false" })?
             .setting("to-nbits", "accuracy-level", &settings.accuracy_level.to_string())?;
     }
-    if let Some(time) = args.budget {
-        let seconds = time.as_secs_f64().to_string();
-        compiler = compiler.setting("signround", "budget", &seconds)?;
-    }
     if let Some(preset) = &args.preset {
         compiler = compiler.setting("signround", "preset", preset)?;
     }
@@ -351,8 +350,17 @@ fn compiler(args: &QuantizeArgs, settings: &Settings) -> Result<Compiler, Error>
     if args.tune_norms {
         compiler = compiler.setting("tune-scales", "norms", "true")?;
     }
-    if let Some(steps) = args.tune_scales.or(trained) {
+    let trained = args.tune_scales.or(trained);
+    if let Some(steps) = trained {
         compiler = compiler.setting("tune-scales", "iters", &steps.to_string())?;
+    }
+    if let Some(time) = args.budget {
+        // What blocks do not need is for the scales of the whole model as well.
+        let part = if trained.is_some_and(|it| it > 0) { FOR_BLOCKS } else { 1.0 };
+        let seconds = time.as_secs_f64();
+        compiler = compiler
+            .setting("signround", "budget", &(seconds * part).to_string())?
+            .setting("tune-scales", "budget", &seconds.to_string())?;
     }
     if let Some(threads) = args.threads {
         compiler = compiler.threads(threads);
