@@ -111,6 +111,8 @@ codes! {
     QCC0404 "the model cannot be evaluated"
     QCC0405 "the models cannot be compared"
     QCC0406 "the model cannot write text"
+    QCC0407 "too few samples to keep one for trials"
+    QCC0408 "a value of the model is not finite"
     // 05 resources
     QCC0501 "the memory limit is too small"
     QCC0502 "there is no room for the codes"
@@ -118,6 +120,7 @@ codes! {
     QCC0507 "unfinished work of another run is left where it is"
     QCC0508 "finished blocks of an earlier run are used"
     QCC0509 "interrupted"
+    QCC0510 "the time for tuning is too short"
     // 06 quantization
     QCC0601 "nothing was quantized"
     QCC0602 "a weight was left in float"

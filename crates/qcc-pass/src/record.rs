@@ -131,6 +131,10 @@ pub struct BlockRecord {
     pub steps: usize,
     /// Steps, or trials, with the error of what the block gives, by that at the start.
     pub objective: Vec<(usize, f64)>,
+    /// How many weights it has.
+    pub weights: usize,
+    /// Why they were tuned one at a time; `None` where they were together.
+    pub obstacle: Option<String>,
 }
 
 /// What one pass did.
@@ -147,6 +151,18 @@ pub struct PassRecord {
 }
 
 impl Record {
+    /// Adds what one more pass takes: they run one after the other, so times add up, and memory is
+    /// the most of them.
+    pub fn expect(&mut self, more: Estimate) {
+        let known = self.estimate;
+        let seconds = match (known.and_then(|it| it.seconds), more.seconds) {
+            (Some(a), Some(b)) => Some(a + b),
+            (a, b) => a.or(b),
+        };
+        let memory_bytes = known.map_or(0, |it| it.memory_bytes).max(more.memory_bytes);
+        self.estimate = Some(Estimate { seconds, memory_bytes });
+    }
+
     /// The row of a weight; a new one when there is none.
     pub fn weight(&mut self, name: &str) -> &mut WeightRecord {
         let position = match self.index.get(name) {
@@ -186,6 +202,15 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_add_up_and_the_most_memory_counts() {
+        let mut record = Record::default();
+        for (seconds, memory_bytes) in [(None, 5), (Some(2.0), 9), (Some(3.0), 1), (None, 2)] {
+            record.expect(Estimate { seconds, memory_bytes });
+        }
+        assert_eq!(record.estimate, Some(Estimate { seconds: Some(5.0), memory_bytes: 9 }));
+    }
 
     #[test]
     fn a_weight_has_one_row() {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use qcc_ir::Graph;
 use qcc_tensor::{Pool, Store};
@@ -19,6 +20,10 @@ pub struct Session {
     pub threads: usize,
     /// Cap on memory, in bytes.
     pub max_mem: Option<u64>,
+    /// Memory that the machine has to spare, in bytes; `None` where it does not tell.
+    pub free_mem: Option<u64>,
+    /// When the run began: a time that is given for all of it counts from here.
+    pub began: Instant,
     /// Largest constant that folding may make where it makes the model grow, in bytes.
     pub fold_limit: usize,
     /// Calibration samples.
@@ -66,6 +71,8 @@ impl Default for Session {
             seed: 0,
             threads: 1,
             max_mem: None,
+            free_mem: None,
+            began: Instant::now(),
             fold_limit: 64 << 10,
             samples: None,
             pseudo_samples: None,

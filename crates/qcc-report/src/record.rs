@@ -226,6 +226,12 @@ pub struct BlockRow {
     pub steps: usize,
     /// Steps with the error of the block's output by that of rounding to nearest.
     pub objective: Vec<(usize, f64)>,
+    /// How many weights it has; 0 where that was not told.
+    #[serde(default)]
+    pub weights: usize,
+    /// Why they were tuned one at a time; `None` where they were together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<String>,
 }
 
 /// How the values of a weight are distributed, and which codes they became.

@@ -97,6 +97,21 @@ pub fn left(record: &RunRecord) -> Vec<String> {
         .collect()
 }
 
+/// The weights that were tuned one at a time since their block has no gradient, with the first
+/// reason; `None` where there are none.
+pub fn apart(record: &RunRecord) -> Option<String> {
+    let blocks = || record.blocks.iter().filter_map(|it| Some((it, it.obstacle.as_ref()?)));
+    let (first, why) = blocks().next()?;
+    let count: usize = blocks().map(|it| it.0.weights).sum();
+    let weights = if count == 1 { "weight" } else { "weights" };
+    let more = match blocks().count() {
+        1 => String::new(),
+        2 => " and 1 more".to_owned(),
+        count => format!(" and {} more", count - 1),
+    };
+    Some(format!("{count} {weights} of {}{more} one at a time: {why}", first.name))
+}
+
 /// Rows of cells as lines, each column as wide as its widest cell; the columns of `right` are
 /// flush right.
 pub fn columns(rows: &[Vec<String>], right: &[usize]) -> String {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use qcc_diag::{Diagnostic, codes};
 use qcc_pass::{
@@ -10,12 +11,12 @@ use qcc_pass::{
 };
 
 use crate::carried::Carried;
-use crate::dry;
 use crate::file_size::{Sizer, quick};
 use crate::own_text::OwnText;
 use crate::provenance::Calibration;
 use crate::{
-    Error, FORMATS, Model, Output, OwnTextSize, PRESETS, RECIPES, Recipe, SaveOptions, tables,
+    Error, FORMATS, Model, Output, OwnTextSize, PRESETS, RECIPES, Recipe, SaveOptions, ahead, dry,
+    free, tables,
 };
 
 /// A recipe or a pipeline with its settings. Settings hold for every pass that has them.
@@ -395,8 +396,15 @@ impl Compiler {
     /// # Errors
     /// What a pass fails with.
     pub fn run(mut self, model: &Model) -> Result<Output, Error> {
-        let pipeline =
-            if self.is_dry { dry::pipeline(&self.plan()?, &self.passes)? } else { self.plan()? };
+        let planned = self.plan()?;
+        let (pipeline, told) = if self.is_dry {
+            let dry = dry::pipeline(&planned, &self.passes)?;
+            (dry.clone(), dry)
+        } else {
+            (ahead::pipeline(&planned, &self.passes)?, planned)
+        };
+        self.session.began = Instant::now();
+        self.session.free_mem = free::memory();
         self.session.opset = model.source().opset("").unwrap_or(1);
         let random = model.pseudo_samples(&self.session);
         self.session.pseudo_samples = random.clone().map(|it| it as _);
@@ -412,12 +420,12 @@ impl Compiler {
         }
         if let Some((path, save)) = self.to_write.take()
             && let Some(rtn) = self.passes.iter().find(|it| it.name == "rtn")
-            && let Some(rest) = quick(pipeline.steps(), Step::new(rtn))
+            && let Some(rest) = quick(told.steps(), Step::new(rtn))
         {
             let sizer = Sizer {
                 source: model.source().clone(),
                 rest: Pipeline::new(rest),
-                pipeline: pipeline.to_string(),
+                pipeline: told.to_string(),
                 session: Session { progress: Arc::new(Silent), ..self.session.clone() },
                 own_text: own_text.clone(),
                 path,
@@ -440,7 +448,7 @@ impl Compiler {
         let is_finished = outcome == Outcome::Finished;
         let calibration = Calibration::of(session, own_text.as_deref());
         let source = model.source().clone();
-        let (seed, pipeline) = (session.seed, pipeline.to_string());
+        let (seed, pipeline) = (session.seed, told.to_string());
         Ok(Output { graph, source, record, pipeline, calibration, seed, is_finished })
     }
 }

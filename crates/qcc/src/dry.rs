@@ -16,7 +16,10 @@ pub(crate) fn pipeline(
     let mut steps = Vec::new();
     for step in pipeline.steps() {
         match step.pass.name {
-            "tune-scales" => {}
+            "tune-scales" => {
+                let probe = step.to_string().replacen("tune-scales", "probe-scales", 1);
+                steps.extend_from_slice(Pipeline::parse(&probe, passes, &[])?.steps());
+            }
             "signround" => {
                 let probe = step.to_string().replacen("signround", "probe-blocks", 1);
                 let instead = Pipeline::parse(&format!("{probe},rtn"), passes, &[])?;

@@ -10,6 +10,7 @@
 //! A pass of another crate is added with [`Compiler::with_pass`] and named in a pipeline like any
 //! other; see [`qcc_pass::PassInfo`].
 
+mod ahead;
 pub mod aot;
 pub mod bench;
 mod carried;
@@ -20,6 +21,7 @@ mod error;
 mod evaluate;
 mod execute;
 mod file_size;
+mod free;
 mod gate;
 mod generate;
 mod kernels;

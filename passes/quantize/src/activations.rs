@@ -19,6 +19,7 @@ use qcc_quant::gram::Gram;
 use qcc_tensor::Tensor;
 
 use crate::choose::Weight;
+use crate::finite;
 use crate::sites::{Place, Role, find_sites};
 
 pub(crate) use magnitudes::Seen;
@@ -268,8 +269,13 @@ fn run<S: Sums>(
         };
         let counted =
             samples.counted(idx)?.map(|it| it.to_f32().map(Cow::into_owned)).transpose()?;
-        let mut failed = None;
+        let (mut failed, mut bad) = (None, None);
         let mut sink = |scope: &Scope, value: Value, tensor: &Tensor| {
+            match finite::is_finite(tensor, counted.as_deref()) {
+                Ok(true) => {}
+                Ok(false) => _ = bad.get_or_insert_with(|| (scope.clone(), value)),
+                Err(error) => _ = failed.get_or_insert(error),
+            }
             let originals = stands_for.get(&(scope.clone(), value)).into_iter().flatten();
             for place in originals {
                 for (_, sum) in sums.iter_mut().filter(|it| it.0.contains(place)) {
@@ -283,6 +289,11 @@ fn run<S: Sums>(
         plan.run_scoped(&feed, &taps, &mut sink).map_err(error)?;
         if let Some(error) = failed {
             return Err(error);
+        }
+        if let Some((scope, value)) = bad {
+            let step = scope.0.first();
+            let value = step.map_or(value, |it| Value { node: it.node, slot: 0 });
+            return Err(finite::error(&copy.graph, &feed, value, idx));
         }
         ctx.session.progress.step(1, "");
     }

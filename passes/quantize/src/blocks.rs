@@ -14,6 +14,7 @@ mod cuts;
 mod flow;
 mod layers;
 mod make;
+mod method;
 mod split;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,8 @@ mod tests;
 use qcc_ir::{Graph, NodeId, Value};
 
 use crate::sites::Site;
+
+pub use method::Method;
 
 /// What a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

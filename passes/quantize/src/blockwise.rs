@@ -33,7 +33,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use qcc_diag::{Diagnostic, codes};
-use qcc_ir::{Graph, Patch};
+use qcc_ir::{Graph, Patch, Value};
 use qcc_pass::{Ctx, Estimate, PassError, SampleSource};
 use qcc_quant::codes::Codes;
 use qcc_quant::tuner::Scales;
@@ -42,10 +42,12 @@ pub(crate) use probe::probe;
 
 use crate::activations::{Seen, Squares};
 use crate::choose::{self, Weight};
+use crate::held;
 
 use chain::Chain;
 use few::Few;
 use forward::Forward;
+use gradient::Gradients;
 use joint::Kind;
 use needs::{Held, Needs};
 use outline::Outline;
@@ -67,6 +69,17 @@ pub(crate) struct Options {
     pub(crate) scales: Scales,
     /// What weights start from.
     pub(crate) start: Start,
+    /// Which step is kept.
+    pub(crate) select: Select,
+}
+
+/// Which step of a block is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Select {
+    /// That with the least error on samples that are held out, the start among them.
+    Held,
+    /// The last one, whatever its error.
+    Last,
 }
 
 impl Options {
@@ -114,6 +127,12 @@ pub(crate) struct Outcome {
     pub(crate) left: BTreeMap<usize, String>,
 }
 
+/// Why the gradients of `weights`, constants of a block that gives `outputs`, cannot be had; `None`
+/// when they can.
+pub(crate) fn obstacle(graph: &Graph, outputs: &[Value], weights: &[Value]) -> Option<String> {
+    Gradients::new(graph, outputs, weights).err()
+}
+
 /// Tunes the weights, block after block.
 ///
 /// # Errors
@@ -127,14 +146,17 @@ pub(crate) fn tune(
     options: Options,
 ) -> Result<Outcome, PassError> {
     let outline = Outline::new(root, weights, ctx.session)?;
-    let samples: &dyn SampleSource = &Few::of(samples, options);
-    let chain = Chain::new(samples, &ctx.session.store)?;
+    let few = Few::of(samples, options);
+    let chain = Chain::new(&few, &ctx.session.store)?;
+    let samples: &dyn SampleSource = &few;
     let cap = ctx.session.max_mem;
     let needs = chain.largest().and_then(|it| Needs::of(&outline, weights, it, chain.len()));
     let most = options.blocks_at_most(ctx.session.threads);
     let held = Held::of(needs, (options.batch, most), cap)?;
-    ctx.record.estimate =
-        needs.map(|it| Estimate { seconds: None, memory_bytes: it.total(held, cap) });
+    if let Some(needs) = needs {
+        let memory_bytes = needs.total(held, cap);
+        ctx.record.expect(Estimate { seconds: None, memory_bytes });
+    }
     let kept = Kept::new(ctx.session, &outline.graph, weights, samples, options)?;
     let mut run = Run {
         pass,
@@ -151,6 +173,9 @@ pub(crate) fn tune(
         root,
         outline: &outline,
     };
+    if outline.count_from(0) > 0 {
+        held::note_few(ctx, pass, run.chain.len());
+    }
     let begin = run.resume(ctx);
     run.announce(ctx, 0);
     (0..begin).try_for_each(|at| run.skip(ctx, at))?;

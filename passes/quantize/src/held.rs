@@ -1,14 +1,18 @@
 //! Samples that are kept for trials, and those that steps use, in random order.
 
-use qcc_pass::Rng;
+use qcc_diag::{Diagnostic, codes};
+use qcc_pass::{Ctx, Rng};
 
 /// Of how many samples one is kept for trials.
 const HELD: usize = 16;
 
+/// Least number of samples of which one is kept for trials.
+const LEAST: usize = 4;
+
 /// The samples of a run of steps.
 pub(crate) struct Samples {
-    /// Samples that no step sees.
-    pub(crate) held: Vec<usize>,
+    /// Samples that trials are made on: those that no step sees, or all where there are too few.
+    pub(crate) tried: Vec<usize>,
     used: Vec<usize>,
     /// What is left of the present round.
     round: Vec<usize>,
@@ -19,7 +23,13 @@ impl Samples {
     /// Divides `count` samples. The order of the steps' is that of `rng`.
     pub(crate) fn new(count: usize, rng: Rng) -> Self {
         let (held, used) = split(count);
-        Self { held, used, round: Vec::new(), rng }
+        let tried = if held.is_empty() { used.clone() } else { held };
+        Self { tried, used, round: Vec::new(), rng }
+    }
+
+    /// How many samples steps see.
+    pub(crate) fn used(&self) -> usize {
+        self.used.len()
     }
 
     /// The samples of a step, `batch` or all there are: each once before one comes again.
@@ -44,10 +54,26 @@ pub(crate) fn enough(used: usize, all: usize) -> usize {
 
 /// The samples that are kept for trials, at equal distances.
 fn held(count: usize) -> impl Iterator<Item = usize> {
-    let held = (count / HELD).max(usize::from(count >= 4)).max(if count >= 64 { 8 } else { 0 });
+    let held = (count / HELD).max(usize::from(count >= LEAST)).max(if count >= 64 { 8 } else { 0 });
     let every = count.checked_div(held).unwrap_or(usize::MAX);
     let first = if every > 1 { every / 2 } else { count };
     (first..count).step_by(every)
+}
+
+/// Says, once in a run, that there are too few samples to keep one for trials.
+pub(crate) fn note_few(ctx: &mut Ctx<'_>, pass: &'static str, count: usize) {
+    let is_told = ctx.record.notes.iter().any(|it| it.code == codes::QCC0407);
+    if count == 0 || count >= LEAST || is_told {
+        return;
+    }
+    let text = format!(
+        "too few samples, {count}, to keep one for trials: steps are judged by those they see"
+    );
+    ctx.note(
+        Diagnostic::note(codes::QCC0407, text)
+            .at(format!("pass '{pass}'"))
+            .with_help(format!("from -n {LEAST} on, one in {HELD} is kept for trials")),
+    );
 }
 
 fn split(count: usize) -> (Vec<usize>, Vec<usize>) {
@@ -74,13 +100,15 @@ mod tests {
     fn steps_see_each_sample_once_a_round_and_none_that_is_held() {
         for (count, held) in [(1, 0), (3, 0), (4, 1), (16, 1), (64, 8), (128, 8), (512, 32)] {
             let mut samples = Samples::new(count, Rng::new(3, "order"));
-            assert_eq!(samples.held.len(), held, "{count}");
+            let tried = if held == 0 { count } else { held };
+            assert_eq!(samples.tried.len(), tried, "{count}");
             let mut seen: Vec<usize> = Vec::new();
             while seen.len() < count - held {
                 seen.extend(samples.next(1));
             }
-            seen.extend(&samples.held);
+            seen.extend(&samples.tried);
             seen.sort_unstable();
+            seen.dedup();
             assert_eq!(seen, (0..count).collect::<Vec<_>>());
             assert_eq!(samples.next(usize::MAX).len(), count - held);
         }

@@ -12,6 +12,7 @@ mod by_gram;
 mod choose;
 mod coded;
 pub mod dequantize_weights;
+mod finite;
 pub mod gptq;
 mod head;
 mod held;
@@ -45,4 +46,5 @@ pub const PASSES: &[&PassInfo] = &[
     &probe_blocks::INFO,
     &signround::INFO,
     &tune_scales::INFO,
+    &tune_scales::probe::INFO,
 ];

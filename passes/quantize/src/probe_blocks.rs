@@ -26,7 +26,8 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     }
     let options = signround::block_options(ctx);
     match blockwise::probe(graph, ctx, &weights, samples.as_ref(), options) {
-        Ok(estimate) => ctx.record.estimate = estimate,
+        Ok(Some(estimate)) => ctx.record.expect(estimate),
+        Ok(None) => {}
         Err(PassError::Diagnostic(error)) if error.code != codes::QCC0501 => {
             let note = Diagnostic::note(codes::QCC0606, "the time of tuning is not known");
             ctx.note(note.with_note(error.message));

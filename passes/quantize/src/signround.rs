@@ -19,7 +19,7 @@ use qcc_quant::signround::{Moves, SignRoundOptions, signround_gram};
 use qcc_quant::tuner::Scales;
 
 use crate::activations::{self, Origin};
-use crate::blockwise::{Inputs, Start, Steps};
+use crate::blockwise::{Inputs, Select, Start, Steps};
 use crate::choose::{self, Weight};
 use crate::{blockwise, by_gram};
 
@@ -77,6 +77,12 @@ pub const INFO: PassInfo = PassInfo {
             help: "what the weights of a block start from: searched scales, or the numbers of a pass before",
         },
         OptionInfo {
+            name: "select",
+            kind: OptionKind::Choice(&["held", "last"]),
+            default: "held",
+            help: "which step of a block is kept: the one with the least error on samples that are held out, or the last",
+        },
+        OptionInfo {
             name: "moves",
             kind: OptionKind::Choice(&["pairs", "single"]),
             default: "pairs",
@@ -113,7 +119,7 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
                 // A part of the model that does not run alone is no fault of the user's; if the
                 // whole does not run, the samples of single weights will say so. Where there is no
                 // room, the result must not depend on that.
-                Err(PassError::Diagnostic(error)) if error.code.family() != "05" => {
+                Err(PassError::Diagnostic(error)) if !stops(&error, origin) => {
                     let text =
                         "the model does not run block by block: each weight is tuned by itself";
                     let mut why =
@@ -143,6 +149,13 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     Ok(patches)
 }
 
+/// Whether an error of blocks ends the run: room that is too small, and samples of the user on
+/// which the float model overflows.
+fn stops(error: &Diagnostic, origin: Origin) -> bool {
+    let is_overflow = error.code == codes::QCC0408;
+    error.code.family() == "05" || is_overflow && origin == Origin::Measured
+}
+
 /// Whether blocks are tuned, not weights. Random tokens tell too little of what a block does: with
 /// them it measured worse at 4 bits.
 pub(crate) fn is_by_block(ctx: &Ctx<'_>, samples: &dyn SampleSource) -> bool {
@@ -165,7 +178,12 @@ pub(crate) fn block_options(ctx: &Ctx<'_>) -> blockwise::Options {
     };
     let batch = ctx.options.opt_int("batch").and_then(|it| usize::try_from(it).ok());
     let batch = batch.unwrap_or(preset(ctx).1);
-    blockwise::Options { steps, batch, inputs: inputs(ctx), scales: scales(ctx), start: start(ctx) }
+    let (inputs, scales, start, select) = (inputs(ctx), scales(ctx), start(ctx), select(ctx));
+    blockwise::Options { steps, batch, inputs, scales, start, select }
+}
+
+fn select(ctx: &Ctx<'_>) -> Select {
+    if ctx.options.text("select") == "last" { Select::Last } else { Select::Held }
 }
 
 fn inputs(ctx: &Ctx<'_>) -> Inputs {

@@ -10,21 +10,26 @@
 
 mod adam;
 mod norms;
+mod pace;
+pub mod probe;
 mod scaled;
+
+use std::time::Duration;
 
 use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, Patch};
-use qcc_pass::{Ctx, Estimate, OptionInfo, OptionKind, PassError, PassInfo, SampleSource, Tap};
+use qcc_pass::{Ctx, Estimate, OptionInfo, OptionKind, PassError, PassInfo, Tap};
 use qcc_tensor::Tensor;
 use rayon::prelude::*;
 
 use crate::activations::{self, Origin};
 use crate::choose::{self, Weight};
-use crate::held::Samples;
+use crate::held::{self, Samples};
 use crate::room::PROGRAM;
 use crate::whole::{Target, Whole};
 
 use norms::Norm;
+use pace::{Times, Work};
 use scaled::Scaled;
 
 /// The pass.
@@ -49,6 +54,12 @@ pub const INFO: PassInfo = PassInfo {
             kind: OptionKind::Float { min: 0.0, max: 1.0 },
             default: "auto",
             help: "how far the first step moves a scale, as a part of it; auto is 0.04 / 2^bits",
+        },
+        OptionInfo {
+            name: "budget",
+            kind: OptionKind::Float { min: 0.0, max: 1e9 },
+            default: "auto",
+            help: "seconds from the beginning of the run in which the steps are to be done, fewer where need be; auto is no limit",
         },
         OptionInfo {
             name: "norms",
@@ -86,7 +97,7 @@ trait Trained: Send + Sync {
 const TRIALS: u16 = 5;
 
 fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
-    let steps = u16::try_from(ctx.options.int("iters")).unwrap_or(u16::MAX);
+    let steps = steps(ctx);
     let weights = choose::weights(graph);
     let mut scaled: Vec<Scaled> =
         weights.iter().enumerate().filter_map(|(idx, it)| Scaled::new(idx, it)).collect();
@@ -131,7 +142,12 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let of_weights = scaled.iter_mut().map(|it| it as &mut dyn Trained);
     let of_norms = norms.iter_mut().map(|it| it as &mut dyn Trained);
     let mut trained: Vec<&mut dyn Trained> = of_weights.chain(of_norms).collect();
-    train(&mut whole, ctx, &mut trained, samples.as_ref(), steps)?;
+    let order = Samples::new(samples.len(), session.rng(INFO.name));
+    let Some(steps) = steps_in_time(&mut whole, ctx, &trained, &order, steps)? else {
+        return Ok(Vec::new());
+    };
+    held::note_few(ctx, INFO.name, samples.len());
+    train(&mut whole, ctx, &mut trained, order, steps)?;
     let mut patches = Vec::new();
     for it in &norms {
         patches.extend(it.finish(INFO.name)?);
@@ -146,7 +162,16 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     Ok(patches)
 }
 
-/// Whether the cap leaves room for the steps, as far as that can be told; says so where it does not.
+fn steps(ctx: &Ctx<'_>) -> u16 {
+    u16::try_from(ctx.options.int("iters")).unwrap_or(u16::MAX)
+}
+
+fn batch(ctx: &Ctx<'_>) -> usize {
+    usize::try_from(ctx.options.int("batch")).unwrap_or(1)
+}
+
+/// Whether the cap leaves room for the steps, as far as that can be told; says so, once, where it
+/// does not, or where the machine may not have it.
 fn has_room(whole: &Whole<'_>, ctx: &mut Ctx<'_>, weights: &[Weight]) -> Result<bool, PassError> {
     let Some(of_sample) = whole.memory(0)? else { return Ok(true) };
     let sizes = weights.iter().map(|it| it.tensor.len() as u64);
@@ -154,24 +179,37 @@ fn has_room(whole: &Whole<'_>, ctx: &mut Ctx<'_>, weights: &[Weight]) -> Result<
     let state = sizes.clone().sum::<u64>() * 3 / 2;
     let turned = sizes.max().unwrap_or(0) * 4 * rayon::current_num_threads() as u64;
     let bytes = PROGRAM + of_sample + state + turned;
+    let help = "raise --max-mem, or take shorter samples with --seq-len";
     if let Some(cap) = ctx.session.max_mem.filter(|it| *it < bytes) {
         let text = format!(
             "the scales stay as they are: to train them takes {} MiB, and {} MiB may be used",
             bytes.div_ceil(1 << 20),
             cap >> 20
         );
-        ctx.note(
-            Diagnostic::warning(codes::QCC0501, text)
-                .at(format!("pass '{}'", INFO.name))
-                .with_help("raise --max-mem, or take shorter samples with --seq-len"),
-        );
+        warn_once(ctx, Diagnostic::warning(codes::QCC0501, text).with_help(help));
         return Ok(false);
     }
-    let planned = ctx.record.estimate;
-    let seconds = planned.and_then(|it| it.seconds);
-    let most = planned.map_or(0, |it| it.memory_bytes).max(bytes);
-    ctx.record.estimate = Some(Estimate { seconds, memory_bytes: most });
+    let free = ctx.session.free_mem.filter(|it| ctx.session.max_mem.is_none() && *it < bytes);
+    if let Some(free) = free {
+        let text = format!(
+            "to train the scales takes {} MiB, and the machine has {} MiB to spare",
+            bytes.div_ceil(1 << 20),
+            free >> 20
+        );
+        let help = "with --max-mem they stay as they are; --seq-len takes shorter samples";
+        warn_once(ctx, Diagnostic::warning(codes::QCC0501, text).with_help(help));
+    }
+    ctx.record.expect(Estimate { seconds: None, memory_bytes: bytes });
     Ok(true)
+}
+
+/// A warning of `tune-scales`, unless memory was told of before.
+fn warn_once(ctx: &mut Ctx<'_>, warning: Diagnostic) {
+    let warning = warning.at(format!("pass '{}'", INFO.name));
+    let is_told = |it: &Diagnostic| it.code == warning.code && it.place == warning.place;
+    if !ctx.record.notes.iter().any(is_told) {
+        ctx.note(warning);
+    }
 }
 
 /// The constant that a weight is made of.
@@ -180,17 +218,51 @@ fn source(root: &Graph, weight: &Weight) -> Option<Tap> {
     Some((weight.scope.clone(), node.inputs.first().copied().flatten()?))
 }
 
+/// The steps that there is time for; `None` where there is none, and says so.
+fn steps_in_time(
+    whole: &mut Whole<'_>,
+    ctx: &mut Ctx<'_>,
+    trained: &[&mut dyn Trained],
+    order: &Samples,
+    steps: u16,
+) -> Result<Option<u16>, PassError> {
+    let Some(seconds) = ctx.options.opt_float("budget") else { return Ok(Some(steps)) };
+    let times = Times::measure(whole, trained)?;
+    let work = Work::new(order, batch(ctx));
+    let left = Duration::from_secs_f64(seconds).saturating_sub(ctx.session.began.elapsed());
+    let chosen = times.steps_within(left, work, steps);
+    if chosen == 0 {
+        let text = "the scales stay as they are: no time is left to train them";
+        let least = times.seconds(work, 1);
+        ctx.note(
+            Diagnostic::warning(codes::QCC0510, text)
+                .at(format!("pass '{}'", INFO.name))
+                .with_note(format!("one step takes about {least:.1} s, trials included"))
+                .with_help("give more time with --budget, or leave it out"),
+        );
+        return Ok(None);
+    }
+    if chosen < steps {
+        let text = format!("there is time for {chosen} of {steps} steps for the scales");
+        ctx.note(
+            Diagnostic::note(codes::QCC0610, text)
+                .at(format!("pass '{}'", INFO.name))
+                .with_help(format!("--tune-scales {chosen} gives the same again")),
+        );
+    }
+    Ok(Some(chosen))
+}
+
 fn train(
     whole: &mut Whole<'_>,
     ctx: &mut Ctx<'_>,
     trained: &mut [&mut dyn Trained],
-    samples: &dyn SampleSource,
+    mut order: Samples,
     steps: u16,
 ) -> Result<(), PassError> {
-    let batch = usize::try_from(ctx.options.int("batch")).unwrap_or(1);
+    let batch = batch(ctx);
     let rate = ctx.options.opt_float("rate").map(|it| it as f32);
-    let mut order = Samples::new(samples.len(), ctx.session.rng(INFO.name));
-    let start = loss(whole, trained, &order.held)?;
+    let start = loss(whole, trained, &order.tried)?;
     let (mut least, mut curve) = (start, vec![(0, 1.0)]);
     ctx.session.progress.start(INFO.name, steps.into());
     for step in 1..=steps {
@@ -221,9 +293,9 @@ fn train(
             break;
         }
         if step % steps.div_ceil(TRIALS) == 0 || step == steps {
-            let loss = loss(whole, trained, &order.held)?;
+            let loss = loss(whole, trained, &order.tried)?;
             curve.push((usize::from(step), if start > 0.0 { loss / start } else { 1.0 }));
-            if order.held.is_empty() || loss < least {
+            if loss < least {
                 least = loss;
                 trained.iter_mut().for_each(|it| it.keep());
             }

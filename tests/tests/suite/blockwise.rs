@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use qcc::{Compiler, OpenOptions, Samples};
+use qcc::{Compiler, OpenOptions, Samples, SaveOptions};
 use qcc_tests::{Bench, books1m};
 
 fn samples(bench: &Bench, count: usize) -> Arc<Samples> {
@@ -71,4 +71,43 @@ fn numbers_of_a_pass_before_are_where_blocks_start() {
     );
     assert!(run("rtn", "given") != run("gptq", "given"));
     assert!(run("rtn", "given") != run("rtn", "searched"));
+}
+
+#[test]
+fn few_samples_judge_what_none_are_left_to_judge() {
+    let bench = Bench::new();
+    // (samples, whether none is kept for trials)
+    for (count, is_few) in [(1, true), (3, true), (4, false)] {
+        let samples = samples(&bench, count);
+        let run = |passes: &str| {
+            let passes = format!("infer-types,select{{bits=4}},{passes},pack,to-nbits");
+            let compiler = Compiler::new().pipeline(&passes).calibration(samples.clone());
+            let output = compiler.threads(2).run(bench.model()).unwrap();
+            let path = bench.path("out.onnx");
+            let options = SaveOptions { overwrite: true, ..SaveOptions::default() };
+            output.save(&path, &options).unwrap();
+            let record = output.record();
+            let told: Vec<String> = record
+                .notes
+                .iter()
+                .filter(|it| it.code.to_string() == "QCC0407")
+                .map(|it| format!("{} {}", it.message, it.help.join(" ")))
+                .collect();
+            let worse = record.blocks.iter().flat_map(|it| it.objective.iter().skip(1));
+            assert!(worse.clone().all(|it| it.1 > 1.0), "{passes}: {:?}", record.blocks);
+            let has_curves = record.blocks.iter().all(|it| it.objective.len() > 1);
+            assert!(has_curves, "{passes}: {:?}", record.blocks);
+            assert_eq!(told.len(), usize::from(is_few && worse.count() > 0), "{told:?}");
+            assert!(told.iter().all(|it| it.contains("-n")), "{told:?}");
+            bench.logits(&std::fs::read(path).unwrap())
+        };
+        let plain = run("rtn");
+        // A single step moves codes and scales by all they may move; a rate of 1 takes scales away.
+        let blocks = run("rtn,signround{objective=block,iters=1,start=given}");
+        assert!(plain == blocks, "{count}: worse blocks are kept");
+        let last = run("rtn,signround{objective=block,iters=1,start=given,select=last}");
+        assert!(plain != last, "{count}: the last step is not kept");
+        let scales = run("rtn,tune-scales{iters=2,rate=1.0}");
+        assert!(plain == scales, "{count}: worse scales are kept");
+    }
 }

@@ -78,6 +78,7 @@ fn run(count: usize, prefix: &str) -> Run {
         name: format!("{prefix}layer {idx}"),
         steps: 200,
         objective: (0..200).map(|step| (step, 1.0 / (1.0 + step as f64 * 0.01))).collect(),
+        ..BlockRow::default()
     };
     let histogram = |idx: usize| Histogram {
         name: format!("{prefix}model.layers.{idx}.mlp.down_proj.weight.of.a.long.name"),

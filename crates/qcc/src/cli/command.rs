@@ -240,7 +240,7 @@ pub(super) struct QuantizeArgs {
     #[arg(long)]
     pub(super) tune_norms: bool,
 
-    /// Time for the tuning of signround, in place of a preset: 90s, 10m, 1h
+    /// Time for all tuning, in place of the steps of a preset: 90s, 10m, 1h
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(super) budget: Option<std::time::Duration>,
 

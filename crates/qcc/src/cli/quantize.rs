@@ -150,6 +150,9 @@ pub(super) fn run(
     }
     let mut save = save_options(args);
     save.no_provenance |= is_whole;
+    if let Some(line) = qcc_report::apart(&record) {
+        tell("layer", &line);
+    }
     if args.dry_run {
         if args.code.has_model() {
             let after = compiled.size(&output, &save)?;

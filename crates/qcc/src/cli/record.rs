@@ -35,6 +35,8 @@ pub(super) fn record(output: &Output, seed: u64) -> RunRecord {
                 name: it.name.clone(),
                 steps: it.steps,
                 objective: it.objective.clone(),
+                weights: it.weights,
+                obstacle: it.obstacle.clone(),
             })
             .collect(),
         ..RunRecord::default()

@@ -41,7 +41,13 @@ pub(super) fn expected(record: &RunRecord, cap: Option<u64>) -> Vec<(&'static st
             if let Some(seconds) = it.seconds {
                 let time = Duration::from_secs(seconds.ceil() as u64);
                 let time = humantime::format_duration(time);
-                lines.push(("time", format!("{time} of tuning of blocks")));
+                let has_probed = |name: &str| record.passes.iter().any(|it| it.name == name);
+                let of = match (has_probed("probe-blocks"), has_probed("probe-scales")) {
+                    (true, true) => "blocks and scales",
+                    (false, true) => "scales",
+                    _ => "blocks",
+                };
+                lines.push(("time", format!("{time} of tuning of {of}")));
             }
         }
         None if cap.is_some() => lines.push(("memory", at_most.replacen(", ", "", 1))),

@@ -16,6 +16,8 @@ mod data_files;
 #[cfg(test)]
 mod early;
 #[cfg(test)]
+mod gradients;
+#[cfg(test)]
 mod joined;
 #[cfg(test)]
 mod models;

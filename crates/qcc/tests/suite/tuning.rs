@@ -172,6 +172,36 @@ fn a_dry_run_says_what_tuning_takes() {
 }
 
 #[test]
+fn a_dry_run_counts_the_scales_of_the_whole_model() {
+    let bench = bench();
+    let planned = |more: &[&str]| {
+        let args = ["in.onnx", "-o", "none.onnx", "--dry-run", "-O", "signround{iters=1}", "-j1"];
+        let ran = bench.passes(&[&args[..], SAMPLES, more].concat());
+        let (before, _) = ran.stderr.split_once(" of tuning of ").unwrap();
+        let time = before.rsplit_once("time ").unwrap().1.trim();
+        let time = time.parse::<humantime::Duration>().unwrap();
+        (size_before(&ran.stderr, " beside the model"), time.as_secs(), ran.stderr)
+    };
+    let (memory, time, _) = planned(&[]);
+    let (more_memory, more_time, said) = planned(&["--tune-scales", "10000"]);
+    assert!(more_memory > memory, "{more_memory} {memory}");
+    assert!(more_time > time + 100, "{more_time} {time}");
+    assert!(said.contains("of tuning of blocks and scales"), "{said}");
+}
+
+#[test]
+fn that_scales_do_not_fit_is_said_once_and_before_blocks_are_tuned() {
+    let bench = bench();
+    let args = ["in.onnx", "-f", "-o", "out.onnx", "-O", "signround{iters=1}"];
+    let more = ["--tune-scales", "2", "--max-mem", "57MiB", "--json"];
+    let ran = bench.passes(&[&args[..], SAMPLES, &more].concat());
+    assert_eq!(ran.stderr.matches("QCC0501]").count(), 1, "{}", ran.stderr);
+    let stopped = ["--tune-scales", "2", "--max-mem", "57MiB", "--stop-after", "probe-scales"];
+    let ran = bench.passes(&[&args[..], SAMPLES, &stopped].concat());
+    assert!(ran.stderr.contains("QCC0501"), "{}", ran.stderr);
+}
+
+#[test]
 fn nodes_say_what_became_of_their_weights_where_asked() {
     let bench = bench();
     let run = |more: &[&str]| {

@@ -9,6 +9,7 @@ use qcc_pass::{PassError, SampleSource};
 use qcc_tensor::{Store, Tensor};
 
 use super::entry::Entry;
+use super::few::Few;
 use super::joint::Kind;
 use super::part::Feed;
 use crate::blocks::Block;
@@ -27,6 +28,8 @@ const LEAST_KEPT: usize = 64 << 10;
 pub(super) struct Chain {
     /// Inputs of the model, by name.
     given: Vec<Feed>,
+    /// What the user counts the samples by.
+    numbers: Vec<usize>,
     float: Vec<Values>,
     /// Empty while it is the same as `float`: until a weight has been rounded.
     quantized: Vec<Values>,
@@ -44,14 +47,20 @@ pub(super) enum Side {
 
 impl Chain {
     /// Reads the samples. Values are kept in `store`.
-    pub(super) fn new(samples: &dyn SampleSource, store: &Store) -> Result<Self, PassError> {
+    pub(super) fn new(samples: &Few<'_>, store: &Store) -> Result<Self, PassError> {
         let mut given = Vec::with_capacity(samples.len());
         for idx in 0..samples.len() {
             given.push(samples.batch(idx)?.into_iter().collect());
         }
         let float = vec![Values::new(); given.len()];
         let (quantized, same) = (Vec::new(), BTreeSet::new());
-        Ok(Self { given, float, quantized, same, store: store.clone() })
+        let numbers = (0..given.len()).map(|it| samples.number(it)).collect();
+        Ok(Self { given, numbers, float, quantized, same, store: store.clone() })
+    }
+
+    /// Which of the samples of the run one is, from 0 on.
+    pub(super) fn number(&self, sample: usize) -> usize {
+        self.numbers.get(sample).copied().unwrap_or(sample)
     }
 
     /// The inputs of the model of the sample with the most bytes.

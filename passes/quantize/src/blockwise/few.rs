@@ -31,7 +31,8 @@ impl<'a> Few<'a> {
         Self { samples, count: samples.len().min(1) }
     }
 
-    fn index(&self, index: usize) -> usize {
+    /// Which of all samples one of them is.
+    pub(super) fn number(&self, index: usize) -> usize {
         index * self.samples.len() / self.count.max(1)
     }
 }
@@ -42,11 +43,11 @@ impl SampleSource for Few<'_> {
     }
 
     fn batch(&self, index: usize) -> Result<Vec<(String, Tensor)>, SampleError> {
-        self.samples.batch(self.index(index))
+        self.samples.batch(self.number(index))
     }
 
     fn counted(&self, index: usize) -> Result<Option<Tensor>, SampleError> {
-        self.samples.counted(self.index(index))
+        self.samples.counted(self.number(index))
     }
 
     fn describe(&self) -> String {
@@ -61,7 +62,7 @@ impl SampleSource for Few<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::blockwise::{Inputs, Start};
+    use crate::blockwise::{Inputs, Select, Start};
     use qcc_quant::tuner::Scales;
 
     struct Numbers(usize);
@@ -83,7 +84,7 @@ mod tests {
 
     fn indices(all: usize, steps: Steps, batch: usize) -> Vec<i64> {
         let (inputs, scales, start) = (Inputs::Quantized, Scales::Tuned, Start::Searched);
-        let options = Options { steps, batch, inputs, scales, start };
+        let options = Options { steps, batch, inputs, scales, start, select: Select::Held };
         let numbers = Numbers(all);
         let few = Few::of(&numbers, options);
         (0..few.len()).map(|it| few.batch(it).unwrap()[0].1.as_slice::<i64>().unwrap()[0]).collect()

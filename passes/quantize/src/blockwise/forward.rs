@@ -15,6 +15,7 @@ use super::weights::Tuned;
 use crate::activations::{self, Seen, Squares, Sums as _};
 use crate::blocks::Block;
 use crate::choose::Weight;
+use crate::finite;
 
 /// A block that runs on all samples.
 pub(super) struct Forward<'a> {
@@ -45,12 +46,17 @@ impl Forward<'_> {
     ) -> Result<(Results, BTreeMap<usize, Seen<Squares>>), PassError> {
         let mut squares: BTreeMap<usize, Seen<Squares>> =
             reads.iter().map(|it| (it.index, Seen::new(weights[it.index].quant.form.k))).collect();
-        let mut failed = None;
+        let (mut failed, mut bad) = (None, None);
         let mut part = self.part(reads.iter().map(|it| it.left).collect());
         let found =
             self.all(&mut part, joined, Side::Float, &[], &mut |samples, value, tensor| {
                 let rows = tensor.dims().iter().rev().skip(1).product();
                 let counted = self.shares.rows(samples, rows);
+                match finite::is_finite(tensor, counted.as_deref()) {
+                    Ok(true) => {}
+                    Ok(false) => _ = bad.get_or_insert_with(|| (Vec::from(samples), value)),
+                    Err(error) => _ = failed.get_or_insert(error),
+                }
                 for it in reads.iter().filter(|it| it.left == value) {
                     let Some(sum) = squares.get_mut(&it.index) else { continue };
                     let added = activations::add(sum, tensor, counted.as_deref());
@@ -58,7 +64,51 @@ impl Forward<'_> {
                 }
             })?;
         failed.map_or(Ok(()), Err)?;
-        Ok((found, squares))
+        match bad {
+            Some((samples, value)) => Err(self.not_finite(&samples, value)?),
+            None => self.check_outputs(&found).map(|()| (found, squares)),
+        }
+    }
+
+    /// That what the block gives is finite.
+    fn check_outputs(&self, found: &Results) -> Result<(), PassError> {
+        for (sample, results) in found.iter().enumerate() {
+            for (output, tensor) in self.block.outputs.iter().zip(results) {
+                let rows = tensor.dims().iter().rev().skip(1).product();
+                let counted = self.shares.rows(&[sample], rows);
+                if !finite::is_finite(tensor, counted.as_deref())? {
+                    return Err(self.not_finite(&[sample], *output)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The error for a value that is not finite for one of some samples.
+    fn not_finite(&self, samples: &[usize], value: Value) -> Result<PassError, PassError> {
+        let feed = |sample: usize| {
+            self.chain.feeds(self.graph, self.block, &[sample], Side::Float).swap_remove(0)
+        };
+        // Samples that ran as one are looked at one by one.
+        for &sample in samples.iter().take(samples.len().saturating_sub(1)) {
+            let mut is_bad = false;
+            let mut failed = None;
+            let found = self.part(vec![value]).run(&feed(sample), &mut |_, tensor| {
+                let rows = tensor.dims().iter().rev().skip(1).product();
+                match finite::is_finite(tensor, self.shares.rows(&[sample], rows).as_deref()) {
+                    Ok(it) => is_bad = !it,
+                    Err(error) => failed = Some(error),
+                }
+            });
+            found.map_err(activations::error)?;
+            failed.map_or(Ok(()), Err)?;
+            if is_bad {
+                let number = self.chain.number(sample);
+                return Ok(finite::error(self.graph, &feed(sample), value, number));
+            }
+        }
+        let last = samples.last().copied().unwrap_or(0);
+        Ok(finite::error(self.graph, &feed(last), value, self.chain.number(last)))
     }
 
     /// What the block gives with the weights that were chosen.

@@ -131,7 +131,7 @@ impl Run<'_> {
             return Ok(Ok(None));
         }
         let mut tuned = std::mem::take(&mut job.tuned);
-        let steps = (self.pace.steps().max(1), self.options.batch);
+        let steps = (self.pace.steps().max(1), self.options.batch, self.options.select);
         let found = self.objective(job).tune(&mut tuned, ctx, steps);
         job.tuned = tuned;
         Ok(found?.map(Some))
@@ -144,6 +144,7 @@ impl Run<'_> {
         }
         match found {
             Err(why) => {
+                told::apart(job.at, job.tuned.len(), &why, ctx);
                 self.left.extend(job.tuned.iter().map(|it| (it.index, why.clone())));
                 return Ok(false);
             }
@@ -155,6 +156,7 @@ impl Run<'_> {
                     let row = ctx.record.block(&told::name_of(job.at));
                     row.steps = self.pace.steps().max(1).into();
                     row.objective = curve;
+                    row.weights = job.tuned.len();
                 }
                 let weights = job.tuned.iter().map(|it| (it.index, &self.weights[it.index]));
                 let told = told::told(weights, job.at, ctx);

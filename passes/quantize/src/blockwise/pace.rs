@@ -50,8 +50,22 @@ impl Pace {
         (ctx, pass): (&mut Ctx<'_>, &'static str),
     ) -> u16 {
         let count = usize::try_from(left).unwrap_or(usize::MAX);
-        let chosen = steps(time.saturating_sub(self.began.elapsed()), count, fixed, step);
+        let before = self.began.elapsed();
+        let chosen = steps(time.saturating_sub(before), count, fixed, step);
         self.chosen = Some(chosen);
+        let least = before + (fixed + step) * u32::try_from(left).unwrap_or(u32::MAX);
+        if least > time {
+            let text = format!(
+                "the blocks take about {:.1} s with one step each, and there are {:.1} s for them",
+                least.as_secs_f64(),
+                time.as_secs_f64()
+            );
+            ctx.note(
+                Diagnostic::warning(codes::QCC0510, text)
+                    .at(format!("pass '{pass}'"))
+                    .with_help("give more time with --budget, or fewer or shorter samples with -n and --seq-len"),
+            );
+        }
         let text = format!("there is time for {chosen} steps of each block");
         ctx.note(
             Diagnostic::note(codes::QCC0610, text)

@@ -10,7 +10,7 @@ use super::{Options, Start, Steps};
 use crate::choose::Weight;
 
 /// Raised when the same inputs give other results than before.
-const RESULTS: u32 = 4;
+const RESULTS: u32 = 5;
 
 /// The plan of a run.
 pub(super) fn plan(

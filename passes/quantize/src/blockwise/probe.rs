@@ -12,6 +12,7 @@ use super::forward::Forward;
 use super::needs::{Held, Needs};
 use super::outline::Outline;
 use super::shares::Shares;
+use super::told;
 use super::tune::{Objective, TRIALS};
 use super::weights::Tuned;
 use super::{Options, Steps};
@@ -37,7 +38,7 @@ struct Times {
 /// As [`tune`](super::tune), memory that is too small among them.
 pub(crate) fn probe(
     root: &Graph,
-    ctx: &Ctx<'_>,
+    ctx: &mut Ctx<'_>,
     weights: &[Weight],
     samples: &dyn SampleSource,
     options: Options,
@@ -50,8 +51,9 @@ pub(crate) fn probe(
     let most = options.blocks_at_most(session.threads);
     let held_at_a_time = Held::of(needs, (options.batch, most), session.max_mem)?;
     let shares = Shares::read(&Few::first(samples))?;
-    let held = Samples::new(all, session.rng("")).held.len();
+    let tried = Samples::new(all, session.rng("")).tried.len();
     let mut known: BTreeMap<u64, Option<Times>> = BTreeMap::new();
+    let mut obstacles: BTreeMap<u64, String> = BTreeMap::new();
     let (mut seconds, mut has_any) = (0.0, false);
     for (at, (block, reads)) in outline.blocks.iter().zip(&outline.reads).enumerate() {
         ctx.check_cancelled()?;
@@ -89,7 +91,13 @@ pub(crate) fn probe(
                 at,
                 joined: None,
             };
-            let backward = objective.probe(&tuned, ctx, 1)?.ok();
+            let backward = match objective.probe(&tuned, ctx, 1)? {
+                Ok(time) => Some(time),
+                Err(why) => {
+                    obstacles.insert(block.class, why);
+                    None
+                }
+            };
             let began = Instant::now();
             tuned.iter_mut().for_each(|it| it.begin(1));
             for it in &mut tuned {
@@ -104,6 +112,9 @@ pub(crate) fn probe(
         if !reads.is_empty() {
             known.insert(block.class, times);
         }
+        if let Some(why) = obstacles.get(&block.class).filter(|_| !reads.is_empty()) {
+            told::apart(at, reads.len(), why, ctx);
+        }
         if let Some(Times { forward, backward, search, step }) = times {
             // With a time for all of it, the steps are what fits.
             let steps = match options.steps {
@@ -113,7 +124,7 @@ pub(crate) fn probe(
             let (batch, trials) = (options.batch.min(all), u32::from(TRIALS) + 1);
             let [forward, backward, search, step] =
                 [forward, backward, search, step].map(|it| it.as_secs_f64());
-            let samples = 2 * all + held * trials as usize;
+            let samples = 2 * all + tried * trials as usize;
             seconds += search
                 + samples as f64 * forward
                 + f64::from(steps) * (batch as f64 * backward + step);

@@ -42,12 +42,14 @@ pub(super) fn tell<'a>(
     (block, steps): (usize, u16),
     ctx: &mut Ctx<'_>,
 ) {
+    let weights: Vec<(usize, &Weight)> = weights.collect();
     let get = |name: &str| entry.iter().find(|it| it.0 == name)?.1.as_slice::<f64>().ok();
     if let Some(values) = get(CURVE) {
         let curve: Curve =
             values.as_chunks::<2>().0.iter().map(|it| (it[0] as usize, it[1])).collect();
         let row = ctx.record.block(&name_of(block));
         (row.steps, row.objective) = (steps.into(), curve);
+        row.weights = weights.len();
     }
     for (idx, weight) in weights {
         if let Some(&[largest, median, beyond]) = get(&format!("activations.{idx}")).as_deref() {
@@ -55,6 +57,12 @@ pub(super) fn tell<'a>(
             ctx.record.weight(&weight.name).activations = Some(told);
         }
     }
+}
+
+/// Puts into the record that the `count` weights of a block are tuned one at a time, and why.
+pub(super) fn apart(block: usize, count: usize, why: &str, ctx: &mut Ctx<'_>) {
+    let row = ctx.record.block(&name_of(block));
+    (row.weights, row.obstacle) = (count, Some(why.to_owned()));
 }
 
 /// What the record calls a block.

@@ -6,6 +6,7 @@ use qcc_ir::{Graph, Value};
 use qcc_pass::{Ctx, PassError};
 use qcc_tensor::Tensor;
 
+use super::Select;
 use super::chain::{Chain, Side};
 use super::gradient::Gradients;
 use super::joint::{self, Kind, Run};
@@ -52,7 +53,7 @@ impl Objective<'_> {
         &self,
         tuned: &mut [Tuned],
         ctx: &Ctx<'_>,
-        (steps, samples): (u16, usize),
+        (steps, samples, select): (u16, usize, Select),
     ) -> Result<Result<Course, String>, PassError> {
         let began = Instant::now();
         let values: Vec<Value> = tuned.iter().map(|it| it.value).collect();
@@ -65,7 +66,7 @@ impl Objective<'_> {
         let mut forward = Part::new(self.graph, self.block.outputs.clone(), Vec::new(), pool);
         let rng = ctx.session.rng(&format!("signround block {}", self.at));
         let mut order = Samples::new(self.chain.len(), rng);
-        let start = self.loss(&mut forward, tuned, &order.held, samples)?;
+        let start = self.loss(&mut forward, tuned, &order.tried, samples)?;
         tuned.iter_mut().for_each(|it| it.begin(steps));
         let mut least = start;
         let mut curve = vec![(0, 1.0)];
@@ -89,11 +90,15 @@ impl Objective<'_> {
             }
             let every = steps.div_ceil(TRIALS);
             if step % every == 0 || step == steps {
-                let loss = self.loss(&mut forward, tuned, &order.held, samples)?;
+                let loss = self.loss(&mut forward, tuned, &order.tried, samples)?;
                 if start > 0.0 {
                     curve.push((usize::from(step), loss / start));
                 }
-                if order.held.is_empty() || loss < least {
+                let is_kept = match select {
+                    Select::Held => loss < least,
+                    Select::Last => step == steps,
+                };
+                if is_kept {
                     least = loss;
                     tuned.iter_mut().for_each(Tuned::keep);
                 }

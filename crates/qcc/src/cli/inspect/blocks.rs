@@ -1,11 +1,12 @@
 //! `qcc inspect --blocks`: the layers of a model, what lies before and after them, and the values
 //! that cross between.
 //!
-//! They are those of the graph with its functions inlined, which is what passes run.
+//! They are those of the graph with its functions inlined, which is what passes run. How the weights
+//! of each can be tuned is that of the copy that is differentiated.
 
-use qcc::{Compiler, Error, Model, Output, WORKING_COPY};
+use qcc::{Compiler, Error, Model, Output, TUNING_COPY, WORKING_COPY};
 use qcc_ir::Graph;
-use qcc_quantize::blocks::{Block, BlockOptions, blocks};
+use qcc_quantize::blocks::{Block, BlockOptions, Method, blocks};
 use qcc_quantize::{Role, Site, find_sites};
 use qcc_report::columns;
 use serde_json::{Value, json};
@@ -15,6 +16,8 @@ pub(super) struct Blocks {
     typed: Output,
     sites: Vec<Site>,
     blocks: Vec<Block>,
+    /// One for each block; none where the copy that is differentiated has other blocks.
+    methods: Vec<Method>,
 }
 
 impl Blocks {
@@ -24,15 +27,24 @@ impl Blocks {
         let typed = Compiler::new().pipeline(&pipeline).run(model)?;
         let sites = find_sites(typed.graph());
         let blocks = blocks(typed.graph(), &sites, &BlockOptions::default());
-        Ok(Self { typed, sites, blocks })
+        let mut methods = methods(model)?;
+        if methods.len() != blocks.len() {
+            methods.clear();
+        }
+        Ok(Self { typed, sites, blocks, methods })
     }
 
     /// The rows as JSON.
     pub(super) fn to_json(&self) -> Value {
-        self.blocks.iter().map(|it| self.row(it)).collect()
+        self.blocks.iter().enumerate().map(|(idx, it)| self.row(idx, it)).collect()
     }
 
-    fn row(&self, block: &Block) -> Value {
+    fn row(&self, idx: usize, block: &Block) -> Value {
+        let method = self.methods.get(idx);
+        let obstacle = match method {
+            Some(Method::Layer(why)) => Some(why),
+            _ => None,
+        };
         let graph = self.typed.graph();
         let weights = block.weights.iter().filter_map(|it| self.sites.get(*it));
         let weights = weights.filter(|it| it.role != Role::Table);
@@ -48,13 +60,15 @@ impl Blocks {
             "weights": weights.map(|it| it.name.as_str()).collect::<Vec<_>>(),
             "params": block.params,
             "class": format!("{:016x}", block.class),
+            "method": method.map(Method::text),
+            "obstacle": obstacle,
         })
     }
 
     /// A table of one row for each block.
     pub(super) fn to_text(&self) -> String {
         let graph = self.typed.graph();
-        let head = ["block", "kind", "reads", "gives", "products", "params", "class"];
+        let head = ["block", "kind", "reads", "gives", "products", "params", "class", "tuned by"];
         let mut cells = vec![head.map(str::to_owned).to_vec()];
         for (idx, block) in self.blocks.iter().enumerate() {
             let kind = match block.layer {
@@ -73,6 +87,11 @@ impl Blocks {
                 block.products.len().to_string(),
                 block.params.to_string(),
                 format!("{:08x}", block.class >> 32),
+                match self.methods.get(idx) {
+                    None => "?".to_owned(),
+                    Some(Method::Layer(why)) => format!("layer: {}", super::line(why)),
+                    Some(method) => method.text().to_owned(),
+                },
             ]);
         }
         let mut text = match self.blocks.as_slice() {
@@ -83,6 +102,15 @@ impl Blocks {
         text.push_str(&format!("  {layers} layers in {} blocks\n", self.blocks.len()));
         text
     }
+}
+
+/// How the weights of each block can be tuned, by the copy that is differentiated.
+fn methods(model: &Model) -> Result<Vec<Method>, Error> {
+    let copy = Compiler::new().pipeline(TUNING_COPY).run(model)?;
+    let graph = copy.graph();
+    let sites = find_sites(graph);
+    let blocks = blocks(graph, &sites, &BlockOptions::default());
+    Ok(blocks.iter().map(|it| Method::of(graph, &sites, it)).collect())
 }
 
 fn names<'g>(graph: &'g Graph, values: &[qcc_ir::Value]) -> Vec<&'g str> {

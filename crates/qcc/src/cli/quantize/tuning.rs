@@ -9,6 +9,9 @@ use super::super::command::QuantizeArgs;
 /// Steps for the scales of the whole model where only norms are asked for.
 const NORM_STEPS: u16 = 50;
 
+/// The part of `--budget` that is for blocks where scales of the whole model are trained as well.
+const FOR_BLOCKS: f64 = 0.75;
+
 /// Gives the compiler what was asked for.
 ///
 /// # Errors
@@ -21,7 +24,6 @@ pub(super) fn add(mut compiler: Compiler, args: &QuantizeArgs) -> Result<Compile
         Some(value) => compiler.setting("signround", name, &value),
         None => Ok(compiler),
     };
-    compiler = set(compiler, "budget", args.budget.map(|it| it.as_secs_f64().to_string()))?;
     compiler = set(compiler, "iters", args.iters.map(|it| it.to_string()))?;
     compiler = set(compiler, "batch", args.batch_size.map(|it| it.to_string()))?;
     if args.tune_norms {
@@ -29,10 +31,19 @@ pub(super) fn add(mut compiler: Compiler, args: &QuantizeArgs) -> Result<Compile
     }
     let needs_steps = args.tune_norms && !trains_scales(args);
     let steps = args.tune_scales.or(needs_steps.then_some(NORM_STEPS));
-    match steps {
-        Some(steps) => compiler.setting("tune-scales", "iters", &steps.to_string()),
-        None => Ok(compiler),
+    if let Some(steps) = steps {
+        compiler = compiler.setting("tune-scales", "iters", &steps.to_string())?;
     }
+    if let Some(time) = args.budget {
+        // What blocks do not need is for the scales of the whole model as well.
+        let trains = steps.map_or_else(|| trains_scales(args), |it| it > 0);
+        let part = if trains { FOR_BLOCKS } else { 1.0 };
+        let seconds = time.as_secs_f64();
+        compiler = compiler
+            .setting("signround", "budget", &(seconds * part).to_string())?
+            .setting("tune-scales", "budget", &seconds.to_string())?;
+    }
+    Ok(compiler)
 }
 
 /// Whether the preset, or the level of the recipe, trains the scales of the whole model already.

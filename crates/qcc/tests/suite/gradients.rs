@@ -1,0 +1,108 @@
+//! Models that cannot be tuned as a whole: operators without a derivative, values that overflow.
+
+use std::path::Path;
+
+use onnx_protobuf::{AttributeProto, Message, ModelProto};
+use qcc_data::npy;
+use qcc_tensor::Tensor;
+
+use crate::bench::{Bench, bundled, bytes_of, floats, node};
+
+const SAMPLES: &[&str] = &["--calib", "calib.npy", "-n", "4", "--seq-len", "16"];
+
+/// The weight of the last product of layer 1.
+const DOWN: &str = "val_398";
+
+fn bench(change: impl Fn(&mut ModelProto)) -> Bench {
+    let mut model = ModelProto::decode(&*bundled()).unwrap();
+    change(&mut model);
+    let bench = Bench::new(&model.encode_to_vec());
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/models/books1M");
+    bench.put("calib.npy", &std::fs::read(folder.join("calib.npy")).unwrap());
+    bench
+}
+
+/// What the last product of layer 1 reads goes through an operator without a derivative.
+fn without_derivative(model: &mut ModelProto) {
+    let graph = model.graph.as_mut().unwrap();
+    let at = graph.node.iter().position(|it| it.input.iter().any(|it| it == DOWN)).unwrap();
+    let read = std::mem::replace(&mut graph.node[at].input[0], "cut".to_owned());
+    let mut cut = node("Mod", "no_gradient", &[&read, "limit"], "cut");
+    cut.attribute.push(AttributeProto {
+        name: Some("fmod".to_owned()),
+        r#type: Some(2),
+        i: Some(1),
+        ..AttributeProto::default()
+    });
+    graph.node.insert(at, cut);
+    graph.initializer.push(floats("limit", &[], &[1000.0]));
+}
+
+#[test]
+fn the_summary_names_a_block_that_has_no_gradient() {
+    let bench = bench(without_derivative);
+    let args = ["in.onnx", "-f", "-o", "out.onnx", "-O", "signround{iters=2}"];
+    for more in [&[][..], &["--dry-run"]] {
+        let ran = bench.passes(&[&args[..], SAMPLES, more].concat());
+        let lines: Vec<&str> =
+            ran.stderr.lines().filter(|it| it.contains("no derivative")).collect();
+        assert_eq!(lines.len(), 1, "{more:?}: {}", ran.stderr);
+        for text in ["7 weights", "block 2", "Mod 'no_gradient'"] {
+            assert!(lines[0].contains(text), "{text}: {}", lines[0]);
+        }
+    }
+    let output = bench.command(&["inspect", "in.onnx", "--blocks"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let row = |idx: &str| text.lines().find(|it| it.trim_start().starts_with(idx)).unwrap();
+    assert!(row("2 ").ends_with("layer: Mod 'no_gradient': Mod has no derivative"), "{text}");
+    assert!(row("1 ").ends_with("block"), "{text}");
+    let output = bench.command(&["inspect", "in.onnx", "--blocks", "--json"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("\"method\": \"layer\"") && text.contains("Mod 'no_gradient'"), "{text}");
+}
+
+#[test]
+fn values_that_overflow_stop_the_run_and_are_named() {
+    let bench = bench(|model| {
+        let graph = model.graph.as_mut().unwrap();
+        let name = "m.model.layers.1.post_attention_layernorm.weight";
+        let weight = graph.initializer.iter_mut().find(|it| it.name() == name).unwrap();
+        weight.raw_data = Some(bytes_of(&[3e38; 128]).into());
+        let norm = graph.node.iter_mut().find(|it| it.input.iter().any(|it| it == name)).unwrap();
+        norm.name = Some("overflows".to_owned());
+    });
+    for recipe in ["signround{iters=2}", "signround{objective=layer}", "gptq", "kl"] {
+        let args = ["in.onnx", "-o", "out.onnx", "-O", recipe];
+        let texts = ["Mul 'overflows' gives values that are not finite", "sample 0", "-O rtn"];
+        // Blocks before it are kept, so the folder changes.
+        let ran = bench.run(&[&args[..], SAMPLES].concat());
+        ran.is_refusal(1, "QCC0408", &texts);
+        assert!(!bench.path("out.onnx").exists(), "{recipe}");
+        assert_eq!(ran.stderr.matches("QCC0408]").count(), 1, "{recipe}: {}", ran.stderr);
+    }
+    // Random tokens are no samples of the user: without them it goes on.
+    let ran = bench.passes(&["in.onnx", "-o", "out.onnx", "-O", "kl", "--calib", "random"]);
+    assert!(ran.stderr.contains("'overflows' gives values"), "{}", ran.stderr);
+}
+
+#[test]
+fn the_sample_and_the_constant_are_named() {
+    /// A token that only one sample has.
+    const TOKEN: usize = 7;
+    let bench = bench(|model| {
+        let graph = model.graph.as_mut().unwrap();
+        let table = graph.initializer.iter_mut().find(|it| it.dims == [1536, 128]).unwrap();
+        let mut bytes = table.raw_data.as_deref().unwrap().to_vec();
+        bytes[TOKEN * 512..TOKEN * 512 + 4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+        table.raw_data = Some(bytes.into());
+    });
+    let ids =
+        (0..6 * 16).map(|it| if it == 2 * 16 + 3 { TOKEN as i64 } else { 100 + it }).collect();
+    let ids = Tensor::from_vec(vec![6, 16], ids).unwrap();
+    bench.put("ids.npy", &npy::write(&ids).unwrap());
+    for recipe in ["signround{iters=2,batch=4}", "gptq"] {
+        let args = ["in.onnx", "-o", "out.onnx", "-O", recipe, "--calib", "ids.npy"];
+        let texts = ["the constant 'm.model.embed_tokens.weight' holds values", "sample 2"];
+        bench.refused(&args, 1, "QCC0408", &texts);
+    }
+}
