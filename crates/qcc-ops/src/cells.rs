@@ -73,15 +73,11 @@ impl Cells {
     /// # Errors
     /// When there is not enough memory.
     pub(crate) fn room(&self, cx: &EvalCx, dims: &[usize]) -> Result<Room, EvalError> {
-        let full = || EvalError::Tensor(TensorError::Overflow(dims.to_vec()));
-        let len = checked_len(dims).ok_or_else(full)?;
-        let size = len.checked_mul(self.width()).ok_or_else(full)?;
-        if size > PROBE_BYTES {
-            Vec::<u8>::new().try_reserve_exact(size).map_err(|_| full())?;
-        }
+        check_room(self.dtype, dims)?;
+        let len = dims.iter().product();
         Ok(match self.dtype {
             DType::F32 => Room::F32(cx.pool.take(len)),
-            _ => Room::Other(vec![0; size]),
+            _ => Room::Other(vec![0; len * self.width()]),
         })
     }
 
@@ -111,6 +107,20 @@ impl Cells {
             bits => Tensor::new(self.dtype, dims, Bytes::from(pack(&cells, bits)))?,
         })
     }
+}
+
+/// Checks that there is room for a result of this shape, each element of which takes whole bytes.
+///
+/// # Errors
+/// When there is not enough memory.
+pub(crate) fn check_room(dtype: DType, dims: &[usize]) -> Result<(), EvalError> {
+    let full = || EvalError::Tensor(TensorError::Overflow(dims.to_vec()));
+    let len = checked_len(dims).ok_or_else(full)?;
+    let size = len.checked_mul(Cells::new(dtype).width()).ok_or_else(full)?;
+    if size > PROBE_BYTES {
+        Vec::<u8>::new().try_reserve_exact(size).map_err(|_| full())?;
+    }
+    Ok(())
 }
 
 /// Moves the cells of one tensor: `fill` writes the cells of the result from those of the operand

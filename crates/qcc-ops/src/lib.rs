@@ -16,6 +16,7 @@ mod cells;
 pub mod center_crop_pad;
 pub mod channel_norm;
 mod coded_rows;
+pub mod col2im;
 mod combine;
 pub mod compare;
 pub mod compress;
@@ -25,6 +26,7 @@ pub mod contrib_activation;
 pub mod contrib_attention;
 pub mod contrib_norm;
 pub mod control;
+pub mod conv;
 mod def;
 pub mod depth;
 pub mod dequantize;
@@ -86,6 +88,7 @@ pub mod unary;
 pub mod unique;
 mod vector;
 pub mod weight;
+pub mod windows;
 
 pub use attrs::{AttrError, AttrReader};
 pub use def::OpDef;
@@ -100,6 +103,7 @@ const OPS: &[&[OpDef]] = &[
     cast::OPS,
     center_crop_pad::OPS,
     channel_norm::OPS,
+    col2im::OPS,
     compare::OPS,
     compress::OPS,
     concat::OPS,
@@ -108,6 +112,7 @@ const OPS: &[&[OpDef]] = &[
     contrib_attention::OPS,
     contrib_norm::OPS,
     control::OPS,
+    conv::OPS,
     depth::OPS,
     dequantize::OPS,
     einsum::OPS,

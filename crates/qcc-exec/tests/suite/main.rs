@@ -11,6 +11,8 @@ mod equal;
 #[cfg(test)]
 mod folding;
 #[cfg(test)]
+mod layers;
+#[cfg(test)]
 mod memory;
 #[cfg(test)]
 mod open;

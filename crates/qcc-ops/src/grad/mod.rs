@@ -4,13 +4,14 @@
 //! [`SumTo`] undoes broadcasting; [`SoftmaxGrad`] and [`NormGrad`] are derivatives that read each
 //! row once instead of once for each term; [`ScatterAdd`], [`SliceGrad`] and [`ExtremeGrad`] put
 //! elements where they came from; [`MatMulGradW`] is the product over all rows that the derivative
-//! of a weight is.
+//! of a weight is; [`Unfold`] writes the windows of an image as columns for that of a kernel.
 
 mod extreme;
 mod norm;
 mod place;
 mod softmax;
 mod sum_to;
+mod unfold;
 mod weight;
 
 pub use extreme::ExtremeGrad;
@@ -18,6 +19,7 @@ pub use norm::NormGrad;
 pub use place::{ScatterAdd, SliceGrad};
 pub use softmax::SoftmaxGrad;
 pub use sum_to::SumTo;
+pub use unfold::Unfold;
 pub use weight::MatMulGradW;
 
 use std::sync::Arc;
@@ -36,4 +38,5 @@ pub const OPS: &[OpDef] = &[
     OpDef { domain: DOMAIN, name: "SliceGrad", parse: |_| Ok(Arc::new(SliceGrad)) },
     OpDef { domain: DOMAIN, name: "ExtremeGrad", parse: ExtremeGrad::parse },
     OpDef { domain: DOMAIN, name: "MatMulGradW", parse: |_| Ok(Arc::new(MatMulGradW)) },
+    OpDef { domain: DOMAIN, name: "Unfold", parse: Unfold::parse },
 ];
