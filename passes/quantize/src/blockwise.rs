@@ -220,23 +220,29 @@ impl Run<'_> {
             }) && self.chain.restore(graph, &blocks[at + 1..], entry)
         });
         let begin = begin.map_or(0, |it| it + 1);
-        if begin > 0 {
-            let text = format!("goes on at block {begin} of {}", blocks.len());
-            let note = Diagnostic::note(codes::QCC0508, text);
-            ctx.note(note.at(format!("pass '{}'", self.pass)));
-        }
         self.tell(ctx, begin);
         begin
     }
 
     /// Says where the run goes on, or that work is there which it cannot go on with.
-    fn tell(&self, ctx: &Ctx<'_>, begin: usize) {
-        let text = match (begin, self.kept.other()) {
-            (0, None) => return,
-            (0, Some(other)) => format!("begins anew: {other}"),
-            _ => format!("goes on at block {begin} of {}", self.outline.blocks.len()),
+    fn tell(&self, ctx: &mut Ctx<'_>, begin: usize) {
+        let count = self.outline.blocks.len();
+        let is_done = |at: &usize| self.kept.finished(*at, self.weights_of(*at)).is_some();
+        let text = match begin {
+            // What is behind the last block is not needed, so nothing is gone on from.
+            0 => match (0..count).filter(is_done).count() {
+                0 => None,
+                done => Some(format!("takes {done} blocks that were tuned before")),
+            },
+            _ => Some(format!("goes on at block {begin} of {count}")),
         };
-        ctx.session.progress.say(self.pass, &text);
+        if let Some(text) = text {
+            ctx.session.progress.say(self.pass, &text);
+            let note = Diagnostic::note(codes::QCC0508, text);
+            ctx.note(note.at(format!("pass '{}'", self.pass)));
+        } else if let Some(other) = self.kept.other() {
+            ctx.session.progress.say(self.pass, &format!("begins anew: {other}"));
+        }
     }
 
     /// The codes of a block that an earlier run has tuned.
