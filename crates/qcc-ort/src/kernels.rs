@@ -1,7 +1,7 @@
 //! Where kernels come from: compiled for the CPU, or in plain Rust where one cannot be.
 
 use crate::options::{Cache, Options};
-use qcc_codegen::{CodegenError, Jit, KernelCache};
+use qcc_codegen::{CodegenError, Jit};
 use qcc_kernels::{Isa, KernelSource, OrScalar, Scalar};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -82,7 +82,15 @@ impl Kernels {
     }
 }
 
+/// Without LLVM there is none.
+#[cfg(not(feature = "llvm"))]
+fn jit(_: &Options) -> Result<Jit, CodegenError> {
+    Jit::new()
+}
+
+#[cfg(feature = "llvm")]
 fn jit(options: &Options) -> Result<Jit, CodegenError> {
+    use qcc_codegen::KernelCache;
     let jit = Jit::new()?;
     let jit = match options.isa {
         Some(isa) => jit.with_isa(isa)?,
