@@ -384,12 +384,13 @@ fn ends_of_products_are_told() {
     let residuals = all.iter().flatten().filter(|it| it.epilogue == Epilogue::Residual);
     assert_eq!(residuals.map(|it| it.last).collect::<Vec<_>>(), [sums[0].node]);
     // Those with a bias of their own have no end that is one, and all others.
+    let biased = at(a);
     for it in &mut standing {
         it.has_bias = true;
     }
     let own = crate::ends(&graph, &standing);
-    assert_eq!(own[at(a)], None);
-    assert!((0..all.len()).all(|it| it == at(a) || own[it] == all[it]), "{own:?}");
+    assert_eq!(own[biased], None);
+    assert!((0..all.len()).all(|it| it == biased || own[it] == all[it]), "{own:?}");
 }
 
 /// What a product gives by itself lacks a bias behind it, so it is no factor.
