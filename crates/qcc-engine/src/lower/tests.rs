@@ -257,7 +257,7 @@ fn a_bias_goes_with_every_end() {
     // Both factors of a SiLU have one.
     let mut net = Net::new(DType::F32, 64);
     let [gate, up] = [1, 2].map(|seed| {
-        let c = net.constant(Tensor::vector(vec![seed as f32 / 4.0; 48]));
+        let c = net.constant(Tensor::vector(vec![f32::from(seed) / 4.0; 48]));
         let y = net.product(net.x, 48, 0, seed);
         net.op("", "Add", &[c, y])
     });
