@@ -7,8 +7,8 @@
 //! | `Gelu(y)` | [`gelu`] | gelu, or gelutanh |
 //! | `Mul(Mul(y, Sigmoid(y)), v)`, or with a SiLU in one node | [`gated`] | silumul |
 //!
-//! Each of them may come behind the addition of a bias. What is found is read by nobody else on the way. Any program that has a graph may ask: it tells
-//! of its own by [`Readers`].
+//! Each of them may come behind the addition of a bias. What is found is read by nobody else on the
+//! way. Any program that has a graph may ask: it tells of its own by [`Readers`].
 
 use crate::spec::Epilogue;
 

@@ -29,7 +29,7 @@ pub const ERF_SLOPE: f32 = 0.327_591_1;
 
 /// `2 sqrt(2 / pi)`, and that times 0.044715: twice what `gelu_tanh` gives to tanh is
 /// `x (TANH[0] + TANH[1] x^2)`.
-pub const TANH: [f32; 2] = [1.595_769_1, 0.071_354_814];
+pub const TANH: [f32; 2] = [1.595_769, 0.071_354_814];
 
 /// Beyond it `exp` stays the same.
 pub const EXP_MOST: f32 = 88.0;

@@ -69,8 +69,9 @@ impl WithSimd for Read<'_> {
     }
 }
 
-/// Products of codes of 4 bits and activations of 8 that threads add up in a second, from registers,
-/// by the instructions that kernels of the instruction set use. `None` where they are not known here.
+/// Products of codes of 4 bits and activations of 8 that threads add up in a second, from
+/// registers, by the instructions that kernels of the instruction set use. `None` where they are
+/// not known here.
 #[must_use]
 pub fn dot_rate(threads: &dyn Threads, isa: Isa) -> Option<f64> {
     /// Steps of a part.

@@ -257,7 +257,7 @@ fn a_bias_goes_with_every_end() {
     // Both factors of a SiLU have one.
     let mut net = Net::new(DType::F32, 64);
     let [gate, up] = [1, 2].map(|seed| {
-        let c = net.constant(Tensor::vector(vec![seed as f32 / 4.0; 48]));
+        let c = net.constant(Tensor::vector(vec![f32::from(seed) / 4.0; 48]));
         let y = net.product(net.x, 48, 0, seed);
         net.op("", "Add", &[c, y])
     });
@@ -384,12 +384,13 @@ fn ends_of_products_are_told() {
     let residuals = all.iter().flatten().filter(|it| it.epilogue == Epilogue::Residual);
     assert_eq!(residuals.map(|it| it.last).collect::<Vec<_>>(), [sums[0].node]);
     // Those with a bias of their own have no end that is one, and all others.
+    let biased = at(a);
     for it in &mut standing {
         it.has_bias = true;
     }
     let own = crate::ends(&graph, &standing);
-    assert_eq!(own[at(a)], None);
-    assert!((0..all.len()).all(|it| it == at(a) || own[it] == all[it]), "{own:?}");
+    assert_eq!(own[biased], None);
+    assert!((0..all.len()).all(|it| it == biased || own[it] == all[it]), "{own:?}");
 }
 
 /// What a product gives by itself lacks a bias behind it, so it is no factor.
