@@ -38,7 +38,7 @@ impl Plan {
 
 /// Bytes that the system can give: free or free to be taken, with swap, within the limit of the
 /// address space of the process. `None` where the system does not tell.
-fn room() -> Option<u64> {
+pub fn room() -> Option<u64> {
     let read = |name: &str| fs::read_to_string(name).ok();
     let free = read("/proc/meminfo").and_then(|it| free(&it));
     let left = || left(&read("/proc/self/limits")?, &read("/proc/self/status")?);

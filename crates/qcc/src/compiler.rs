@@ -16,7 +16,7 @@ use crate::own_text::OwnText;
 use crate::provenance::Calibration;
 use crate::{
     Error, FORMATS, Model, Output, OwnTextSize, PRESETS, RECIPES, Recipe, SaveOptions, ahead, dry,
-    free, tables,
+    tables,
 };
 
 /// A recipe or a pipeline with its settings. Settings hold for every pass that has them.
@@ -404,7 +404,7 @@ impl Compiler {
             (ahead::pipeline(&planned, &self.passes)?, planned)
         };
         self.session.began = Instant::now();
-        self.session.free_mem = free::memory();
+        self.session.free_mem = qcc_exec::room();
         self.session.opset = model.source().opset("").unwrap_or(1);
         let random = model.pseudo_samples(&self.session);
         self.session.pseudo_samples = random.clone().map(|it| it as _);

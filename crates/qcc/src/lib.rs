@@ -21,7 +21,6 @@ mod error;
 mod evaluate;
 mod execute;
 mod file_size;
-mod free;
 mod gate;
 mod generate;
 mod kernels;

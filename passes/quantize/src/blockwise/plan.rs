@@ -42,6 +42,7 @@ pub(super) fn plan(
         ("inputs", format!("{:?}", options.inputs).to_lowercase()),
         ("scales", format!("{:?}", options.scales).to_lowercase()),
         ("start", numbers),
+        ("select", format!("{:?}", options.select).to_lowercase()),
     ]))
 }
 
