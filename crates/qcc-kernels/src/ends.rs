@@ -1,5 +1,5 @@
 //! What a graph does with the result of a product, as far as a kernel can do it at its end: see
-//! [`Epilogue`](crate::Epilogue).
+//! [`Epilogue`].
 //!
 //! | Graph | Found by | Kernel |
 //! |---|---|---|
