@@ -33,8 +33,9 @@ pub(crate) fn is_finite(tensor: &Tensor, counted: Option<&[f32]>) -> Result<bool
 pub(crate) fn error(graph: &Graph, feed: &Feed, value: Value, sample: usize) -> PassError {
     let text = format!("{} on sample {sample}", origin(graph, feed, value));
     let mut error = Diagnostic::error(codes::QCC0408, text);
-    if !graph.value_name(value).is_empty() {
-        error = error.with_note(format!("'{}' follows from it", graph.value_name(value)));
+    let name = graph.value_name(value);
+    if !name.is_empty() && !feed.contains_key(name) {
+        error = error.with_note(format!("'{name}' follows from it"));
     }
     error
         .with_help("qcc inspect MODEL --weights names weights that are not finite")
@@ -52,6 +53,11 @@ enum Fault {
 
 /// Goes back from `value` to where it begins.
 fn origin(graph: &Graph, feed: &Feed, value: Value) -> String {
+    let given = |name: &str| format!("'{name}' is given values that are not finite");
+    let name = graph.value_name(value);
+    if feed.contains_key(name) {
+        return given(name);
+    }
     let faults = faults(graph, feed, value);
     let mut node_id = value.node;
     while let Some(node) = graph.node(node_id) {
@@ -62,7 +68,7 @@ fn origin(graph: &Graph, feed: &Feed, value: Value) -> String {
         let Some((_, worst)) = worst.reduce(|a, b| if b.0 > a.0 { b } else { a }) else { break };
         let name = graph.value_name(worst);
         if is_given(&worst) {
-            return format!("'{name}' is given values that are not finite");
+            return given(name);
         }
         if graph.node(worst.node).is_some_and(|it| matches!(it.kind, Kind::Const(_))) {
             return format!("the constant '{name}' holds values that are not finite");

@@ -94,7 +94,10 @@ fn few_samples_judge_what_none_are_left_to_judge() {
                 .map(|it| format!("{} {}", it.message, it.help.join(" ")))
                 .collect();
             let worse = record.blocks.iter().flat_map(|it| it.objective.iter().skip(1));
-            assert!(worse.clone().all(|it| it.1 > 1.0), "{passes}: {:?}", record.blocks);
+            // Behind a block that is worse than before, any other may be better.
+            let is_kept = passes.contains("select=last");
+            let all_worse = worse.clone().all(|it| it.1 > 1.0);
+            assert!(is_kept || all_worse, "{passes}: {:?}", record.blocks);
             let has_curves = record.blocks.iter().all(|it| it.objective.len() > 1);
             assert!(has_curves, "{passes}: {:?}", record.blocks);
             assert_eq!(told.len(), usize::from(is_few && worse.count() > 0), "{told:?}");
