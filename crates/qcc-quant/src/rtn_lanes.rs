@@ -25,8 +25,10 @@ const TILE_FLOATS: usize = 1 << 18;
 /// left the first cache before the next part comes.
 const LINE: usize = 64;
 
-/// Vectors between two columns of a tile beside its rows: with none, columns whose rows are a power
-/// of two would share few places of the first cache.
+/// Most blocks of a task whose rows lie in one piece each: columns of long ones are far apart.
+const ROW_BLOCKS: usize = 4;
+/// Vectors between two columns of a tile beside its rows, where a task may have many of them: with
+/// none, columns whose rows are a power of two would share few places of the first cache.
 const GAP: usize = 1;
 
 /// Rounds `rows` into `out`.
@@ -47,7 +49,12 @@ pub(crate) fn rtn_lanes(
     let span = span.min(k.next_multiple_of(LANES * per));
     // The more rows a task has, the longer the parts of a `[K][N]` weight that it reads at a time.
     let blocks = n.div_ceil(BLOCK).div_ceil(rayon::current_num_threads());
-    let lanes = blocks.min((TILE_FLOATS / span / BLOCK).max(1)) * BLOCK;
+    let most = (TILE_FLOATS / span / BLOCK).max(1);
+    let (most, gap) = match rows.order() {
+        Order::Kn => (most, GAP),
+        Order::Nk => (most.min(ROW_BLOCKS), 0),
+    };
+    let lanes = blocks.min(most) * BLOCK;
     let row_bytes = field_bytes(k, field).unwrap_or(usize::MAX);
     assert_eq!(codes.len(), n * row_bytes, "fields of these rows");
     let groups = spec.group.count(k);
@@ -58,7 +65,7 @@ pub(crate) fn rtn_lanes(
     let errors: Vec<Vec<SquaredError>> = tasks
         .enumerate()
         .map_init(
-            || Scratch::new(span, span.div_ceil(size), lanes),
+            || Scratch::new(span, span.div_ceil(size), lanes / LANES + gap),
             |scratch, (task, (codes, (scales, zeros)))| {
                 let first = task * lanes;
                 let count = lanes.min(n - first);
@@ -111,13 +118,12 @@ struct Scratch {
     grids: Vec<[Stored; VECTORS]>,
     /// The group of each column of a span.
     grid_of: Vec<usize>,
-    /// Rows of a block as [`WeightRows::read_tile`] gives them.
+    /// Fewer rows than the tile has lanes, as [`WeightRows::read_tile`] gives them.
     block: Vec<f32>,
 }
 
 impl Scratch {
-    fn new(span: usize, groups: usize, lanes: usize) -> Self {
-        let stride = lanes / LANES + GAP;
+    fn new(span: usize, groups: usize, stride: usize) -> Self {
         Self {
             stride,
             tile: vec![[0.0; LANES]; stride * span],
@@ -146,15 +152,15 @@ impl Scratch {
             }
             return;
         }
-        for row in (0..count).step_by(BLOCK) {
-            let rows = BLOCK.min(count - row);
-            self.block.resize(width * rows, 0.0);
-            turned.read_tile(left, first + row, rows, &mut self.block);
-            let lines = tile.chunks_exact_mut(self.stride).map(<[_]>::as_flattened_mut);
-            for (line, column) in lines.zip(self.block.chunks_exact(rows)) {
-                line[row..row + rows].copy_from_slice(column);
-                line[row + rows..].fill(0.0);
-            }
+        if count == self.stride * LANES {
+            turned.read_tile(left, first, count, tile.as_flattened_mut());
+            return;
+        }
+        self.block.resize(width * count, 0.0);
+        turned.read_tile(left, first, count, &mut self.block);
+        for (line, column) in lines.zip(self.block.chunks_exact(count)) {
+            line[..count].copy_from_slice(column);
+            line[count..].fill(0.0);
         }
     }
 }
