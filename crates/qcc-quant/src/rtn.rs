@@ -352,6 +352,22 @@ mod tests {
         }
 
         #[test]
+        fn threads_change_neither_codes_nor_error(
+            spec in specs(), n in 1usize..600, k in 1usize..150, seed in any::<u64>(),
+        ) {
+            let bytes = bytes_of(&gaussian(n * k, seed));
+            for order in [Order::Nk, Order::Kn] {
+                let rows = WeightRows::new(&bytes, FloatKind::F32, n, k, order).unwrap();
+                let run = |threads: usize| {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+                    let round = || codes_by(&rows, &spec, |out| rtn_into(&rows, &spec, out));
+                    pool.unwrap().install(round)
+                };
+                prop_assert_eq!(run(1), run(3));
+            }
+        }
+
+        #[test]
         fn a_power_of_two_moves_only_the_scale(spec in specs(), seed in any::<u64>()) {
             let spec = WeightSpec { scale: ScaleType::F32, ..spec };
             let weights = gaussian(70, seed);

@@ -1,8 +1,8 @@
 //! Round to nearest with a row in each lane of a vector.
 //!
 //! A block of rows is read as `[K][rows]`, the order of a `MatMul` weight, so that the range of a
-//! group needs no steps across lanes. Codes are joined to bytes in the lanes, and only these bytes
-//! are turned into rows. Each weight is read once, while its group is in the cache.
+//! group needs no steps across lanes. Codes are joined to words in the lanes, and only these words
+//! are turned into rows. Each weight is read once from memory, and twice from the tile it lies in.
 
 use crate::{
     error::{SquaredError, sum},

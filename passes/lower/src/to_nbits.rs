@@ -2,7 +2,8 @@
 //! `com.microsoft::GatherBlockQuantized`.
 //!
 //! Replaces `MatMul(A, W)`, `Gemm(A, W, C)`, `FusedMatMul(A, W)`, and an `Einsum` that is a
-//! `MatMul`, whose W is `Packed` in layout `nbits`, and `Gather(W, ids)`. Needs: `pack{layout=nbits}`. Keeps: names of results.
+//! `MatMul`, whose W is `Packed` in layout `nbits`, and `Gather(W, ids)`.
+//! Needs: `pack{layout=nbits}`. Keeps: names of results.
 //! A product whose bias is not one value per output keeps an `Add`. A weight that is read by
 //! products and lookups is stored once. Where rows of a table are no whole blocks, a `Slice` cuts
 //! off what fills up the last one.
