@@ -56,15 +56,12 @@ pub(super) fn expected(record: &RunRecord, cap: Option<u64>) -> Vec<(&'static st
     lines
 }
 
-/// The end of a run: how long it took, and what memory beside what was planned.
+/// The end of a run: how long it took, and what memory, beside what was planned if anything was.
 pub(super) fn line(record: &RunRecord, begin: &Begin) -> String {
     let seconds = begin.start.elapsed().as_secs_f64();
-    let memory = record.estimate.as_ref().zip(begin.memory.peak()).map(|(planned, peak)| {
-        format!(
-            ", {} of memory (planned {} beside the model)",
-            bytes(peak),
-            bytes(planned.memory_bytes)
-        )
+    let Some(peak) = begin.memory.peak() else { return format!("written in {seconds:.1} s") };
+    let planned = record.estimate.as_ref().map_or(String::new(), |it| {
+        format!(" (planned {} beside the model)", bytes(it.memory_bytes))
     });
-    format!("written in {seconds:.1} s{}", memory.unwrap_or_default())
+    format!("written in {seconds:.1} s, {} of memory{planned}", bytes(peak))
 }
