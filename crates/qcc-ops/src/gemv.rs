@@ -4,6 +4,7 @@
 //! `k` adds up partial sums of [`DEPTH`] terms in order.
 
 use pulp::NullaryFnOnce;
+use qcc_quant::simd::{LANES, Vector, VectorKernel, dispatch_vectors};
 use rayon::prelude::*;
 
 use crate::vector::{PARALLEL_LEN, dispatch};
@@ -39,7 +40,7 @@ pub(crate) fn gemv(x: &[f32], w: &[f32], n: usize, out: &mut [f32]) {
 pub(crate) fn gemv_turned(x: &[f32], w: &[f32], out: &mut [f32]) {
     assert!(w.len() >= out.len() * x.len(), "shapes of a product");
     let task = |(idx, out): (usize, &mut [f32])| {
-        dispatch(Dots { x, w: &w[idx * WIDTH * x.len()..], out });
+        dispatch_vectors(Dots { x, w: &w[idx * WIDTH * x.len()..], out });
     };
     if w.len() >= PARALLEL_LEN {
         out.par_chunks_mut(WIDTH).enumerate().for_each(task);
@@ -53,11 +54,8 @@ pub(crate) fn gemv_turned(x: &[f32], w: &[f32], out: &mut [f32]) {
 /// # Panics
 /// If `w` has fewer than `x.len() * out.len()` elements.
 pub(crate) fn gemv_here(x: &[f32], w: &[f32], out: &mut [f32]) {
-    let n = out.len();
-    assert!(w.len() >= x.len() * n, "shapes of a product");
-    for (idx, out) in out.chunks_mut(WIDTH).enumerate() {
-        dispatch(Columns { x, w, n, first: idx * WIDTH, out });
-    }
+    assert!(w.len() >= x.len() * out.len(), "shapes of a product");
+    dispatch_vectors(FewColumns { x, w, out });
 }
 
 /// As [`gemv_turned`], on this thread.
@@ -66,40 +64,145 @@ pub(crate) fn gemv_here(x: &[f32], w: &[f32], out: &mut [f32]) {
 /// If `w` has fewer than `out.len() * x.len()` elements.
 pub(crate) fn gemv_turned_here(x: &[f32], w: &[f32], out: &mut [f32]) {
     assert!(w.len() >= out.len() * x.len(), "shapes of a product");
-    dispatch(Dots { x, w, out });
+    dispatch_vectors(Dots { x, w, out });
 }
 
-/// Partial sums of a dot product.
-const LANES: usize = 32;
-
+/// Dot products of `x` with rows. Lane `i` of a sum has the terms `i`, `i + LANES` and so on; then
+/// the upper half of the lanes is added to the lower, until one is left.
 struct Dots<'a> {
     x: &'a [f32],
     w: &'a [f32],
     out: &'a mut [f32],
 }
 
-impl NullaryFnOnce for Dots<'_> {
+impl VectorKernel for Dots<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn call(self) {
+    fn run<V: Vector>(self) {
         let Self { x, w, out } = self;
-        let (heads, tail) = x.as_chunks::<LANES>();
-        for (out, w) in out.iter_mut().zip(w.chunks_exact(x.len().max(1))) {
-            let (rows, rest) = w.as_chunks::<LANES>();
-            let mut sums = [0f32; LANES];
-            for (x, w) in heads.iter().zip(rows) {
-                for (sum, (x, w)) in sums.iter_mut().zip(x.iter().zip(w)) {
-                    *sum += x * w;
-                }
-            }
-            for step in [16, 8, 4, 2, 1] {
-                for lane in 0..step {
-                    sums[lane] += sums[lane + step];
-                }
-            }
-            *out = sums[0] + tail.iter().zip(rest).map(|(x, w)| x * w).sum::<f32>();
+        let k = x.len();
+        if k == 0 {
+            return out.fill(0.0);
         }
+        for (block, out) in out.chunks_mut(LANES).enumerate() {
+            let w = &w[block * LANES * k..][..out.len() * k];
+            let mut sums = [V::splat(0.0); LANES];
+            let mut quads = w.chunks_exact(ROWS * k);
+            for (w, sums) in quads.by_ref().zip(sums.as_chunks_mut::<ROWS>().0) {
+                let (a, w) = w.split_at(k);
+                let (b, w) = w.split_at(k);
+                let (c, d) = w.split_at(k);
+                dots(x, [a, b, c, d], sums);
+            }
+            let done = out.len() / ROWS * ROWS;
+            for (row, sum) in quads.remainder().chunks_exact(k).zip(&mut sums[done..]) {
+                dots(x, [row], std::array::from_mut(sum));
+            }
+            let mut lanes = V::transpose(sums);
+            for half in [8, 4, 2, 1] {
+                for i in 0..half {
+                    lanes[i] = lanes[i].add(lanes[i + half]);
+                }
+            }
+            out.copy_from_slice(&lanes[0].lanes()[..out.len()]);
+        }
+    }
+}
+
+/// Adds the products of `x` and of each row to the lanes of its sum.
+#[inline(always)]
+fn dots<V: Vector, const N: usize>(x: &[f32], rows: [&[f32]; N], sums: &mut [V; N]) {
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let rows = rows.map(|it| it.as_chunks::<LANES>());
+    for (i, x) in chunks.iter().enumerate() {
+        let x = V::load(x);
+        for (sum, (row, _)) in sums.iter_mut().zip(&rows) {
+            *sum = x.mul_add(V::load(&row[i]), *sum);
+        }
+    }
+    if !rest.is_empty() {
+        let x = V::load_part(rest, 0.0);
+        for (sum, (_, rest)) in sums.iter_mut().zip(&rows) {
+            *sum = x.mul_add(V::load_part(rest, 0.0), *sum);
+        }
+    }
+}
+
+/// Vectors of sums that are kept in registers.
+const SUMS: usize = 4;
+
+/// `x * W` with columns in lanes.
+struct FewColumns<'a> {
+    x: &'a [f32],
+    w: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl VectorKernel for FewColumns<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { x, w, out } = self;
+        let n = out.len();
+        let mut first = 0;
+        while first < n {
+            let out = &mut out[first..];
+            let w = w.get(first..).unwrap_or(&[]);
+            let (vectors, rest) = out.as_chunks_mut::<LANES>();
+            first += if let Some(vectors) = vectors.first_chunk_mut::<SUMS>() {
+                columns::<V, SUMS>(x, w, n, vectors)
+            } else if let Some(vectors) = vectors.first_chunk_mut::<1>() {
+                columns::<V, 1>(x, w, n, vectors)
+            } else {
+                let mut padded = [[0.0; LANES]];
+                let width = rest.len();
+                sum_rows::<V, 1>(x, &mut padded, |i| [V::load_part(&w[i * n..][..width], 0.0)]);
+                rest.copy_from_slice(&padded[0][..width]);
+                width
+            };
+        }
+    }
+}
+
+#[inline(always)]
+fn columns<V: Vector, const N: usize>(
+    x: &[f32],
+    w: &[f32],
+    n: usize,
+    out: &mut [[f32; LANES]; N],
+) -> usize {
+    sum_rows::<V, N>(x, out, |i| {
+        let row = w[i * n..][..N * LANES].as_chunks::<LANES>().0;
+        std::array::from_fn(|vector| V::load(&row[vector]))
+    });
+    N * LANES
+}
+
+/// `out = sum over i of x[i] * row(i)`, in sums of [`DEPTH`] terms.
+#[inline(always)]
+fn sum_rows<V: Vector, const N: usize>(
+    x: &[f32],
+    out: &mut [[f32; LANES]; N],
+    row: impl Fn(usize) -> [V; N],
+) {
+    let mut total = [V::splat(0.0); N];
+    for (block, x) in x.chunks(DEPTH).enumerate() {
+        let mut sums = [V::splat(0.0); N];
+        for (i, &x) in x.iter().enumerate() {
+            let x = V::splat(x);
+            let row = row(block * DEPTH + i);
+            for (sum, w) in sums.iter_mut().zip(row) {
+                *sum = x.mul_add(w, *sum);
+            }
+        }
+        for (total, sum) in total.iter_mut().zip(sums) {
+            *total = total.add(sum);
+        }
+    }
+    for (out, total) in out.iter_mut().zip(total) {
+        total.store(out);
     }
 }
 
@@ -157,10 +260,13 @@ mod tests {
             let w: Vec<f32> = (0..k * n).map(number).collect();
             let turned: Vec<f32> = (0..n * k).map(|it| w[it % k * n + it / k]).collect();
             let (mut a, mut b) = (vec![f32::NAN; n], vec![f32::NAN; n]);
+            let mut here = vec![f32::NAN; n];
+            gemv_here(&x, &w, &mut here);
             gemv(&x, &w, n, &mut a);
             gemv_turned(&x, &turned, &mut b);
             // All terms are multiples of 1/64 and small: sums are exact.
             assert_eq!(a, b);
+            assert_eq!(a, here);
         }
     }
 }

@@ -25,7 +25,7 @@ pub mod rtn;
 mod rtn_lanes;
 pub mod search;
 pub mod signround;
-mod simd;
+pub mod simd;
 pub mod spec;
 #[cfg(test)]
 mod testing;

@@ -9,7 +9,7 @@
 mod x86;
 
 /// Floats of a vector: one AVX-512 register.
-pub(crate) const LANES: usize = 16;
+pub const LANES: usize = 16;
 
 /// Adding and subtracting it rounds a float of magnitude below 2^22 to an integer, half to even;
 /// the low byte of the sum is the integer modulo 256.
@@ -24,7 +24,7 @@ pub(crate) trait Kernel {
 }
 
 /// A loop over vectors. `run` and what it calls must be `#[inline(always)]`.
-pub(crate) trait VectorKernel {
+pub trait VectorKernel {
     /// What the loop returns.
     type Output;
     /// The loop, on vectors of one level.
@@ -32,7 +32,7 @@ pub(crate) trait VectorKernel {
 }
 
 /// [`LANES`] floats. Comparisons are false for NaN.
-pub(crate) trait Vector: Copy {
+pub trait Vector: Copy {
     /// `x` in every lane.
     fn splat(x: f32) -> Self;
     /// Lane `i` from `values[i]`.
@@ -182,7 +182,7 @@ pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
 
 /// Runs `kernel` on the vectors of the best level of this CPU.
 #[inline]
-pub(crate) fn dispatch_vectors<K: VectorKernel>(kernel: K) -> K::Output {
+pub fn dispatch_vectors<K: VectorKernel>(kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     return x86::dispatch(x86::level(), kernel);
     #[cfg(not(target_arch = "x86_64"))]
