@@ -2,7 +2,9 @@
 
     plugin.py --lib libqcc_ort.so --bench MODEL [--levels 4,0] [--past 128] [--rounds 60] [--threads 0] [--entry KEY=VALUE]...
 
-Decoding is one token after --past others with the KV cache, prefill 128 tokens at once. Both sessions live in one process and
+Decoding is one token after --past others with the KV cache, prefill 128 tokens at once. Keys and values are bound as
+onnxruntime-genai binds them: one buffer of 1024 positions is the past and the present (--caches shared); with --caches own the
+runtime gives new ones each time, and Python gets copies. Both sessions live in one process and
 take turns, the order alternating; ratios are medians over rounds of the time of the CPU provider over that of the plug-in.
 Loading and memory are those of a process for each, also in turn. MODEL has inputs input_ids and past_key_values.*; at another
 level than its own it is written anew beside its data, and removed.
@@ -17,11 +19,14 @@ import time
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 
 SIDES = ("cpu", "qcc")
 LOADS = 7
 # Threads of a session spin for a while behind its last run: the other one waits until they sleep, and then has some runs.
 PAUSE, RUNS = 0.05, 5
+# Positions of caches that are past and present in one.
+ROOM = 1024
 
 
 def arguments(parser):
@@ -30,6 +35,7 @@ def arguments(parser):
     parser.add_argument("--past", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--caches", choices=["shared", "own"], default="shared")
     parser.add_argument("--entry", action="append", default=[], help="entry of the configuration of both sessions")
     parser.add_argument("--option", action="append", default=[], help="option of the plug-in")
     parser.add_argument("--load-only", choices=SIDES, help="prints seconds and MiB of one session; --bench calls it")
@@ -123,20 +129,39 @@ def loads(runtime, path, args):
         print(f"  {what}: {statistics.median(cpu):.3g} and {statistics.median(qcc):.3g} {unit}, {ratio:.2f} times")
 
 
-def times(sessions, inputs, rounds):
+def step(session, rows, past, caches):
+    """A function that runs the session once."""
+    inputs = feeds(session, rows, past)
+    if caches == "own":
+        return lambda: session.run(None, inputs)
+    bound = session.io_binding()
+    for name, value in inputs.items():
+        if not name.startswith("past"):
+            bound.bind_cpu_input(name, value)
+            continue
+        room = np.zeros((*value.shape[:2], ROOM, value.shape[3]), value.dtype)
+        room[:, :, :past] = value
+        room = ort.OrtValue.ortvalue_from_numpy(room)
+        bound.bind_ortvalue_input(name, room)
+        bound.bind_ortvalue_output(name.replace("past_key_values", "present"), room)
+    bound.bind_output("logits")
+    return lambda: session.run_with_iobinding(bound)
+
+
+def times(steps, rounds):
     """Milliseconds of each side, in turn."""
     found = {side: [] for side in SIDES}
     for side in SIDES:
         for _ in range(3):
-            sessions[side].run(None, inputs)
+            steps[side]()
     for turn in range(rounds):
         for side in SIDES[:: 1 if turn % 2 else -1]:
             time.sleep(PAUSE)
-            sessions[side].run(None, inputs)
+            steps[side]()
             each = []
             for _ in range(RUNS):
                 start = time.perf_counter()
-                sessions[side].run(None, inputs)
+                steps[side]()
                 each.append(1000 * (time.perf_counter() - start))
             found[side].append(statistics.median(each))
     return found
@@ -156,7 +181,8 @@ def run(runtime, args):
                 (f"decode after {args.past}", 1, args.past, args.rounds),
                 ("prefill of 128", 128, 0, max(args.rounds // 6, 5)),
             ):
-                found = times(sessions, feeds(sessions["cpu"], rows, past), rounds)
+                steps = {side: step(sessions[side], rows, past, args.caches) for side in SIDES}
+                found = times(steps, rounds)
                 cpu, qcc = (found[side] for side in SIDES)
                 ratio = statistics.median(c / q for c, q in zip(cpu, qcc))
                 best = min(cpu) / min(qcc)
