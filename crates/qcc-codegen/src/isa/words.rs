@@ -50,8 +50,8 @@ impl Instructions for Words {
         if bits == PanelBits::B8 { 2 } else { 1 }
     }
 
-    /// Four 16-bit numbers of even and of odd k are four instructions: with 16 registers two of
-    /// columns share them up to 4 rows.
+    /// Activations as 16-bit numbers of even and of odd k take four instructions. With 16 registers
+    /// two of columns can share them up to 4 rows.
     fn most_lines(&self, bits: PanelBits) -> Option<u32> {
         (bits == PanelBits::B8 && self.registers <= 16).then_some(4)
     }
