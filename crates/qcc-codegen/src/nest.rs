@@ -10,6 +10,9 @@
 //!         epilogue, store
 //! ```
 //!
+//! Where an instruction set has a few rows at a time only, all strips of a panel are done for some
+//! rows and then for the others.
+//!
 //! Whatever the instruction set, a row's result is the same to the bit: sums are exact, and the
 //! additions in f32 follow the order of the groups alone.
 
@@ -114,8 +117,10 @@ impl<'a, 'c> Nest<'a, 'c> {
         // Sums, results, codes of a chunk; activations and masks serve all columns.
         let sums = lines * classes * isa.sum_registers(spec.bits);
         let straight = matches!(spec.group, KernelGroup::Half | KernelGroup::Blocks(1));
-        // Where registers are few, results wait in memory while a loop goes over a group.
-        let results = if straight || isa.registers() > 16 { u32::from(spec.rows) } else { 0 };
+        // Where registers are few, results wait in memory while a loop goes over a group, or while
+        // codes are added that activations are made ready for.
+        let waits = !straight || isa.most_lines(spec.bits).is_some();
+        let results = if waits && isa.registers() <= 16 { 0 } else { u32::from(spec.rows) };
         // Two of the vectors of 3 bits, and what is made of them, serve both groups of 16 of a block.
         let held = 3 * u32::from(spec.bits == PanelBits::B3 && spec.group == KernelGroup::Half);
         let of_unit = sums + results + isa.code_registers(spec.bits) + held;
@@ -141,20 +146,34 @@ impl<'a, 'c> Nest<'a, 'c> {
     pub(crate) fn emit(&self) -> Emitted<()> {
         let code = self.code;
         let operands = Operands::load(self)?;
+        let planes = self.spec.planes.count();
+        let rows = usize::from(self.spec.rows);
+        let most = self.isa.most_lines(self.spec.bits).map_or(rows, |it| (it / planes) as usize);
+        let parts = rows.div_ceil(most.max(1));
         code.repeat(self.function, operands.panels, &[], |panel, _| {
             let operands = operands.panel(self, panel)?;
-            if self.strips == 1 {
-                self.strip(&operands)?;
-            } else {
-                let strips = code.index(self.strips.into());
-                code.repeat(self.function, strips, &[], |strip, _| {
-                    self.strip(&operands.strip(self, strip)?)?;
-                    Ok(Vec::new())
-                })?;
+            for part in 0..parts {
+                let range = part * rows / parts..(part + 1) * rows / parts;
+                let spec = KernelSpec { rows: range.len() as u8, ..*self.spec };
+                let nest = Nest::new(code, self.function, &spec)?;
+                nest.panel(&operands.rows(range, planes as usize))?;
             }
             Ok(Vec::new())
         })?;
         code.builder.build_return(None)?;
+        Ok(())
+    }
+
+    /// Strip by strip.
+    fn panel(&self, operands: &Operands<'c>) -> Emitted<()> {
+        if self.strips == 1 {
+            return self.strip(operands);
+        }
+        let strips = self.code.index(self.strips.into());
+        self.code.repeat(self.function, strips, &[], |strip, _| {
+            self.strip(&operands.strip(self, strip)?)?;
+            Ok(Vec::new())
+        })?;
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use inkwell::IntPredicate;
 use inkwell::values::{IntValue, PointerValue};
 use qcc_kernels::KernelArgs;
 use std::mem::offset_of;
+use std::ops::Range;
 
 /// Columns from one panel to the next.
 const PANEL: u64 = 32;
@@ -120,6 +121,23 @@ impl<'c> Operands<'c> {
             columns: columns.into_int_value(),
             ..self.columns_on(nest, scaled(code, panel, PANEL)?)?
         })
+    }
+
+    /// The same for some of the rows.
+    pub(crate) fn rows(&self, rows: Range<usize>, planes: usize) -> Self {
+        let lines = rows.start * planes..rows.end * planes;
+        let of = |all: &[PointerValue<'c>], range: &Range<usize>| {
+            all.get(range.clone()).unwrap_or_default().to_vec()
+        };
+        Operands {
+            acts: of(&self.acts, &lines),
+            init: of(&self.init, &lines),
+            act_scales: of(&self.act_scales, &rows),
+            act_sums: of(&self.act_sums, &rows),
+            y: of(&self.y, &rows),
+            extra: of(&self.extra, &rows),
+            ..self.clone()
+        }
     }
 
     /// The same for strip number `strip` of the panel.

@@ -90,7 +90,7 @@ impl KernelProduct {
         x: &[f32],
         extras: &[Option<&[f32]>],
         outs: &mut [Vec<f32>],
-    ) -> Result<(), ProductError> {
+    ) -> Result<(), EvalError> {
         let Some(first) = self.parts.first() else { return Ok(()) };
         let threads = &*self.machine.threads;
         acts.quantize_on(threads, first.product.act_layout(), x);
@@ -99,7 +99,7 @@ impl KernelProduct {
         }
         let mut ups: Vec<Vec<f32>> = Vec::new();
         for (part, out) in self.parts.iter().zip(&*outs) {
-            ups.push(if part.up.is_some() { cx.pool.take(out.len()) } else { Vec::new() });
+            ups.push(if part.up.is_some() { cx.pool.take(out.len())? } else { Vec::new() });
         }
         let mut shares: Vec<Share<'_>> = Vec::new();
         for ((part, y), (up, extra)) in
@@ -113,7 +113,7 @@ impl KernelProduct {
             });
             shares.push(Share { product: &part.product, operands, y, factor });
         }
-        Product::run_all(threads, acts, &mut shares)?;
+        Product::run_all(threads, acts, &mut shares).map_err(|it| failed(&it))?;
         drop(shares);
         for up in ups.into_iter().filter(|it| !it.is_empty()) {
             // A tensor gives its buffer back when it is dropped.
@@ -136,7 +136,7 @@ impl KernelProduct {
         let end = if part.bias.is_some() { Epilogue::Bias } else { Epilogue::None };
         let plain = Product::new(matrix, source, part.product.planes(), end)
             .with_overlay(part.product.overlay().cloned());
-        let mut out = cx.pool.take(checked_len(&dims).unwrap_or(0));
+        let mut out = cx.pool.take(checked_len(&dims).unwrap_or(0))?;
         let done = self.machine.with_room(|acts| {
             let operands = Operands { bias: part.bias.as_deref(), extra: None };
             plain.run(&*self.machine.threads, acts, x, operands, &mut out)
@@ -254,10 +254,9 @@ impl Op for KernelProduct {
         let mut outs = Vec::with_capacity(self.parts.len());
         for part in &self.parts {
             let len = checked_len(&dims(part)).ok_or_else(|| wrong("the result is too large"))?;
-            outs.push(cx.pool.take(len));
+            outs.push(cx.pool.take(len)?);
         }
-        let done = self.machine.with_room(|acts| self.run(cx, acts, &values, &extras, &mut outs));
-        done.map_err(|it| failed(&it))?;
+        self.machine.with_room(|acts| self.run(cx, acts, &values, &extras, &mut outs))?;
         let results = self.parts.iter().zip(outs);
         results.map(|(part, out)| tensor(cx, x.dtype(), dims(part), out)).collect()
     }

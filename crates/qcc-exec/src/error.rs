@@ -5,6 +5,7 @@ use std::fmt;
 
 use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{EvalError, Graph, Node, NodeId, Scope, Type};
+use qcc_tensor::TensorError;
 
 use crate::compile::reach;
 
@@ -131,6 +132,9 @@ fn size(bytes: u64) -> String {
     }
 }
 
+/// The way out where memory does not suffice.
+const LESS: &str = "give the model fewer tokens or rows at a time";
+
 /// Nodes that a message lists before it only counts them.
 const LISTED: usize = 8;
 
@@ -151,16 +155,18 @@ impl From<ExecError> for Diagnostic {
             ExecError::Node { node, inputs, error } => {
                 let code = match *error {
                     EvalError::Unsupported { .. } => codes::QCC0201,
+                    EvalError::Tensor(TensorError::Memory(_)) => codes::QCC0503,
                     EvalError::Type(_) | EvalError::Tensor(_) => codes::QCC0202,
                 };
                 let note = format!("its inputs are {}", inputs.join(", "));
-                Self::error(code, message).at(node.to_string()).with_note(note)
+                let it = Self::error(code, message).at(node.to_string()).with_note(note);
+                if code == codes::QCC0503 { it.with_help(LESS) } else { it }
             }
             ExecError::Input { .. } => Self::error(codes::QCC0402, message)
                 .with_help("compare the samples with `qcc inspect` of the model"),
             ExecError::Memory { .. } => Self::error(codes::QCC0503, message)
                 .with_note("that is what results of operators hold at one time")
-                .with_help("give the model fewer tokens or rows at a time"),
+                .with_help(LESS),
             ExecError::NotPlanned(_) => Self::error(codes::QCC0901, message),
             ExecError::Bug { node, .. } => {
                 Self::error(codes::QCC0901, message).at(node.to_string())

@@ -148,7 +148,7 @@ impl Arith {
             return Err(wrong_type(self.name(), b.dtype()));
         }
         if a.dtype() == DType::F32 {
-            let mut out = cx.pool.take(walk.len());
+            let mut out = cx.pool.take(walk.len())?;
             self.fast(&walk, &a.as_slice()?, &b.as_slice()?, &mut out)?;
             return Ok(cx.pool.tensor(dims, out)?);
         }

@@ -280,7 +280,7 @@ impl Op for Attention {
             _ => vec![batch, q.heads, q.len, v.size],
         };
         let order = if q_in.rank() == 3 { Order::Bsnh } else { Order::Bnsh };
-        let mut out = cx.pool.take(len_of(NAME, &dims)?);
+        let mut out = cx.pool.take(len_of(NAME, &dims)?)?;
         let mut scores = if n_outputs > 3 { vec![0.0; len_of(NAME, &score_dims)?] } else { vec![] };
         let (k_dims, v_dims) =
             (vec![batch, k.heads, total, k.size], vec![batch, v.heads, total, v.size]);

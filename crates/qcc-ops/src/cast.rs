@@ -174,7 +174,7 @@ fn cast(
     let dims = x.dims().to_vec();
     match (x.dtype(), to) {
         (DType::F16 | DType::BF16, DType::F32) => {
-            let mut out = cx.pool.take(x.len());
+            let mut out = cx.pool.take(x.len())?;
             if x.dtype() == DType::F16 {
                 let x = x.as_slice::<f16>()?;
                 vector::rows(&mut out, 1, |first, out| {

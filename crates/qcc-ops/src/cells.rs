@@ -73,12 +73,14 @@ impl Cells {
     /// # Errors
     /// When there is not enough memory.
     pub(crate) fn room(&self, cx: &EvalCx, dims: &[usize]) -> Result<Room, EvalError> {
-        check_room(self.dtype, dims)?;
-        let len = dims.iter().product();
-        Ok(match self.dtype {
-            DType::F32 => Room::F32(cx.pool.take(len)),
-            _ => Room::Other(vec![0; len * self.width()]),
-        })
+        let overflow = || TensorError::Overflow(dims.to_vec());
+        let len = checked_len(dims).ok_or_else(overflow)?;
+        if self.dtype == DType::F32 {
+            return Ok(Room::F32(cx.pool.take(len)?));
+        }
+        let size = len.checked_mul(self.width()).ok_or_else(overflow)?;
+        let full = |()| TensorError::Memory(size);
+        Ok(Room::Other(bytemuck::allocation::try_zeroed_vec(size).map_err(full)?))
     }
 
     /// The tensor of these cells.
@@ -118,7 +120,8 @@ pub(crate) fn check_room(dtype: DType, dims: &[usize]) -> Result<(), EvalError> 
     let len = checked_len(dims).ok_or_else(full)?;
     let size = len.checked_mul(Cells::new(dtype).width()).ok_or_else(full)?;
     if size > PROBE_BYTES {
-        Vec::<u8>::new().try_reserve_exact(size).map_err(|_| full())?;
+        let full = |_| TensorError::Memory(size);
+        Vec::<u8>::new().try_reserve_exact(size).map_err(full)?;
     }
     Ok(())
 }

@@ -131,7 +131,7 @@ impl Op for BatchNorm {
         let of = |at| numbers(self.name(), inputs, at, channels);
         let (scale, bias, mean, variance) = (of(1)?, of(2)?, of(3)?, of(4)?);
         let values = x.to_f32()?;
-        let mut out = cx.pool.take(values.len());
+        let mut out = cx.pool.take(values.len())?;
         let lines = values.chunks(len.max(1)).zip(out.chunks_mut(len.max(1)));
         for ((x, out), c) in lines.zip((0..channels).cycle()) {
             let factor = scale[c] / (variance[c] + self.epsilon).sqrt();
@@ -215,7 +215,7 @@ impl Op for GroupNorm {
         let (scale, bias) =
             (numbers(self.name(), inputs, 1, scales)?, numbers(self.name(), inputs, 2, scales)?);
         let values = x.to_f32()?;
-        let mut out = cx.pool.take(values.len());
+        let mut out = cx.pool.take(values.len())?;
         let width = (per_group * len).max(1);
         let blocks = values.chunks(width).zip(out.chunks_mut(width));
         for ((x, out), group) in blocks.zip((0..groups).cycle()) {
@@ -295,7 +295,7 @@ impl Op for MeanVariance {
             let at = walk.at(index)[1];
             variance[at] += (f64::from(x) - mean[at]).powi(2) / terms;
         }
-        let mut out = cx.pool.take(values.len());
+        let mut out = cx.pool.take(values.len())?;
         for (index, (out, &x)) in out.iter_mut().zip(&*values).enumerate() {
             let at = walk.at(index)[1];
             *out = ((f64::from(x) - mean[at]) / (variance[at].sqrt() + 1e-9)) as f32;

@@ -140,7 +140,7 @@ impl Op for ContribActivation {
                 row.iter_mut().zip(bias.iter()).for_each(|(x, b)| *x += b);
             }
         }
-        let mut out = cx.pool.take(len_of(self.name(), &dims)?);
+        let mut out = cx.pool.take(len_of(self.name(), &dims)?)?;
         match *self {
             Self::Gelu | Self::BiasGelu => vector::map(Erf, &values, &mut out),
             Self::FastGelu => vector::map(Tanh, &values, &mut out),

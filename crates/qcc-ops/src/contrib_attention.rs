@@ -164,7 +164,7 @@ impl Op for ContribAttention {
         }
         let [qk, v] = self.widths(width)?;
         let (x, w) = (input.to_f32()?, weights.to_f32()?);
-        let mut qkv = cx.pool.take(len_of(NAME, &[batch, len, width])?);
+        let mut qkv = cx.pool.take(len_of(NAME, &[batch, len, width])?)?;
         let (x, w) = (Mat::new(&x, batch * len, depth), Mat::new(&w, depth, width));
         par_product(MatMut::new(&mut qkv, batch * len, width), x, w, 1.0);
         if let Some(bias) = optional(inputs, 2) {
@@ -206,7 +206,7 @@ impl Op for ContribAttention {
         }
         let is_causal = self.unidirectional && len > 1;
         let dims = vec![batch, len, v];
-        let mut out = cx.pool.take(len_of(NAME, &dims)?);
+        let mut out = cx.pool.take(len_of(NAME, &dims)?)?;
         let attention = Attention {
             q: heads(0, size),
             k: Heads::bnsh(&keys, n, total, size),

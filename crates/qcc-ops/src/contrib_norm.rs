@@ -182,7 +182,7 @@ impl Op for SimplifiedLayerNorm {
         }
         let values = x.to_f32()?;
         let rows = Rows { norm: Norm::Rms, epsilon: self.epsilon, scale: &factors, shift: None };
-        let mut out = cx.pool.take(len_of(SIMPLE, &dims)?);
+        let mut out = cx.pool.take(len_of(SIMPLE, &dims)?)?;
         if !out.is_empty() {
             rows.run(&values, &mut out);
         }
@@ -294,7 +294,7 @@ impl Op for SkipLayerNorm {
         if repeats != Some(0) || skip.dims().last() != Some(&width) {
             return Err(wrong("input and skip do not fit together"));
         }
-        let mut sum = cx.pool.take(len_of(op, &dims)?);
+        let mut sum = cx.pool.take(len_of(op, &dims)?)?;
         vector::rows(&mut sum, width, |first, sum| {
             let first = first * width;
             let rows =
@@ -309,7 +309,7 @@ impl Op for SkipLayerNorm {
         });
         let rows =
             Rows { norm: self.norm, epsilon: self.epsilon, scale: &gamma, shift: beta.as_deref() };
-        let mut out = cx.pool.take(sum.len());
+        let mut out = cx.pool.take(sum.len())?;
         if !out.is_empty() {
             rows.run(&sum, &mut out);
         }

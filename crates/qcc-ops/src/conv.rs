@@ -265,7 +265,7 @@ impl Op for Conv {
             DType::F32 | DType::F16 | DType::BF16 => {
                 let (x, w, bias) =
                     (x.to_f32()?, w.to_f32()?, bias.map(Tensor::to_f32).transpose()?);
-                let mut out = cx.pool.take(out_size(&sizes));
+                let mut out = cx.pool.take(out_size(&sizes))?;
                 single(&sizes, &x, &w, bias.as_deref(), &mut out);
                 narrow("Conv", cx, dtype, &sizes.dims, out)?
             }

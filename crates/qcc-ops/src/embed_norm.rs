@@ -130,7 +130,7 @@ impl Op for EmbedLayerNorm {
             lookups.push(Lookup::new(table, width, &segments.to_i64()?)?);
         }
         let dims = vec![batch, len, width];
-        let mut sum = cx.pool.take(len_of(NAME, &dims)?);
+        let mut sum = cx.pool.take(len_of(NAME, &dims)?)?;
         for (position, sum) in sum.chunks_exact_mut(width).enumerate() {
             sum.fill(0.0);
             for it in &lookups {
@@ -139,7 +139,7 @@ impl Op for EmbedLayerNorm {
         }
         let rows =
             Rows { norm: Norm::Layer, epsilon: self.epsilon, scale: &gamma, shift: Some(&beta) };
-        let mut out = cx.pool.take(sum.len());
+        let mut out = cx.pool.take(sum.len())?;
         rows.run(&sum, &mut out);
         let mut results = vec![result(cx, NAME, word.dtype(), dims.clone(), out)?];
         if n_outputs > 1 {

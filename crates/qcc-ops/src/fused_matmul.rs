@@ -188,7 +188,7 @@ impl Op for FusedMatMul {
             }
             return Ok(vec![Tensor::from_vec(dims, out)?]);
         }
-        let mut out = cx.pool.take(len_of(NAME, &dims)?);
+        let mut out = cx.pool.take(len_of(NAME, &dims)?)?;
         let (x, y) = (a.to_f32()?, b.to_f32()?);
         let operands = |i: usize| {
             let at = walk.at(i);

@@ -280,7 +280,7 @@ impl Op for GatherBlockQuantized {
         let out_dims = [&dims[..gather], indices.dims(), &dims[gather + 1..]].concat();
         let picked = indices.to_i64()?;
         let (len, row) = (dims[gather], dims[gather + 1..].iter().product::<usize>());
-        let mut out = cx.pool.take(len_of(NAME, &out_dims)?);
+        let mut out = cx.pool.take(len_of(NAME, &out_dims)?)?;
         let task = |(i, out): (usize, &mut [f32])| {
             let index = picked[i % picked.len()];
             let index = if index < 0 { index.saturating_add(len as i64) } else { index };

@@ -373,7 +373,7 @@ impl GroupQueryAttention {
         let values = self.present(cx, &at, &spans, past_value, new_values, |_, _, _| {})?;
         let mut turned = Vec::new();
         let q = if angles.is_some() || norms.is_some() {
-            turned = cx.pool.take(len_of(NAME, &[batch, len, heads, size])?);
+            turned = cx.pool.take(len_of(NAME, &[batch, len, heads, size])?)?;
             for (i, x) in turned.chunks_exact_mut(size.max(1)).enumerate() {
                 let (row, pos, head) = (i / (heads * len), i / heads % len, i % heads);
                 x.copy_from_slice(plain.vector(row, head, pos));
@@ -401,7 +401,7 @@ impl GroupQueryAttention {
             start.min(end)..end
         };
         let dims = vec![batch, len, heads * size];
-        let mut out = cx.pool.take(len_of(NAME, &dims)?);
+        let mut out = cx.pool.take(len_of(NAME, &dims)?)?;
         let attention = Attention {
             q,
             k: Heads::bnsh(&keys, kv_heads, present, size),

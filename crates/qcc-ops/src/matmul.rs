@@ -148,7 +148,7 @@ pub(crate) fn matmul(op: &str, cx: &EvalCx, a: &Tensor, b: &Tensor) -> Result<Te
     }
     match a.dtype() {
         dtype @ (DType::F32 | DType::F16 | DType::BF16) => {
-            let mut out = cx.pool.take(sizes.batch * sizes.m * sizes.n);
+            let mut out = cx.pool.take(sizes.batch * sizes.m * sizes.n)?;
             single(&sizes, &a.to_f32()?, &b.to_f32()?, &mut out);
             narrow(op, cx, dtype, &sizes.dims, out)
         }
@@ -309,12 +309,12 @@ impl Op for Gemm {
         let out = match dtype {
             DType::F32 | DType::F16 | DType::BF16 => {
                 let values = (a.to_f32()?, b.to_f32()?, c.map(Tensor::to_f32).transpose()?);
-                let mut out = cx.pool.take(m * n);
+                let mut out = cx.pool.take(m * n)?;
                 self.single([m, k, n], &values.0, &values.1, &mut out);
                 if let (Some(c), Some(values)) = (c, values.2) {
                     let product = cx.pool.tensor(vec![m, n], out)?;
                     let (walk, beta) = (Walk::new(&[m, n], [&[m, n], c.dims()]), self.beta);
-                    out = cx.pool.take(m * n);
+                    out = cx.pool.take(m * n)?;
                     zip_fast(&walk, &product.to_f32()?, &values, &mut out, |x, c| x + beta * c);
                 }
                 narrow("Gemm", cx, dtype, &[m, n], out)?

@@ -67,7 +67,7 @@ pub(crate) fn joined(
     };
     let past = past.map(Tensor::to_f32).transpose()?;
     let len = past_len + new.len;
-    let mut out = cx.pool.take(len_of(op, &[batch, heads, len, size])?);
+    let mut out = cx.pool.take(len_of(op, &[batch, heads, len, size])?)?;
     for (i, out) in out.chunks_exact_mut((len * size).max(1)).enumerate() {
         let (row, head) = (i / heads, i % heads);
         let (old, fresh) = out.split_at_mut(past_len * size);
@@ -248,7 +248,7 @@ impl Op for MultiHeadAttention {
         }
         let is_causal = self.unidirectional && len > 1;
         let dims = vec![batch, len, n * v_size];
-        let mut out = cx.pool.take(len_of(NAME, &dims)?);
+        let mut out = cx.pool.take(len_of(NAME, &dims)?)?;
         let mut scores = if n_outputs > 3 { vec![0.0; len_of(NAME, &score_dims)?] } else { vec![] };
         let attention = Attention {
             q,

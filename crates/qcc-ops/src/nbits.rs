@@ -106,7 +106,7 @@ pub(crate) fn multiply(
         return Err(wrong("the bias has not N elements"));
     }
     let dims: Vec<usize> = outer.iter().copied().chain([rows.n]).collect();
-    let mut out = cx.pool.take(len_of(op, &dims)?);
+    let mut out = cx.pool.take(len_of(op, &dims)?)?;
     let m = len_of(op, outer)?;
     rows.multiply(&a.to_f32()?, bias.as_deref(), m, &mut out);
     if a.dtype() == DType::F32 {

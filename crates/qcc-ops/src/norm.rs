@@ -114,7 +114,7 @@ impl Op for Norm {
         let scale = spread(self.name(), scale, inner)?;
         let bias = optional(inputs, 2).map(|it| spread(self.name(), it, inner)).transpose()?;
         let values = x.to_f32()?;
-        let mut out = cx.pool.take(values.len());
+        let mut out = cx.pool.take(values.len())?;
         // Mean and inverse deviation of each row, when they are asked for.
         let mut stats = vec![[0f32; 2]; if n > 1 { count } else { 0 }];
         let rows = |first: usize, out: &mut [f32], stats: &mut [[f32; 2]]| {

@@ -189,7 +189,7 @@ pub(crate) fn build<T: Number>(
     let len = qcc_tensor::checked_len(dims)
         .ok_or_else(|| qcc_tensor::TensorError::Overflow(dims.to_vec()))?;
     if T::DTYPE == DType::F32 {
-        let mut buffer = cx.pool.take(len);
+        let mut buffer = cx.pool.take(len)?;
         fill(bytemuck::cast_slice_mut(&mut buffer));
         return Ok(cx.pool.tensor(dims.to_vec(), buffer)?);
     }
@@ -250,7 +250,7 @@ pub(crate) fn map_float(
         }
         dtype @ (DType::F32 | DType::F16 | DType::BF16) => {
             let values = x.to_f32()?;
-            let mut out = cx.pool.take(values.len());
+            let mut out = cx.pool.take(values.len())?;
             vector::map(single, &values, &mut out);
             narrow(op, cx, dtype, x.dims(), out)
         }

@@ -156,7 +156,7 @@ impl Op for Reduce {
         Ok(vec![match x.dtype() {
             dtype @ (DType::F32 | DType::F16 | DType::BF16) => {
                 let values = x.to_f32()?;
-                let mut out = cx.pool.take(ones.iter().product());
+                let mut out = cx.pool.take(ones.iter().product())?;
                 let width = trailing(x.dims(), &gone);
                 if self.kind.is_fast() && width == Some(terms) && terms > 0 {
                     let kind = self.kind;

@@ -230,7 +230,7 @@ impl Op for RotaryEmbedding {
             .map(|it| angles.position(NAME, it))
             .collect::<Result<Vec<_>, _>>()?;
         let values = x.to_f32()?;
-        let mut out = cx.pool.take(values.len());
+        let mut out = cx.pool.take(values.len())?;
         out.copy_from_slice(&values);
         let heads_outside = if dims.len() == 4 { dims[1] } else { 1 };
         out.par_chunks_exact_mut((size * heads_inside).max(1))

@@ -152,7 +152,7 @@ impl Op for Softmax {
             }
             dtype @ (DType::F32 | DType::F16 | DType::BF16) => {
                 let values = x.to_f32()?;
-                let mut out = cx.pool.take(values.len());
+                let mut out = cx.pool.take(values.len())?;
                 vector::rows(&mut out, block, |first, out| {
                     let x = &values[first * block..][..out.len()];
                     dispatch(Lines { kind: self.kind, len, inner, x, out });

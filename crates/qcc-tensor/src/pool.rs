@@ -32,20 +32,25 @@ struct Free {
 
 impl Pool {
     /// A buffer of `len` elements whose contents are arbitrary but initialised.
-    pub fn take(&self, len: usize) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// When the system does not give that much memory.
+    pub fn take(&self, len: usize) -> Result<Vec<f32>, TensorError> {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        free.alive_bytes += 4 * len;
-        free.peak_bytes = free.peak_bytes.max(free.alive_bytes);
         // The smallest that fits, unless it wastes more than half of itself.
         let fit = free.buffers.range(len..=len.saturating_mul(2)).next().map(|it| *it.0);
-        let Some(capacity) = fit else {
+        if let Some(capacity) = fit {
+            let mut buffer = free.remove(capacity, VecDeque::pop_back);
+            free.lend(len);
             drop(free);
-            return vec![0.0; len];
-        };
-        let mut buffer = free.remove(capacity, VecDeque::pop_back);
+            buffer.resize(len, 0.0);
+            return Ok(buffer);
+        }
         drop(free);
-        buffer.resize(len, 0.0);
-        buffer
+        let full = |()| TensorError::Memory(len.saturating_mul(4));
+        let buffer = bytemuck::allocation::try_zeroed_vec(len).map_err(full)?;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).lend(len);
+        Ok(buffer)
     }
 
     /// A tensor over a buffer, which comes back to the pool when its last clone is dropped.
@@ -84,6 +89,12 @@ impl Pool {
 }
 
 impl Free {
+    /// Counts a buffer of so many elements that is given out.
+    fn lend(&mut self, len: usize) {
+        self.alive_bytes = self.alive_bytes.saturating_add(4 * len);
+        self.peak_bytes = self.peak_bytes.max(self.alive_bytes);
+    }
+
     /// Takes one of the buffers of a capacity out.
     fn remove(
         &mut self,
@@ -143,22 +154,22 @@ mod tests {
     #[test]
     fn a_dropped_tensor_gives_its_buffer_to_the_next() {
         let pool = Pool::default();
-        let buffer = pool.take(100);
+        let buffer = pool.take(100).unwrap();
         let start = buffer.as_ptr();
         let tensor = pool.tensor(vec![10, 10], buffer).unwrap();
         let other = tensor.clone();
         drop(tensor);
-        let second = pool.take(90);
+        let second = pool.take(90).unwrap();
         assert_ne!(second.as_ptr(), start, "a clone still holds it");
         drop(other);
-        let third = pool.take(90);
+        let third = pool.take(90).unwrap();
         assert_eq!(third.as_ptr(), start);
     }
 
     #[test]
     fn the_only_owner_gets_the_buffer_back() {
         let pool = Pool::default();
-        let mut buffer = pool.take(6);
+        let mut buffer = pool.take(6).unwrap();
         buffer.fill(2.0);
         let start = buffer.as_ptr();
         let tensor = pool.tensor(vec![6], buffer).unwrap();
@@ -172,7 +183,7 @@ mod tests {
         assert_eq!((buffer.as_ptr(), buffer.len()), (start, 6));
         buffer[0] = 3.0;
         drop(pool.tensor(vec![6], buffer).unwrap());
-        let again = pool.take(6);
+        let again = pool.take(6).unwrap();
         assert_eq!(again.as_ptr(), start, "it went back to the pool");
         assert_eq!(pool.peak_bytes(), 24);
         assert!(Tensor::vector(vec![1f32]).into_buffer().is_err(), "it comes from no pool");
@@ -183,7 +194,7 @@ mod tests {
         let pool = Pool::default();
         // A result that grows fits none of the buffers before it.
         for len in (1000..200_000).step_by(1000) {
-            let buffer = pool.take(len);
+            let buffer = pool.take(len).unwrap();
             drop(pool.tensor(vec![len], buffer).unwrap());
             let free = pool.0.lock().unwrap();
             assert!(free.free_bytes <= free.peak_bytes, "{} {}", free.free_bytes, free.peak_bytes);
@@ -195,10 +206,21 @@ mod tests {
     }
 
     #[test]
+    fn what_the_system_does_not_give_is_an_error() {
+        let pool = Pool::default();
+        drop(pool.tensor(vec![100], pool.take(100).unwrap()).unwrap());
+        for len in [usize::MAX, usize::MAX / 4, 1 << 60] {
+            assert_eq!(pool.take(len), Err(TensorError::Memory(len.saturating_mul(4))));
+        }
+        assert_eq!(pool.peak_bytes(), 400, "nothing was lent");
+        assert!(pool.take(100).is_ok());
+    }
+
+    #[test]
     fn peak_counts_what_is_alive_together() {
         let pool = Pool::default();
         for _ in 0..3 {
-            let buffer = pool.take(1000);
+            let buffer = pool.take(1000).unwrap();
             drop(pool.tensor(vec![1000], buffer).unwrap());
         }
         assert_eq!(pool.peak_bytes(), 4000);

@@ -15,6 +15,9 @@ pub enum TensorError {
     /// The product of the dimensions does not fit into memory.
     #[error("shape {0:?} overflows")]
     Overflow(Vec<usize>),
+    /// So many bytes, which the system does not give.
+    #[error("there is no memory for {0} bytes")]
+    Memory(usize),
     /// Another number of bytes than the shape needs.
     #[error("{dtype}{dims:?} needs {want} bytes, but there are {got}")]
     Size {

@@ -62,6 +62,12 @@ pub(crate) trait Instructions: Sync {
         1
     }
 
+    /// Where activations take instructions of their own: up to how many rows (times planes) are
+    /// worked on at a time, so that more registers of columns share them.
+    fn most_lines(&self, _: PanelBits) -> Option<u32> {
+        None
+    }
+
     /// A sum of `start`, or of nothing.
     fn start<'c>(&self, code: &Code<'c>, start: Option<Vector<'c>>) -> Emitted<Sum<'c>> {
         let zero = code.ints(32, self.lanes())?.const_zero();

@@ -50,6 +50,12 @@ impl Instructions for Words {
         if bits == PanelBits::B8 { 2 } else { 1 }
     }
 
+    /// Activations as 16-bit numbers of even and of odd k take four instructions. With 16 registers
+    /// two of columns can share them up to 4 rows.
+    fn most_lines(&self, bits: PanelBits) -> Option<u32> {
+        (bits == PanelBits::B8 && self.registers <= 16).then_some(4)
+    }
+
     /// As codes, and a product.
     fn activation_registers(&self, _: u32, bits: PanelBits) -> u32 {
         self.code_registers(bits) + 1

@@ -147,3 +147,22 @@ fn neon_dot_products() {
         }
     }
 }
+
+/// Codes of 8 bits without VNNI: activations become 16-bit numbers once for all registers of
+/// columns that are worked on, and rows are done in parts that leave registers for two of them.
+#[test]
+fn widened_activations() {
+    for (name, lines_of_part, registers) in [
+        ("b8_g32_m1_t2_f16_a8", 1, 4),
+        ("b8_g32_m4_t2_f16_a8", 4, 2),
+        ("b8_g32_m6_t2_f16_a8", 3, 2),
+        ("b8_g128_m6_t2_f16_asym_a8", 3, 2),
+        ("b8_g32_m6_t2_f16_a15", 4, 2),
+        ("b8_g32_m2_t2_f16_a22", 3, 2),
+    ] {
+        let inner = inner_loop(&lines("x86-64-v3", &format!("qcc_mm_{name}_avx2")), "vpmaddwd");
+        // Two products a chunk; two shifts with the sign of even k, one of odd.
+        assert_eq!(count(&inner, "vpmaddwd"), 8 * 2 * lines_of_part * registers, "{name}");
+        assert_eq!(count(&inner, "vpsraw"), 8 * 2 * lines_of_part, "{name}");
+    }
+}

@@ -1,5 +1,7 @@
 //! Buffers are used again, and the peak is planned.
 
+use qcc_diag::{Diagnostic, codes};
+
 use crate::support::*;
 
 /// A chain of elementwise operators with a long-lived value and views.
@@ -60,6 +62,28 @@ fn runs_beside_each_other_do_not_mix() {
         threads.into_iter().map(|it| it.join().unwrap()).collect()
     });
     assert_eq!(got, want);
+}
+
+/// How large a result is may follow from numbers that only the run brings.
+#[test]
+fn a_result_that_the_system_has_no_memory_for_is_an_error() {
+    let graph = graph(
+        "graph @main(%x: f32[1], %shape: i64[1]) -> (%y: f32[*]) {
+           %long = Expand(%x, %shape)
+           %y = Neg(%long)
+         }",
+    );
+    let run = |count: i64| {
+        let shape = Tensor::vector(vec![count]);
+        let inputs = inputs([("x", ramp(&[1])), ("shape", shape)]);
+        let plan = plan(&graph, &inputs).unwrap();
+        plan.run(&inputs, &[], &mut |_, _| {}).map(|it| it[0].1.len())
+    };
+    assert_eq!(run(7), Ok(7));
+    let diagnostic = Diagnostic::from(run(1 << 46).unwrap_err());
+    assert_eq!(diagnostic.code, codes::QCC0503);
+    let text = format!("Expand 'long': there is no memory for {} bytes", 1u64 << 48);
+    assert_eq!(diagnostic.message, text);
 }
 
 #[test]

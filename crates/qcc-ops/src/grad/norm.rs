@@ -106,8 +106,8 @@ impl Op for NormGrad {
                     None => vec![1.0; width],
                 };
                 let (values, adjoint) = (x.to_f32()?, dy.to_f32()?);
-                let mut dx = cx.pool.take(values.len());
-                let mut hat = cx.pool.take(if n > 1 { values.len() } else { 0 });
+                let mut dx = cx.pool.take(values.len())?;
+                let mut hat = cx.pool.take(if n > 1 { values.len() } else { 0 })?;
                 let block = ROWS * width;
                 let task = |(idx, (dx, hat)): (usize, (&mut [f32], &mut [f32]))| {
                     let (from, count) = (idx * block, dx.len());

@@ -73,7 +73,7 @@ impl Op for SoftmaxGrad {
             }
             dtype @ (DType::F32 | DType::F16 | DType::BF16) => {
                 let (values, adjoint) = (y.to_f32()?, dy.to_f32()?);
-                let mut out = cx.pool.take(values.len());
+                let mut out = cx.pool.take(values.len())?;
                 let block = (len * inner).max(1);
                 vector::rows(&mut out, block, |first, out| {
                     let (from, count) = (first * block, out.len());

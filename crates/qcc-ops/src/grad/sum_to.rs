@@ -76,7 +76,7 @@ impl Op for SumTo {
             }
             dtype @ (DType::F32 | DType::F16 | DType::BF16) => {
                 let sums = columns(&x.to_f32()?, dims.iter().product(), f64::from);
-                let mut out = cx.pool.take(sums.len());
+                let mut out = cx.pool.take(sums.len())?;
                 out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum as f32);
                 narrow(NAME, cx, dtype, &dims, out)?
             }

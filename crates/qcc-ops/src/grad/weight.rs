@@ -59,9 +59,9 @@ impl Op for MatMulGradW {
         Ok(vec![match x.dtype() {
             dtype @ (DType::F32 | DType::F16 | DType::BF16) => {
                 let (x, g) = (x.to_f32()?, g.to_f32()?);
-                let mut out = cx.pool.take(len);
+                let mut out = cx.pool.take(len)?;
                 out.fill(0.0);
-                let mut part = cx.pool.take(if chunks > 1 { len } else { 0 });
+                let mut part = cx.pool.take(if chunks > 1 { len } else { 0 })?;
                 for chunk in 0..if len == 0 { 0 } else { chunks } {
                     let x = Mat::new(&x[chunk * m * k..][..m * k], m, k).t();
                     let g = Mat::new(&g[chunk * m * n..][..m * n], m, n);

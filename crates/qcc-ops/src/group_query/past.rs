@@ -51,7 +51,7 @@ impl GroupQueryAttention {
         let is_kept = kept.is_some();
         let mut out = match kept.take() {
             Some(it) => it,
-            None => cx.pool.take(len_of(NAME, &[batch, self.kv_num_heads, present, size])?),
+            None => cx.pool.take(len_of(NAME, &[batch, self.kv_num_heads, present, size])?)?,
         };
         if present * size == 0 {
             return Ok(out);
@@ -108,7 +108,7 @@ mod tests {
     fn a_cache_with_room_is_written_over() {
         let cx = EvalCx::default();
         let room = || {
-            let mut buffer = cx.pool.take(12);
+            let mut buffer = cx.pool.take(12).unwrap();
             buffer.fill(0.0);
             cx.pool.tensor(vec![1, 1, 6, 2], buffer).unwrap()
         };

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use qcc_data::{CacheShape, DataError, ModelInput, cache_pairs, inputs_after};
-use qcc_exec::{Bound, ExecError, Plan, PlanOptions, Profile};
-use qcc_ir::{Graph, Value};
+use qcc_exec::{Bound, ExecError, Label, Plan, PlanOptions, Profile};
+use qcc_ir::{Graph, Type, Value};
 use qcc_ops::group_query::GroupQueryAttention;
 use qcc_tensor::{DType, Dim, Tensor, TensorError};
 
@@ -238,7 +238,7 @@ impl Cache {
     /// Makes room for so many tokens, and for more of them at once, so that few steps copy it:
     /// `[batch, heads, tokens, size]`.
     fn grow(&mut self, plan: &Plan, tokens: usize) -> Result<(), DecodeError> {
-        for (_, tensor) in &mut self.tensors {
+        for (name, tensor) in &mut self.tensors {
             let [batch, heads, held, size] = *tensor.dims() else { continue };
             if held >= tokens {
                 continue;
@@ -248,7 +248,12 @@ impl Cache {
             let room = self.expected.clamp(tokens, most);
             let want = [batch, heads, room, size];
             let Some(len) = qcc_tensor::checked_len(&want) else { continue };
-            let mut buffer = plan.pool().take(len);
+            let full = |error: TensorError| ExecError::Node {
+                node: Label { op: "the cache".into(), name: name.clone() },
+                inputs: vec![Type::of(tensor).to_string()],
+                error: Box::new(error.into()),
+            };
+            let mut buffer = plan.pool().take(len).map_err(full)?;
             {
                 let old = tensor.to_f32()?;
                 let rows = buffer.chunks_exact_mut((room * size).max(1));
