@@ -204,6 +204,7 @@ pub(super) fn run(
     record.notes = notes.rows();
     let took = took::line(&record, &begin);
     let found = evaluated
+        .as_ref()
         .map(|it| measure::output(args, (&model, &output), &read, it, &cancel))
         .transpose()?;
     if let Some((measured, _)) = &found {

@@ -37,12 +37,12 @@ pub(super) fn output(
     args: &QuantizeArgs,
     (model, output): (&Model, &Path),
     read: &ReadOptions,
-    samples: Samples,
+    samples: &Samples,
     cancel: &Cancel,
 ) -> Result<(Measured, String), Error> {
     let written = Model::open_with(output, read)?;
     let progress = watch::progress(args.progress, args.quiet);
-    let run = || evaluate(&written, Some(model), &samples, &progress, cancel);
+    let run = || evaluate(&written, Some(model), samples, &progress, cancel);
     let pool = args.threads.map(|it| ThreadPoolBuilder::new().num_threads(it).build());
     let result = match pool {
         Some(Ok(pool)) => pool.install(run),
