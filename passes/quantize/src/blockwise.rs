@@ -173,7 +173,7 @@ pub(crate) fn tune(
         root,
         outline: &outline,
     };
-    if outline.count_from(0) > 0 {
+    if outline.count_from(0) > 0 && options.select == Select::Held {
         held::note_few(ctx, pass, run.chain.len());
     }
     let begin = run.resume(ctx);

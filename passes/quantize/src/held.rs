@@ -60,7 +60,8 @@ fn held(count: usize) -> impl Iterator<Item = usize> {
     (first..count).step_by(every)
 }
 
-/// Says, once in a run, that there are too few samples to keep one for trials.
+/// Warns, once in a run, that there are too few samples to keep one for trials: what the trials
+/// choose may fit these samples alone.
 pub(crate) fn note_few(ctx: &mut Ctx<'_>, pass: &'static str, count: usize) {
     let is_told = ctx.record.notes.iter().any(|it| it.code == codes::QCC0407);
     if count == 0 || count >= LEAST || is_told {
@@ -70,7 +71,7 @@ pub(crate) fn note_few(ctx: &mut Ctx<'_>, pass: &'static str, count: usize) {
         "too few samples, {count}, to keep one for trials: steps are judged by those they see"
     );
     ctx.note(
-        Diagnostic::note(codes::QCC0407, text)
+        Diagnostic::warning(codes::QCC0407, text)
             .at(format!("pass '{pass}'"))
             .with_help(format!("from -n {LEAST} on, one in {HELD} is kept for trials")),
     );

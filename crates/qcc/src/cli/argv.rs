@@ -127,6 +127,8 @@ const SILENT: &[&str] = &[
     "threads",
     "progress",
     "verify",
+    "eval",
+    "fail_above",
     "max_mem",
     "no_mmap",
     "work_dir",

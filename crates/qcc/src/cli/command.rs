@@ -55,6 +55,7 @@ pub(super) enum Command {
 
 /// Options of `quantize`.
 #[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("data").multiple(true))]
 pub(super) struct QuantizeArgs {
     /// The float model
     pub(super) input: PathBuf,
@@ -184,11 +185,17 @@ pub(super) struct QuantizeArgs {
     /// Calibration samples: .npy or .npz of token ids or named inputs, a folder of ONNX test data,
     /// .txt or .jsonl with --tokenizer; 'self' is text that the model writes, 'random' random tokens
     /// [default: self]
-    #[arg(long, alias = "dataset", alias = "calibration-data-path", value_name = "PATH")]
+    #[arg(
+        long,
+        alias = "dataset",
+        alias = "calibration-data-path",
+        value_name = "PATH",
+        group = "data"
+    )]
     pub(super) calib: Option<PathBuf>,
 
     /// tokenizer.json, for text
-    #[arg(long, value_name = "FILE", requires = "calib")]
+    #[arg(long, value_name = "FILE", requires = "data")]
     pub(super) tokenizer: Option<PathBuf>,
 
     /// Samples that are used at most [default: all]
@@ -280,6 +287,16 @@ pub(super) struct QuantizeArgs {
     /// Read the output back, decode every weight in it, and compare it with what was chosen
     #[arg(long, value_enum, value_name = "HOW")]
     pub(super) verify: Option<Verify>,
+
+    /// Samples to evaluate the output on beside the input, as 'qcc eval' does; not those of --calib
+    #[arg(long, value_name = "PATH", group = "data", conflicts_with = "stop_after")]
+    pub(super) eval: Option<PathBuf>,
+
+    /// Limits of what --eval finds, and exit code 3 beyond them, with the output written: kl:0.02,
+    /// top1:90%, ppl:+2% (above that of the input), perplexity:20, snr:15dB, cosine:0.99, max:0.5;
+    /// repeatable
+    #[arg(long, value_name = "FIGURE:LIMIT", value_delimiter = ',', value_parser = qcc::Gate::of_evaluation, requires = "eval")]
+    pub(super) fail_above: Vec<qcc::Gate>,
 
     /// Read files as a whole instead of mapping them, as is safe where they may change meanwhile
     #[arg(long)]

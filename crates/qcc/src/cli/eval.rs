@@ -1,16 +1,16 @@
 //! `qcc eval`.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
-use qcc::{Error, Evaluation, Gate, Model, OpenOptions, Verdict, evaluate};
-use qcc_diag::{Diagnostic, codes};
+use qcc::{Error, Gate, Model, OpenOptions, evaluate};
+use qcc_diag::Diagnostic;
 use qcc_pass::{Cancel, SampleSource as _};
 use qcc_report::Note;
 
 use super::command::Progress;
 use super::exit::{Ended, say, show};
+use super::measured::Measured;
 use super::watch;
 use super::words::positive;
 
@@ -70,66 +70,19 @@ pub(super) fn run(args: &EvalArgs) -> Result<Ended, Error> {
     model.warnings().iter().chain(samples.warnings()).for_each(say);
     let progress = watch::progress(args.progress, false);
     let result = evaluate(&model, reference.as_ref(), &samples, &progress, &Cancel::default())?;
-    let verdicts = args.fail_above.iter().map(|it| it.check_evaluation(&result));
-    let verdicts = verdicts.collect::<Result<Vec<Verdict>, Error>>()?;
+    let measured = Measured::new(result, &args.fail_above)?;
     if args.json {
         let notes = [model.warnings(), samples.warnings()].concat();
-        show(&format!("{:#}\n", json(&result, &verdicts, &notes)))?;
-        return Ok(ended(&verdicts));
+        show(&format!("{:#}\n", json(&measured, &notes)))?;
+    } else {
+        let (model, samples) = (args.input.display(), samples.describe());
+        show(&format!("  {model} on {samples}\n{}", measured.lines()))?;
     }
-    let mut text = String::new();
-    let _ = writeln!(text, "  {} on {}", args.input.display(), samples.describe());
-    if let Some(value) = result.perplexity {
-        let beside =
-            result.reference_perplexity.map_or(String::new(), |it| format!("   reference {it:.4}"));
-        let tokens = result.tokens;
-        let _ = writeln!(text, "  perplexity   {value:.4} over {tokens} tokens{beside}");
-    }
-    if let (Some(kl), Some(top1)) = (result.kl_nats, result.top1) {
-        let _ = writeln!(text, "  KL           {kl:.5} nats for each token");
-        let _ = writeln!(text, "  same first   {:.2} %", 100.0 * top1);
-    }
-    for (name, snr, cosine, largest) in &result.outputs {
-        let _ = writeln!(
-            text,
-            "  {name}   SNR {snr:.1} dB, cosine {cosine:.5}, largest difference {largest:.5}"
-        );
-    }
-    for it in &verdicts {
-        let word = if it.passed { "passed" } else { "failed" };
-        let _ = writeln!(text, "  gate {}: {word} ({})", it.gate, it.gate.text(it.figure));
-    }
-    show(&text)?;
-    Ok(ended(&verdicts))
+    Ok(measured.ended())
 }
 
-/// Says which gates failed.
-fn ended(verdicts: &[Verdict]) -> Ended {
-    let mut ended = Ended::Well;
-    for it in verdicts.iter().filter(|it| !it.passed) {
-        let text =
-            format!("{} of {} is {}", it.gate.metric.name(), it.output, it.gate.text(it.figure));
-        let error = Diagnostic::error(codes::QCC0802, text).at("option --fail-above");
-        say(&error
-            .with_note(format!("asked for is {}", it.gate))
-            .with_help("more bits, smaller groups or another recipe lose less"));
-        ended = Ended::Failed;
-    }
-    ended
-}
-
-fn json(it: &Evaluation, verdicts: &[Verdict], notes: &[Diagnostic]) -> serde_json::Value {
-    let gates = verdicts.iter().map(|it| {
-        let found = it.gate.text(it.figure);
-        serde_json::json!({"gate": it.gate.to_string(), "found": found, "passed": it.passed})
-    });
-    let outputs: Vec<_> = it
-        .outputs
-        .iter()
-        .map(|(name, snr, cosine, largest)| {
-            serde_json::json!({"name": name, "snr_db": snr, "cosine": cosine, "max_abs": largest})
-        })
-        .collect();
+fn json(measured: &Measured, notes: &[Diagnostic]) -> serde_json::Value {
+    let it = measured.quality();
     serde_json::json!({
         "samples": it.samples,
         "tokens": it.tokens,
@@ -137,8 +90,8 @@ fn json(it: &Evaluation, verdicts: &[Verdict], notes: &[Diagnostic]) -> serde_js
         "reference_perplexity": it.reference_perplexity,
         "kl_nats": it.kl_nats,
         "top1": it.top1,
-        "outputs": outputs,
-        "gates": gates.collect::<Vec<_>>(),
+        "outputs": it.outputs,
+        "gates": measured.gates(),
         "notes": notes.iter().map(Note::from).collect::<Vec<_>>(),
     })
 }

@@ -14,6 +14,7 @@ mod explain;
 mod inspect;
 mod look;
 mod man;
+mod measured;
 mod memory;
 mod passes;
 mod quantize;

@@ -1,5 +1,6 @@
 //! `qcc quantize`.
 
+mod measure;
 mod notes;
 mod places;
 mod settings;
@@ -61,6 +62,10 @@ pub(super) fn run(
     notes.add(model.warnings());
     compiler = budget::add(compiler, args, &output)?;
     places::check(&model, &output, plan.as_ref(), args, json)?;
+    let evaluated = measure::samples(args, &model)?;
+    if let Some(samples) = &evaluated {
+        notes.add(samples.warnings());
+    }
 
     let made = made(args)?;
     if let Some(size) = made {
@@ -101,8 +106,9 @@ pub(super) fn run(
     if let Some(dir) = work.dir() {
         compiler = compiler.work_dir(dir.clone());
     }
+    let cancel = cancel();
     let compiled = compiler
-        .cancel(cancel())
+        .cancel(cancel.clone())
         .dry(args.dry_run)
         .progress(progress)
         .run(&model)
@@ -196,23 +202,33 @@ pub(super) fn run(
     record.output = files.first().map(|it| it.0.display().to_string());
     record.bytes_after = written.map(|it| it.size_bytes);
     record.notes = notes.rows();
+    let took = took::line(&record, &begin);
+    let found = evaluated
+        .as_ref()
+        .map(|it| measure::output(args, (&model, &output), &read, it, &cancel))
+        .transpose()?;
+    if let Some((measured, _)) = &found {
+        (record.quality, record.gates) = (Some(measured.quality()), measured.gates());
+    }
+    let ended = || found.as_ref().map_or(Ended::Well, |it| it.0.ended());
     if let Some(json) = json {
         json.write(&record)?;
     }
     let told = tell_more(args, &compiled, &mut record, &detail, &begin)?;
     if args.quiet || json == Some(&Json::Stream) {
-        return Ok(Ended::Well);
+        return Ok(ended());
     }
     let table = match pipeline.steps() {
         [] => String::new(),
         _ => qcc_report::summary(&record),
     };
-    let took = took::line(&record, &begin);
     let mut names = files.iter().map(|it| it.0.display().to_string());
     let first = names.next().unwrap_or_default();
     let others: String = names.map(|it| format!("  {it}\n")).collect();
+    let figures = found.as_ref().map_or("", |it| &it.1);
     let below = summary::below(args, &compiled, &pipeline, &record);
-    show(&format!("{table}  {first} {took}\n{others}{told}{below}"))
+    show(&format!("{table}  {first} {took}\n{others}{told}{figures}{below}"))?;
+    Ok(ended())
 }
 
 /// How the output is written.

@@ -40,12 +40,19 @@ impl Work {
         self.dir.iter().for_each(WorkDir::remove_all);
     }
 
-    /// Says of a run that was stopped how it goes on.
+    /// Says of a run that was stopped how it goes on. What samples and model alone lead to, values
+    /// that are not finite, comes again; with others, blocks are not those that were finished.
     pub(super) fn explain(&self, error: Error) -> Error {
         let Some(dir) = self.dir.as_ref().filter(|it| it.has_work()) else { return error };
         let text = format!("finished blocks are kept in '{}'", dir.folder().display());
         let message = error.diagnostic().clone().with_note(text);
-        message.with_help("the same command goes on behind them").into()
+        let comes_again = message.code == codes::QCC0408;
+        let help = if comes_again {
+            "the same command stops there again, and other samples begin anew: --fresh removes the blocks"
+        } else {
+            "the same command goes on behind them"
+        };
+        message.with_help(help).into()
     }
 
     /// The output is written: what was kept for it goes, unless the user named the folder. What

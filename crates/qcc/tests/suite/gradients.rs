@@ -79,6 +79,10 @@ fn values_that_overflow_stop_the_run_and_are_named() {
         ran.is_refusal(1, "QCC0408", &texts);
         assert!(!bench.path("out.onnx").exists(), "{recipe}");
         assert_eq!(ran.stderr.matches("QCC0408]").count(), 1, "{recipe}: {}", ran.stderr);
+        let is_kept = ran.stderr.contains("finished blocks are kept");
+        assert_eq!(is_kept, recipe == "signround{iters=2}", "{}", ran.stderr);
+        assert_eq!(is_kept, ran.stderr.contains("stops there again"), "{}", ran.stderr);
+        assert!(!ran.stderr.contains("goes on behind"), "{}", ran.stderr);
     }
     // Random tokens are no samples of the user: without them it goes on.
     let ran = bench.passes(&["in.onnx", "-o", "out.onnx", "-O", "kl", "--calib", "random"]);

@@ -24,6 +24,8 @@ mod models;
 #[cfg(test)]
 mod outputs;
 #[cfg(test)]
+mod quality;
+#[cfg(test)]
 mod resume;
 #[cfg(test)]
 mod run;

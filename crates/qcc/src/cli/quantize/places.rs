@@ -38,11 +38,12 @@ pub(super) fn check(
     json: Option<&Json>,
 ) -> Result<(), Error> {
     let has_model = args.code.has_model();
-    if args.verify.is_some() && !has_model {
-        let text = "--verify reads the model back, and --emit asks for none";
+    let readers = [("--verify", args.verify.is_some()), ("--eval", args.eval.is_some())];
+    if let Some((option, _)) = readers.iter().find(|it| it.1 && !has_model) {
+        let text = format!("{option} reads the model back, and --emit asks for none");
         return Err(Diagnostic::error(codes::QCC0304, text)
-            .at("option --verify")
-            .with_help("write --emit onnx as well, or leave out --verify")
+            .at(format!("option {option}"))
+            .with_help(format!("write --emit onnx as well, or leave out {option}"))
             .into());
     }
     let writes_model = args.look.stop_after.is_none() && !args.dry_run;

@@ -18,9 +18,9 @@ pub(super) fn below(
         return String::new();
     };
     let input = &record.input;
-    let next = format!(
-        "next: qcc eval {output} --ref {input} --data SAMPLES, or qcc bench {output} --ref {input}"
-    );
+    let eval = format!("qcc eval {output} --ref {input} --data SAMPLES, or ");
+    let eval = if args.eval.is_none() { eval } else { String::new() };
+    let next = format!("next: {eval}qcc bench {output} --ref {input}");
     let lines =
         [samples(args, compiled), accuracy_level(pipeline), args.code.has_model().then_some(next)];
     lines.into_iter().flatten().map(|it| format!("  {it}\n")).collect()
