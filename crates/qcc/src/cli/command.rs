@@ -56,10 +56,11 @@ pub(super) enum Command {
 /// Options of `quantize`.
 #[derive(Args, Debug)]
 pub(super) struct QuantizeArgs {
-    /// The float model
+    /// The float model; - is the input stream
     pub(super) input: PathBuf,
 
-    /// Where to write [default: <INPUT without .onnx>.q<BITS>.onnx]
+    /// Where to write; - is the output stream [default: <INPUT without .onnx>.q<BITS>.onnx, or -
+    /// where the input is]
     #[arg(short, long, alias = "output-path", alias = "output-model", value_name = "PATH")]
     pub(super) output: Option<PathBuf>,
 

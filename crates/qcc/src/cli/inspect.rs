@@ -14,11 +14,12 @@ use qcc_report::{Note, bytes, columns};
 use serde_json::{Map, json};
 
 use super::exit::{Ended, say, show};
+use super::streams;
 
 /// Options of `inspect`.
 #[derive(Args, Debug)]
 pub(super) struct InspectArgs {
-    /// The model, float or quantized
+    /// The model, float or quantized; - is the input stream
     pub(super) input: PathBuf,
 
     /// One row for each use of a weight: what it is, whether it can be quantized, and how well
@@ -41,7 +42,7 @@ pub(super) struct InspectArgs {
 
 /// Runs the command.
 pub(super) fn run(args: &InspectArgs) -> Result<Ended, Error> {
-    let model = Model::open(&args.input)?;
+    let model = streams::open(&args.input)?;
     model.warnings().iter().for_each(say);
     let typed = Compiler::new().pipeline("infer-types").run(&model)?;
     let facts = Facts::of(&typed);

@@ -20,6 +20,7 @@ mod quantize;
 mod record;
 mod report;
 mod run;
+mod streams;
 mod took;
 mod verify;
 mod version;

@@ -7,9 +7,10 @@ mod summary;
 mod tuning;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
-use qcc::{Error, External, Model, OpenOptions, Output, ReadOptions, SaveOptions};
+use qcc::{Error, External, OpenOptions, Output, ReadOptions, SaveOptions};
 use qcc_diag::{Diagnostic, Severity, codes};
 use qcc_pass::Cancel;
 use qcc_report::{RunRecord, bytes};
@@ -23,7 +24,7 @@ use super::record::record;
 use super::took::Begin;
 use super::verify::{Choices, Verify};
 use super::work::Work;
-use super::{report, took, watch};
+use super::{report, streams, took, watch};
 use notes::{Notes, nothing};
 use settings::{GROUP, Settings, compiler, made};
 
@@ -37,6 +38,10 @@ pub(super) fn run(
     // What was typed wrong is said before a large model is opened.
     let settings = Settings::of(args)?;
     let output = args.output.clone().unwrap_or_else(|| places::beside(args, settings.bits));
+    let is_stream = streams::is_stream(&output);
+    if is_stream {
+        places::check_stream(args, json)?;
+    }
     let plan = Plan::of(&args.code, &output)?;
     let output = plan.as_ref().and_then(Plan::model).unwrap_or(output);
     let mut compiler = compiler(args, &settings)?;
@@ -46,7 +51,7 @@ pub(super) fn run(
         treat_as_constant: args.treat_as_constant,
         no_mmap: args.no_mmap,
     };
-    let model = Model::open_with(&args.input, &read)?;
+    let model = streams::open_with(&args.input, &read)?;
     let before = model.source().size_bytes();
     let tell = |label: &str, text: &str| {
         if !args.quiet {
@@ -82,7 +87,7 @@ pub(super) fn run(
     if args.verbose || args.dry_run {
         tell("pipeline", &pipeline.to_string());
     }
-    for it in args.look.instruments(&output) {
+    for it in args.look.instruments(if is_stream { Path::new("qcc") } else { &output }) {
         compiler = compiler.instrument(it);
     }
     let choices = Choices::default();
@@ -170,7 +175,8 @@ pub(super) fn run(
     }
     let code = plan.map(|it| it.make(compiled.graph(), args.strict, &mut |it| notes.add(it)));
     let code = code.transpose()?;
-    let written = args.code.has_model().then(|| compiled.save(&output, &save)).transpose();
+    let written =
+        args.code.has_model().then(|| streams::save(&compiled, &output, &save)).transpose();
     let written = written.map_err(|error| work.explain(error))?;
     let mut files = Vec::new();
     if let Some(code) = code {
@@ -212,7 +218,12 @@ pub(super) fn run(
     let first = names.next().unwrap_or_default();
     let others: String = names.map(|it| format!("  {it}\n")).collect();
     let below = summary::below(args, &compiled, &pipeline, &record);
-    show(&format!("{table}  {first} {took}\n{others}{told}{below}"))
+    let text = format!("{table}  {first} {took}\n{others}{told}{below}");
+    if is_stream {
+        exit::tell(text.trim_end()); // the output stream has the model
+        return Ok(Ended::Well);
+    }
+    show(&text)
 }
 
 /// How the output is written.

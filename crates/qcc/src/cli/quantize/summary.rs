@@ -6,6 +6,7 @@ use qcc_pass::Pipeline;
 use qcc_report::RunRecord;
 
 use super::super::command::QuantizeArgs;
+use super::super::streams;
 
 /// The lines of a model that was written to `output`; none where nothing was quantized.
 pub(super) fn below(
@@ -21,8 +22,9 @@ pub(super) fn below(
     let next = format!(
         "next: qcc eval {output} --ref {input} --data SAMPLES, or qcc bench {output} --ref {input}"
     );
-    let lines =
-        [samples(args, compiled), accuracy_level(pipeline), args.code.has_model().then_some(next)];
+    let is_named = |it: &str| it != streams::STREAM;
+    let has_next = args.code.has_model() && is_named(input) && is_named(output);
+    let lines = [samples(args, compiled), accuracy_level(pipeline), has_next.then_some(next)];
     lines.into_iter().flatten().map(|it| format!("  {it}\n")).collect()
 }
 
