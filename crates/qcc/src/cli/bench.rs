@@ -54,7 +54,7 @@ pub(super) struct BenchArgs {
     pub(super) past: usize,
 
     /// Threads, 1024 at most [default: all cores]
-    #[arg(short, long, value_name = "N", value_parser = threads)]
+    #[arg(short, long, env = "QCC_THREADS", hide_env_values = true, value_name = "N", value_parser = threads)]
     pub(super) threads: Option<usize>,
 
     /// How often each time is taken [default: for a fifth of a second, 3 times at least]

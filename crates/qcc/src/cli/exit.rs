@@ -27,7 +27,7 @@ pub(super) enum Ended {
 
 /// Prints a message to the error stream.
 pub(super) fn say(message: &Diagnostic) {
-    tell(&message.to_string());
+    tell(&super::color::text(message));
 }
 
 /// Prints a line to the error stream. A reader that is gone misses nothing that matters.

@@ -53,7 +53,7 @@ pub(super) struct RunArgs {
     pub(super) text: TextArgs,
 
     /// Threads, 1024 at most; the result does not depend on it [default: all cores]
-    #[arg(short = 't', long, value_name = "N", value_parser = threads)]
+    #[arg(short = 't', long, env = "QCC_THREADS", hide_env_values = true, value_name = "N", value_parser = threads)]
     pub(super) threads: Option<usize>,
 
     /// What runs products with weights of 2 to 8 bits
