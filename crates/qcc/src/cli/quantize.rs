@@ -25,7 +25,7 @@ use super::took::Begin;
 use super::verify::{Choices, Verify};
 use super::work::Work;
 use super::{report, streams, took, watch};
-use notes::{Notes, nothing};
+use notes::{Notes, moved, nothing};
 use settings::{GROUP, Settings, compiler, made};
 
 /// Runs the command. `options` are those that may change the output, for the record.
@@ -185,6 +185,8 @@ pub(super) fn run(
     }
     if let Some(written) = &written {
         files.insert(0, (output.clone(), written.size_bytes));
+        let inputs = model.source().data_files().len();
+        notes.add(moved(args.external_data, inputs, written).as_slice());
     }
     notes.add(work.finish().as_slice());
     if let Some((from, to)) = written.as_ref().and_then(|it| it.raised) {

@@ -24,7 +24,12 @@ pub(super) fn below(
     );
     let is_named = |it: &str| it != streams::STREAM;
     let has_next = args.code.has_model() && is_named(input) && is_named(output);
-    let lines = [samples(args, compiled), accuracy_level(pipeline), has_next.then_some(next)];
+    let lines = [
+        samples(args, compiled),
+        accuracy_level(pipeline),
+        runtime(pipeline),
+        has_next.then_some(next),
+    ];
     lines.into_iter().flatten().map(|it| format!("  {it}\n")).collect()
 }
 
@@ -46,6 +51,13 @@ fn samples(args: &QuantizeArgs, compiled: &Output) -> Option<String> {
             "no calibration data: signround on real inputs (--calib FILE) loses less".to_owned()
         }
     })
+}
+
+/// What a runtime needs that is not plain ONNX.
+fn runtime(pipeline: &Pipeline) -> Option<String> {
+    let has_nbits = pipeline.steps().iter().any(|it| it.pass.name == "to-nbits");
+    let text = "runs in ONNX Runtime, and where com.microsoft is known; --format qdq is plain ONNX";
+    has_nbits.then(|| text.to_owned())
 }
 
 /// The arithmetic that `MatMulNBits` asks for.
