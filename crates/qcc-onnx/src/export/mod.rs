@@ -4,6 +4,7 @@ mod encode;
 mod file;
 mod function;
 mod graph;
+mod opset;
 mod places;
 mod region;
 mod rope;
@@ -31,6 +32,7 @@ use rope::Rope;
 use sidecar::Sidecar;
 use upgrade::Upgrade;
 
+pub use opset::check_opset;
 pub use places::{check_places, check_stream};
 
 /// Models above this size keep their tensors in a file of their own: protobuf libraries refuse
