@@ -21,7 +21,6 @@ bindir = os.path.abspath(os.path.join(target, lit_config.params.get("profile", "
 config.test_exec_root = os.path.join(target, "lit")
 config.environment["PATH"] = os.pathsep.join([bindir, os.environ.get("PATH", "")])
 config.environment["NO_COLOR"] = "1"
-config.environment["QCC_LOG"] = "off"
 
 
 def tool(*names):

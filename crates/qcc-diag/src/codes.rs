@@ -90,6 +90,7 @@ codes! {
     QCC0108 "the model holds fields that qcc does not know"
     QCC0109 "the model was repaired on reading"
     QCC0110 "not a record of a run"
+    QCC0111 "weights are in a file beside the model"
     // 02 unsupported
     QCC0201 "an operator cannot be executed"
     QCC0202 "a type or shape does not fit"
@@ -132,6 +133,7 @@ codes! {
     QCC0608 "a quantized weight is kept in float as well"
     QCC0609 "the runtime has no fast kernel"
     QCC0610 "the number of steps follows from the time"
+    QCC0611 "several nodes read one weight"
     QCC0620 "bits were chosen to a budget"
     // 07 machine code
     QCC0701 "machine code cannot be made"

@@ -43,6 +43,14 @@ pub enum ReadError {
         /// What is wrong.
         what: String,
     },
+    /// The bytes of a tensor are in another file, and the model came from a stream.
+    #[error("tensor '{tensor}' has its data in '{location}', and a stream has no files beside it")]
+    NoFolder {
+        /// The tensor.
+        tensor: String,
+        /// Where it says its bytes are.
+        location: String,
+    },
     /// Fields that this version of qcc does not know, under `--strict`.
     #[error("'{}' holds fields that qcc does not know: {what}", path.display())]
     Unknown {
@@ -85,6 +93,9 @@ impl From<ReadError> for Diagnostic {
                     .at(place)
                     .with_help("put the data file beside the model, under the name in the model")
             }
+            ReadError::NoFolder { location, .. } => Diagnostic::error(codes::QCC0104, message)
+                .at(location)
+                .with_help("give the path of the model instead of -"),
             ReadError::Unknown { path, .. } => Diagnostic::error(codes::QCC0108, message)
                 .at(path.display().to_string())
                 .with_help("without --strict they are kept wherever no pass changes the message"),
@@ -103,6 +114,15 @@ pub enum WriteError {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// A stream is gone, or full.
+    #[error("the output stream cannot be written: {0}")]
+    Stream(#[source] io::Error),
+    /// The model does not fit into one file, and a stream is one.
+    #[error("{what}, and a stream takes a model of one file")]
+    OneFile {
+        /// Why more than one is needed.
+        what: String,
     },
     /// A file of this name is there.
     #[error("'{}' exists", path.display())]
@@ -159,6 +179,11 @@ impl From<WriteError> for Diagnostic {
                     .with_note("no part of it was left behind")
                     .with_help(help)
             }
+            WriteError::Stream(_) => {
+                Diagnostic::error(codes::QCC0105, message).with_help("name a file with -o")
+            }
+            WriteError::OneFile { .. } => Diagnostic::error(codes::QCC0105, message)
+                .with_help("name a file with -o: its data goes beside it"),
             WriteError::Exists { path } => Diagnostic::error(codes::QCC0106, message)
                 .at(path.display().to_string())
                 .with_help("add -f to replace it, or choose another name with -o"),

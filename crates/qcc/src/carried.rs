@@ -3,14 +3,22 @@
 
 use qcc_diag::Diagnostic;
 use qcc_ir::Graph;
-use qcc_lower::{PASSES, check_layout, check_readers};
+use qcc_lower::{PASSES, PRODUCTS, check_layout, check_readers, needed_opset};
+use qcc_onnx::{Source, check_opset};
 use qcc_pass::{Before, Instrument, Pipeline, Step};
 use qcc_quantize::allocate_bits;
 
 /// Looks at the rest of the pipeline before each pass that chooses numbers.
-#[derive(Default)]
 pub(crate) struct Carried {
     steps: Vec<Step>,
+    source: Source,
+}
+
+impl Carried {
+    /// Looks at a pipeline over a graph of this source.
+    pub(crate) fn new(source: Source) -> Self {
+        Self { steps: Vec::new(), source }
+    }
 }
 
 impl Instrument for Carried {
@@ -30,7 +38,15 @@ impl Instrument for Carried {
         if !is_of(qcc_quantize::PASSES, name) || !rest.iter().all(is_plain) {
             return Ok(());
         }
-        check(at.graph, name, rest).map_err(|it| it.into_diagnostic(name))
+        check(at.graph, name, rest).map_err(|it| it.into_diagnostic(name))?;
+        if name == allocate_bits::INFO.name {
+            return Ok(()); // other bits may need less
+        }
+        match needed_opset(at.graph, rest) {
+            Some(need) => check_opset(at.graph, &self.source, need, PRODUCTS)
+                .map_err(|it| Box::new(Diagnostic::from(it))),
+            None => Ok(()),
+        }
     }
 }
 

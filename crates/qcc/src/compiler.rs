@@ -436,7 +436,7 @@ impl Compiler {
         let mut graph = model.graph().clone();
         let mut record = Record::default();
         let session = &self.session;
-        self.instruments.push(Box::new(Carried::default()));
+        self.instruments.push(Box::new(Carried::new(model.source().clone())));
         let instruments = &mut self.instruments;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(session.threads).build();
         let outcome = match pool {

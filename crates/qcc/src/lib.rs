@@ -32,6 +32,7 @@ mod recipe;
 mod runner;
 mod samples;
 mod tables;
+mod version;
 
 pub use compare::{CompareOptions, Compared, Comparison, FirstDifference, Inner, compare};
 pub use compiler::Compiler;
@@ -50,3 +51,4 @@ pub use qcc_data::{OpenOptions, Samples, Tokenizer};
 pub use qcc_onnx::{External, ReadOptions, Written};
 pub use recipe::{PRESETS, Preset, RECIPES, Recipe};
 pub use tables::{FORMATS, TUNING_COPY, WORKING_COPY, passes};
+pub use version::version;

@@ -1,5 +1,6 @@
 //! A model that was opened.
 
+use std::io::Read;
 use std::path::Path;
 
 use qcc_diag::Diagnostic;
@@ -29,6 +30,14 @@ impl Model {
     /// As [`Model::open`].
     pub fn open_with(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Self, Error> {
         Ok(Self { inner: qcc_onnx::read(path.as_ref(), options)? })
+    }
+
+    /// Reads a model of one file from a stream, to its end.
+    ///
+    /// # Errors
+    /// As [`Model::open`]; when the model has data in other files.
+    pub fn read(input: &mut impl Read, options: &ReadOptions) -> Result<Self, Error> {
+        Ok(Self { inner: qcc_onnx::read_stream(input, options)? })
     }
 
     /// The graph.

@@ -1,6 +1,7 @@
 //! What a run gives.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 
 use qcc_ir::Graph;
@@ -46,6 +47,15 @@ impl Model {
         let checked =
             qcc_onnx::check_places(self.source(), path, options.external, options.overwrite);
         Ok(checked?)
+    }
+
+    /// Whether [`Output::write_to`] may be possible for what this model becomes: to be asked before
+    /// long work.
+    ///
+    /// # Errors
+    /// When it does not fit into one file.
+    pub fn check_stream(&self, options: &SaveOptions) -> Result<(), Error> {
+        Ok(qcc_onnx::check_stream(self.source(), options.external)?)
     }
 }
 
@@ -112,5 +122,14 @@ impl Output {
     pub fn save(&self, path: impl AsRef<Path>, options: &SaveOptions) -> Result<Written, Error> {
         let options = self.write_options(options);
         Ok(qcc_onnx::write(&self.graph, &self.source, path.as_ref(), &options)?)
+    }
+
+    /// Writes the model as ONNX of one file to a stream.
+    ///
+    /// # Errors
+    /// When it does not fit into one file, or the stream takes no more.
+    pub fn write_to(&self, out: &mut impl Write, options: &SaveOptions) -> Result<Written, Error> {
+        let options = self.write_options(options);
+        Ok(qcc_onnx::write_stream(&self.graph, &self.source, out, &options)?)
     }
 }

@@ -8,8 +8,8 @@ use qcc_pass::{Record, SampleSource, Session};
 use qcc_tensor::release;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::Output;
 use crate::own_text::OwnText;
+use crate::{Output, version};
 
 /// The samples that a run could calibrate on.
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ impl Calibration {
 pub(crate) fn metadata(output: &Output) -> Vec<(String, String)> {
     let source = &output.source;
     let mut entries = vec![
-        ("qcc.version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("qcc.version", version()),
         ("qcc.pipeline", output.pipeline.clone()),
         ("qcc.source.xxh128", digest(source)),
         ("qcc.source.producer", source.producer().to_owned()),

@@ -5,6 +5,7 @@ use std::str::FromStr as _;
 use qcc_ir::Graph;
 use qcc_ops::quant::{Layout, Quant};
 use qcc_pass::{PassError, Step};
+use qcc_quant::layout::field_bits;
 
 use crate::readers::{Reader, readers};
 use crate::{pack, to_function, to_nbits, to_qdq};
@@ -30,6 +31,30 @@ pub fn check_readers(root: &Graph, steps: &[Step]) -> Result<(), PassError> {
         }
     }
     Ok(())
+}
+
+/// The operators whose nodes give way to products with codes.
+pub const PRODUCTS: &[&str] = &["MatMul", "Gemm", "FusedMatMul", "Einsum"];
+
+/// The opset of ONNX that the weights that were chosen need in the format among `steps`; `None` where
+/// any will do.
+pub fn needed_opset(root: &Graph, steps: &[Step]) -> Option<i64> {
+    let has = |name: &str| steps.iter().any(|it| it.pass.name == name);
+    let of = |quant: &Quant| {
+        if has(to_qdq::INFO.name) {
+            let block = Layout::Qdq.block(quant.form, &quant.spec).ok()?;
+            // Per axis, 8 bits; blocks or 4 bits; 2 bits.
+            return Some(match field_bits(quant.spec.bits.get()) {
+                2 => 25,
+                8 if block >= quant.form.k => 13,
+                _ => 21,
+            });
+        }
+        has(to_function::INFO.name).then_some(13)
+    };
+    let scopes = root.scopes();
+    let nodes = scopes.iter().filter_map(|it| root.at(it)).flat_map(Graph::nodes);
+    nodes.filter_map(|it| of(it.1.op()?.is::<Quant>()?)).max()
 }
 
 /// Whether the layout among `steps` has a place for each weight that was chosen: for its bits, its

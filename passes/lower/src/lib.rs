@@ -14,7 +14,7 @@ pub mod to_qdq;
 
 use qcc_pass::PassInfo;
 
-pub use carried::{check_layout, check_readers};
+pub use carried::{PRODUCTS, check_layout, check_readers, needed_opset};
 
 /// The passes of this crate.
 pub const PASSES: &[&PassInfo] =

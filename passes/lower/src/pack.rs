@@ -5,7 +5,6 @@
 //! Fails where the layout has no field or block for the numbers, or no place for outliers, naming the
 //! weight.
 
-use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -40,8 +39,8 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let mut patches = Vec::new();
     let mut widened: Vec<(u8, u8)> = Vec::new();
     let mut slow: Vec<String> = Vec::new();
-    // `to-qdq` gives each product codes of its own.
-    let counts = if layout == Layout::Qdq { counts(root) } else { BTreeMap::new() };
+    let mut shared: Vec<(String, usize)> = Vec::new();
+    let counts = counts(root);
     for scope in root.scopes() {
         let Some(graph) = root.at(&scope) else { continue };
         for id in graph.topo() {
@@ -63,7 +62,12 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
                 widened.push((quant.spec.bits.get(), field));
             }
             let key = (scope.clone(), Value { node: id, slot: 0 });
-            let copies = counts.get(&key).copied().unwrap_or(1).max(1);
+            let readers = counts.get(&key).copied().unwrap_or(1).max(1);
+            if readers > 1 {
+                shared.push((name.clone(), readers));
+            }
+            // `to-qdq` gives each product codes of its own.
+            let copies = if layout == Layout::Qdq { readers } else { 1 };
             let size = bytes.tensors().map(|it| it.bytes().len()).sum::<usize>() * copies;
             let row = ctx.record.weight(&name);
             if layout != Layout::Dense && field == 2 && bytes.block == 16 && row.op != "Gather" {
@@ -98,7 +102,37 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
                 .with_help("-g 32, 64 or 128 are fast, and so are 4 bits"),
         );
     }
+    if let Some(note) = note_shared(&shared, layout) {
+        ctx.note(note);
+    }
     Ok(patches)
+}
+
+/// That several nodes read one weight, and how often it is stored. `shared` has the weights with
+/// the number of their readers.
+fn note_shared(shared: &[(String, usize)], layout: Layout) -> Option<Diagnostic> {
+    const NAMED: usize = 5;
+    let (first, readers) = shared.first()?;
+    let text = match (shared.len(), layout) {
+        (1, Layout::Qdq) => {
+            format!("'{first}' is read by {readers} nodes, and stored once for each of them")
+        }
+        (1, _) => format!("'{first}' is read by {readers} nodes, and stays one weight"),
+        (count, Layout::Qdq) => {
+            format!("{count} weights are read by several nodes, and stored once for each of them")
+        }
+        (count, _) => format!("{count} weights are read by several nodes, and stay one each"),
+    };
+    let mut note = Diagnostic::note(codes::QCC0611, text);
+    if shared.len() > 1 {
+        for (name, readers) in shared.iter().take(NAMED) {
+            note = note.with_note(format!("'{name}' by {readers}"));
+        }
+    }
+    Some(match layout {
+        Layout::Qdq => note.with_help("--format nbits and --format function store them once"),
+        Layout::NBits | Layout::Dense => note,
+    })
 }
 
 /// Fails where the layout has no place for a weight that has no codes yet.

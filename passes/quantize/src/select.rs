@@ -326,7 +326,7 @@ pub(crate) fn damaged(name: &str, weight: &Tensor, found: NonFinite) -> Diagnost
         count => format!("{count} of its {len} values are not finite, the first at {index:?}"),
     };
     Diagnostic::warning(codes::QCC0607, format!("'{name}' is left in float: {what}"))
-        .with_help("qcc inspect MODEL --weights shows the weights that are damaged")
+        .with_help(format!("qcc inspect MODEL --values '{name}' shows what it holds and where"))
 }
 
 /// What to say of a weight that has values that are not finite.

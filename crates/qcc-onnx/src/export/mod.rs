@@ -4,6 +4,7 @@ mod encode;
 mod file;
 mod function;
 mod graph;
+mod opset;
 mod places;
 mod region;
 mod rope;
@@ -13,7 +14,7 @@ pub(crate) mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use onnx_protobuf::fields::model_proto as f;
@@ -31,7 +32,8 @@ use rope::Rope;
 use sidecar::Sidecar;
 use upgrade::Upgrade;
 
-pub use places::check_places;
+pub use opset::check_opset;
+pub use places::{check_places, check_stream};
 
 /// Models above this size keep their tensors in a file of their own: protobuf libraries refuse
 /// messages of 2 GiB.
@@ -71,7 +73,7 @@ pub struct WriteOptions {
 /// What was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// The model, then its data files.
+    /// The model, then its data files; none of what went to a stream.
     pub files: Vec<PathBuf>,
     /// Bytes of all of them.
     pub size_bytes: u64,
@@ -129,8 +131,32 @@ pub fn write(
     for it in pending {
         it.finish()?;
     }
-    let from = source.opset("");
-    let raised = from.filter(|&it| needs.opset > it).map(|it| (it, needs.opset));
+    Ok(Written { files, size_bytes, raised: needs.raised(source) })
+}
+
+/// As [`write()`], to a stream. Nothing goes there before all of the model is known, but a stream that
+/// ends early has a part of it.
+///
+/// # Errors
+/// When the model does not fit into one file; when the graph holds what has no form in ONNX; when
+/// the stream takes no more.
+pub fn write_stream(
+    graph: &Graph,
+    source: &Source,
+    out: &mut impl Write,
+    options: &WriteOptions,
+) -> Result<Written, WriteError> {
+    check_stream(source, options.external)?;
+    let needs = Needs::of(graph, source, options);
+    let model = message(graph, source, options, &needs, None)?;
+    if model.rope.len() > MAX_INLINE_BYTES {
+        let what = "the output has more than 1.5 GiB".to_owned();
+        return Err(WriteError::OneFile { what });
+    }
+    let mut out = BufWriter::with_capacity(1 << 20, out);
+    let written = model.rope.write_to(source.0.file.bytes(), &mut out);
+    written.and_then(|()| out.flush()).map_err(WriteError::Stream)?;
+    let (files, size_bytes, raised) = (Vec::new(), model.rope.len(), needs.raised(source));
     Ok(Written { files, size_bytes, raised })
 }
 
@@ -294,6 +320,11 @@ struct Needs {
 }
 
 impl Needs {
+    /// The opset before and after, when it has to be raised.
+    fn raised(&self, source: &Source) -> Option<(i64, i64)> {
+        source.opset("").filter(|&it| self.opset > it).map(|it| (it, self.opset))
+    }
+
     fn of(graph: &Graph, source: &Source, options: &WriteOptions) -> Self {
         let least = if options.annotations.is_empty() { 0 } else { NODES_HAVE_METADATA };
         let mut needs = Self {

@@ -32,6 +32,19 @@ pub fn check_places(
     try_place(&data)
 }
 
+/// Whether [`write_stream()`](crate::write_stream()) may be possible: to be asked before long work.
+///
+/// # Errors
+/// When the model has data in other files, or is asked to.
+pub fn check_stream(source: &Source, external: External) -> Result<(), WriteError> {
+    let what = match (source.data_files().first(), external) {
+        (Some((location, _)), _) => format!("the input has its data in '{location}'"),
+        (None, External::Always) => "a data file is asked for".to_owned(),
+        (None, External::Auto | External::Never) => return Ok(()),
+    };
+    Err(WriteError::OneFile { what })
+}
+
 pub(super) fn free_model(source: &Source, path: &Path, overwrite: bool) -> Result<(), WriteError> {
     if is_same_file(path, &source.0.path) {
         return Err(WriteError::IsInput { path: path.to_owned() });

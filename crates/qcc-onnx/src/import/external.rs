@@ -30,7 +30,8 @@ pub(super) fn open_file(path: &Path, name: &str, no_mmap: bool) -> io::Result<Ma
 /// The data files that were opened.
 #[derive(Default)]
 pub(super) struct DataFiles {
-    folder: PathBuf,
+    /// `None` where a model has no files beside it.
+    folder: Option<PathBuf>,
     allow_symlinks: bool,
     no_mmap: bool,
     open: IndexMap<String, MappedFile>,
@@ -39,7 +40,12 @@ pub(super) struct DataFiles {
 impl DataFiles {
     pub(super) fn new(model: &Path, allow_symlinks: bool) -> Self {
         let folder = model.parent().unwrap_or(Path::new(".")).to_owned();
-        Self { folder, allow_symlinks, no_mmap: false, open: IndexMap::new() }
+        Self { folder: Some(folder), allow_symlinks, ..Self::default() }
+    }
+
+    /// Those of a model that came from a stream: there are none.
+    pub(super) fn of_stream() -> Self {
+        Self::default()
     }
 
     /// Reads files instead of mapping them.
@@ -64,6 +70,10 @@ impl DataFiles {
             location: location.clone(),
             what,
         };
+        let Some(folder) = self.folder.clone() else {
+            let tensor = tensor.name().to_owned();
+            return Err(ReadError::NoFolder { tensor, location });
+        };
         let number = |key: &str| -> Result<Option<usize>, ReadError> {
             let Some(entry) = entry(key) else { return Ok(None) };
             let text = entry.value().trim();
@@ -75,7 +85,7 @@ impl DataFiles {
             let length = length.unwrap_or_default();
             return Err(wrong(format!("length is {length}, but the shape needs {want} bytes")));
         }
-        let file = self.open(&location).map_err(wrong)?;
+        let file = self.open(&folder, &location).map_err(wrong)?;
         let size = file.bytes().len();
         let end = offset.checked_add(want).filter(|&it| it <= size);
         end.and_then(|end| file.slice(offset..end)).ok_or_else(|| {
@@ -83,9 +93,9 @@ impl DataFiles {
         })
     }
 
-    fn open(&mut self, location: &str) -> Result<&MappedFile, String> {
+    fn open(&mut self, folder: &Path, location: &str) -> Result<&MappedFile, String> {
         if !self.open.contains_key(location) {
-            let path = self.resolve(location)?;
+            let path = self.resolve(folder, location)?;
             let file = open_file(&path, location, self.no_mmap)
                 .map_err(|error| format!("'{location}' cannot be read: {error}"))?;
             self.open.insert(location.to_owned(), file);
@@ -93,7 +103,7 @@ impl DataFiles {
         self.open.get(location).ok_or_else(|| "it is not open".to_owned())
     }
 
-    fn resolve(&self, location: &str) -> Result<PathBuf, String> {
+    fn resolve(&self, folder: &Path, location: &str) -> Result<PathBuf, String> {
         if location.is_empty() {
             return Err("no location is given".to_owned());
         }
@@ -103,10 +113,10 @@ impl DataFiles {
         if !is_plain || location.contains('\\') || location.contains('\0') {
             return Err(format!("'{location}' is not a plain path below the model"));
         }
-        let path = self.folder.join(relative);
+        let path = folder.join(relative);
         let real = fs::canonicalize(&path)
             .map_err(|error| format!("'{location}' cannot be read: {error}"))?;
-        if real.starts_with(&self.folder) || self.allow_symlinks {
+        if real.starts_with(folder) || self.allow_symlinks {
             Ok(real)
         } else {
             Err(format!("'{location}' leads out of the folder of the model"))

@@ -10,6 +10,7 @@ mod types;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -61,6 +62,40 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Model, ReadError> {
     let real = fs::canonicalize(path).map_err(io)?;
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let file = external::open_file(&real, &name, options.no_mmap).map_err(io)?;
+    let data = DataFiles::new(&real, options.allow_external_symlinks);
+    read_file(path, file, data.without_mmap(options.no_mmap), options)
+}
+
+/// The most bytes of a model in one message.
+const MAX_BYTES: u64 = 1 << 31;
+
+/// What the file of a model that came from a stream is called.
+const STREAM: &str = "<stdin>";
+
+/// Reads a model of one file from a stream, to its end.
+///
+/// # Errors
+/// As [`read`]; when the model has data in other files.
+pub fn read_stream(input: &mut impl Read, options: &ReadOptions) -> Result<Model, ReadError> {
+    let path = Path::new(STREAM);
+    let wrong = |source| ReadError::Io { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    input.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(wrong)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(wrong(io::Error::other(
+            "it has more than 2 GiB, which no model of one file has",
+        )));
+    }
+    let file = MappedFile::from_bytes(Bytes::from(bytes), STREAM);
+    read_file(path, file, DataFiles::of_stream(), options)
+}
+
+fn read_file(
+    path: &Path,
+    file: MappedFile,
+    mut data: DataFiles,
+    options: &ReadOptions,
+) -> Result<Model, ReadError> {
     let mut warnings = Vec::new();
 
     check_wire(path, &file, options, &mut warnings)?;
@@ -74,8 +109,6 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Model, ReadError> {
     warnings.extend(too_new(&header));
     warnings.extend(double_metadata(&header));
 
-    let mut data = DataFiles::new(&real, options.allow_external_symlinks);
-    data = data.without_mmap(options.no_mmap);
     let functions = function::read_all(&file, &header, &mut data, &mut warnings);
     let mut cx = graph::Context {
         file: &file,

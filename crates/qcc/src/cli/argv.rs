@@ -125,6 +125,7 @@ const SILENT: &[&str] = &[
     "quiet",
     "verbose",
     "threads",
+    "color",
     "progress",
     "verify",
     "eval",

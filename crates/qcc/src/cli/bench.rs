@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use super::command::Progress;
 use super::exit::{Ended, say, show};
 use super::inspect::line;
-use super::watch;
 use super::words::{positive, threads};
+use super::{streams, watch};
 
 /// Options of `bench`.
 #[derive(Args, Debug)]
@@ -54,7 +54,7 @@ pub(super) struct BenchArgs {
     pub(super) past: usize,
 
     /// Threads, 1024 at most [default: all cores]
-    #[arg(short, long, value_name = "N", value_parser = threads)]
+    #[arg(short, long, env = "QCC_THREADS", hide_env_values = true, value_name = "N", value_parser = threads)]
     pub(super) threads: Option<usize>,
 
     /// How often each time is taken [default: for a fifth of a second, 3 times at least]
@@ -99,8 +99,8 @@ pub(super) enum Activations {
 
 /// Runs the command.
 pub(super) fn run(args: &BenchArgs) -> Result<Ended, Error> {
-    let model = Model::open(&args.input)?;
-    let reference = args.reference.as_ref().map(Model::open).transpose()?;
+    let model = streams::open(&args.input)?;
+    let reference = args.reference.as_ref().map(streams::open).transpose()?;
     let threads = args.threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
     // Operators beside the kernels take their threads from here. A pool that exists already stays.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();

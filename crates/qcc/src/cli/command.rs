@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use qcc::{FORMATS, RECIPES};
 
+use super::color::Color;
 use super::verify::Verify;
 pub(super) use super::watch::Kind as Progress;
 use super::words::{OpType, ScaleType, Scheme, bpw, positive, threads};
@@ -22,6 +23,19 @@ pub(super) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub(super) command: Command,
+
+    /// Whether messages and help have colors: auto, always or never; auto is on a terminal, without
+    /// NO_COLOR
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t = Color::Auto,
+        hide_possible_values = true,
+        display_order = 900,
+        value_name = "WHEN"
+    )]
+    pub(super) color: Color,
 }
 
 /// The commands.
@@ -57,10 +71,11 @@ pub(super) enum Command {
 #[derive(Args, Debug)]
 #[command(group = clap::ArgGroup::new("data").multiple(true))]
 pub(super) struct QuantizeArgs {
-    /// The float model
+    /// The float model; - is the input stream
     pub(super) input: PathBuf,
 
-    /// Where to write [default: <INPUT without .onnx>.q<BITS>.onnx]
+    /// Where to write; - is the output stream [default: <INPUT without .onnx>.q<BITS>.onnx, or -
+    /// where the input is]
     #[arg(short, long, alias = "output-path", alias = "output-model", value_name = "PATH")]
     pub(super) output: Option<PathBuf>,
 
@@ -219,7 +234,7 @@ pub(super) struct QuantizeArgs {
     pub(super) seed: u64,
 
     /// Threads, 1024 at most; the result does not depend on it [default: all cores]
-    #[arg(short = 'j', long, value_name = "N", value_parser = threads)]
+    #[arg(short = 'j', long, env = "QCC_THREADS", hide_env_values = true, value_name = "N", value_parser = threads)]
     pub(super) threads: Option<usize>,
 
     /// Memory that may be used at most: 700MB, 1.5GiB, or a number of bytes

@@ -16,8 +16,8 @@ use serde_json::json;
 use super::command::Progress;
 use super::exit::{Ended, say, show};
 use super::inspect::line;
-use super::watch;
 use super::words::positive;
+use super::{streams, watch};
 
 /// Options of `compare`.
 #[derive(Args, Debug)]
@@ -80,8 +80,8 @@ pub(super) struct CompareArgs {
 
 /// Runs the command.
 pub(super) fn run(args: &CompareArgs) -> Result<Ended, Error> {
-    let a = Model::open(&args.reference)?;
-    let b = Model::open(&args.model)?;
+    let a = streams::open(&args.reference)?;
+    let b = streams::open(&args.model)?;
     let mut notes = [a.warnings(), b.warnings()].concat();
     let samples = samples(args, &a, &mut notes)?;
     notes.extend_from_slice(samples.warnings());

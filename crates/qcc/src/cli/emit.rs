@@ -87,6 +87,11 @@ impl EmitArgs {
         self.emit.contains(&Emit::Onnx)
     }
 
+    /// Whether the model is all that is written.
+    pub(super) fn is_model_alone(&self) -> bool {
+        self.emit.iter().all(|it| *it == Emit::Onnx)
+    }
+
     /// What the name of an output that nobody named ends with: that of the first kind.
     pub(super) fn extension(&self) -> &'static str {
         self.emit.iter().min().map_or("onnx", |it| it.extension())

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use qcc::{Error, Gate, Model, OpenOptions, evaluate};
+use qcc::{Error, Gate, OpenOptions, evaluate};
 use qcc_diag::Diagnostic;
 use qcc_pass::{Cancel, SampleSource as _};
 use qcc_report::Note;
@@ -11,13 +11,13 @@ use qcc_report::Note;
 use super::command::Progress;
 use super::exit::{Ended, say, show};
 use super::measured::Measured;
-use super::watch;
 use super::words::positive;
+use super::{streams, watch};
 
 /// Options of `eval`.
 #[derive(Args, Debug)]
 pub(super) struct EvalArgs {
-    /// The model
+    /// The model; - is the input stream
     pub(super) input: PathBuf,
 
     /// Samples: .npy or .npz of token ids or named inputs, a folder of ONNX test data, .txt, .jsonl
@@ -56,8 +56,8 @@ pub(super) struct EvalArgs {
 
 /// Runs the command.
 pub(super) fn run(args: &EvalArgs) -> Result<Ended, Error> {
-    let model = Model::open(&args.input)?;
-    let reference = args.reference.as_ref().map(Model::open).transpose()?;
+    let model = streams::open(&args.input)?;
+    let reference = args.reference.as_ref().map(streams::open).transpose()?;
     let options = OpenOptions {
         samples: args.samples,
         seq_len: args.seq_len,

@@ -27,7 +27,7 @@ pub(super) enum Ended {
 
 /// Prints a message to the error stream.
 pub(super) fn say(message: &Diagnostic) {
-    tell(&message.to_string());
+    tell(&super::color::text(message));
 }
 
 /// Prints a line to the error stream. A reader that is gone misses nothing that matters.
@@ -73,7 +73,7 @@ impl Json {
         let mut found = None;
         for arg in args.filter_map(|it| it.to_str()) {
             found = match arg.strip_prefix("--json") {
-                Some("") => Some(Self::Stream),
+                Some("" | "=-") => Some(Self::Stream),
                 Some(path) if path.starts_with('=') => Some(Self::File(path[1..].into())),
                 _ => found,
             };
@@ -220,6 +220,7 @@ mod tests {
         let asked = |line: &str| Json::asked(&line.split(' ').map(Into::into).collect::<Vec<_>>());
         assert_eq!(asked("qcc m.onnx --json"), Some(Json::Stream));
         assert_eq!(asked("qcc m.onnx --json=a.json -b9"), Some(Json::File("a.json".into())));
+        assert_eq!(asked("qcc m.onnx --json=-"), Some(Json::Stream));
         assert_eq!(asked("qcc m.onnx -- --json"), None);
         assert_eq!(asked("--json m.onnx --jsonl"), None);
     }

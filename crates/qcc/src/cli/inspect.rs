@@ -1,6 +1,7 @@
 //! `qcc inspect`: what is in a model.
 
 mod blocks;
+mod values;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -13,11 +14,12 @@ use qcc_report::{Note, bytes, columns};
 use serde_json::{Map, json};
 
 use super::exit::{Ended, say, show};
+use super::streams;
 
 /// Options of `inspect`.
 #[derive(Args, Debug)]
 pub(super) struct InspectArgs {
-    /// The model, float or quantized
+    /// The model, float or quantized; - is the input stream
     pub(super) input: PathBuf,
 
     /// One row for each use of a weight: what it is, whether it can be quantized, and how well
@@ -28,6 +30,11 @@ pub(super) struct InspectArgs {
     #[arg(long)]
     pub(super) blocks: bool,
 
+    /// What a constant, or the weight of a node, holds: range, mean, quantiles, and where values are
+    /// zero, NaN or infinite; codes as floats; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub(super) values: Vec<String>,
+
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -35,14 +42,18 @@ pub(super) struct InspectArgs {
 
 /// Runs the command.
 pub(super) fn run(args: &InspectArgs) -> Result<Ended, Error> {
-    let model = Model::open(&args.input)?;
+    let model = streams::open(&args.input)?;
     model.warnings().iter().for_each(say);
     let typed = Compiler::new().pipeline("infer-types").run(&model)?;
     let facts = Facts::of(&typed);
     let weights = args.weights.then(|| weights::Weights::of(typed.graph()));
     let blocks = args.blocks.then(|| blocks::Blocks::of(&model)).transpose()?;
+    let values = values::of(typed.graph(), &args.values)?;
     if args.json {
         let mut all = to_json(args, &model, &facts, weights.as_ref());
+        if !values.is_empty() {
+            all["values"] = values.iter().map(values::Row::to_json).collect();
+        }
         if let Some(blocks) = blocks {
             all["blocks"] = blocks.to_json();
         }
@@ -56,6 +67,10 @@ pub(super) fn run(args: &InspectArgs) -> Result<Ended, Error> {
     if let Some(blocks) = blocks {
         text.push('\n');
         text.push_str(&blocks.to_text());
+    }
+    for row in values {
+        text.push('\n');
+        text.push_str(&row.to_text());
     }
     show(&text)
 }

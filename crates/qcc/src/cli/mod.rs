@@ -3,6 +3,7 @@
 mod argv;
 mod bench;
 mod budget;
+mod color;
 mod command;
 mod compare;
 mod config;
@@ -21,6 +22,7 @@ mod quantize;
 mod record;
 mod report;
 mod run;
+mod streams;
 mod took;
 mod verify;
 mod version;
@@ -33,6 +35,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 
+use color::Color;
 use command::{Cli, Command};
 use exit::{Ended, Json};
 use qcc::Error;
@@ -41,11 +44,13 @@ use qcc::Error;
 pub(crate) fn run() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let json = Json::asked(&args);
+    Color::asked(&args).apply();
     exit::end(json.as_ref(), || dispatch(args, json.as_ref()))
 }
 
 fn dispatch(args: Vec<OsString>, json: Option<&Json>) -> Result<Ended, Error> {
-    let command = argv::with_negations(Cli::command());
+    let color = Color::asked(&args).of_help();
+    let command = argv::with_negations(Cli::command()).color(color);
     let args = config::expand(argv::normalize(args, &command), &command)?;
     let json = Json::asked(&args).or(json.cloned());
     let matches = match command.clone().try_get_matches_from(args) {
@@ -56,6 +61,9 @@ fn dispatch(args: Vec<OsString>, json: Option<&Json>) -> Result<Ended, Error> {
         Ok(cli) => cli,
         Err(error) => return exit::usage(&error),
     };
+    if matches!(cli.command, Command::Eval(_) | Command::Compare(_) | Command::Inspect(_)) {
+        words::limit_threads()?;
+    }
     match cli.command {
         Command::Quantize(args) => {
             let typed = matches.subcommand_matches("quantize");

@@ -8,9 +8,10 @@ mod summary;
 mod tuning;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
-use qcc::{Error, External, Model, OpenOptions, Output, ReadOptions, SaveOptions};
+use qcc::{Error, External, OpenOptions, Output, ReadOptions, SaveOptions};
 use qcc_diag::{Diagnostic, Severity, codes};
 use qcc_pass::Cancel;
 use qcc_report::{RunRecord, bytes};
@@ -24,8 +25,8 @@ use super::record::record;
 use super::took::Begin;
 use super::verify::{Choices, Verify};
 use super::work::Work;
-use super::{report, took, watch};
-use notes::{Notes, nothing};
+use super::{report, streams, took, watch};
+use notes::{Notes, moved, nothing};
 use settings::{GROUP, Settings, compiler, made};
 
 /// Runs the command. `options` are those that may change the output, for the record.
@@ -38,6 +39,10 @@ pub(super) fn run(
     // What was typed wrong is said before a large model is opened.
     let settings = Settings::of(args)?;
     let output = args.output.clone().unwrap_or_else(|| places::beside(args, settings.bits));
+    let is_stream = streams::is_stream(&output);
+    if is_stream {
+        places::check_stream(args, json)?;
+    }
     let plan = Plan::of(&args.code, &output)?;
     let output = plan.as_ref().and_then(Plan::model).unwrap_or(output);
     let mut compiler = compiler(args, &settings)?;
@@ -47,7 +52,7 @@ pub(super) fn run(
         treat_as_constant: args.treat_as_constant,
         no_mmap: args.no_mmap,
     };
-    let model = Model::open_with(&args.input, &read)?;
+    let model = streams::open_with(&args.input, &read)?;
     let before = model.source().size_bytes();
     let tell = |label: &str, text: &str| {
         if !args.quiet {
@@ -87,7 +92,7 @@ pub(super) fn run(
     if args.verbose || args.dry_run {
         tell("pipeline", &pipeline.to_string());
     }
-    for it in args.look.instruments(&output) {
+    for it in args.look.instruments(if is_stream { Path::new("qcc") } else { &output }) {
         compiler = compiler.instrument(it);
     }
     let choices = Choices::default();
@@ -176,7 +181,8 @@ pub(super) fn run(
     }
     let code = plan.map(|it| it.make(compiled.graph(), args.strict, &mut |it| notes.add(it)));
     let code = code.transpose()?;
-    let written = args.code.has_model().then(|| compiled.save(&output, &save)).transpose();
+    let written =
+        args.code.has_model().then(|| streams::save(&compiled, &output, &save)).transpose();
     let written = written.map_err(|error| work.explain(error))?;
     let mut files = Vec::new();
     if let Some(code) = code {
@@ -185,6 +191,8 @@ pub(super) fn run(
     }
     if let Some(written) = &written {
         files.insert(0, (output.clone(), written.size_bytes));
+        let inputs = model.source().data_files().len();
+        notes.add(moved(args.external_data, inputs, written).as_slice());
     }
     notes.add(work.finish().as_slice());
     if let Some((from, to)) = written.as_ref().and_then(|it| it.raised) {
@@ -227,7 +235,12 @@ pub(super) fn run(
     let others: String = names.map(|it| format!("  {it}\n")).collect();
     let figures = found.as_ref().map_or("", |it| &it.1);
     let below = summary::below(args, &compiled, &pipeline, &record);
-    show(&format!("{table}  {first} {took}\n{others}{told}{figures}{below}"))?;
+    let text = format!("{table}  {first} {took}\n{others}{told}{figures}{below}");
+    if is_stream {
+        exit::tell(text.trim_end()); // the output stream has the model
+    } else {
+        show(&text)?;
+    }
     Ok(ended())
 }
 

@@ -12,6 +12,7 @@ use qcc_exec::Profile;
 use serde_json::{Value, json};
 
 use super::exit::{Ended, say};
+use super::streams;
 use super::words::{positive, threads};
 
 /// Options of `run`.
@@ -52,7 +53,7 @@ pub(super) struct RunArgs {
     pub(super) text: TextArgs,
 
     /// Threads, 1024 at most; the result does not depend on it [default: all cores]
-    #[arg(short = 't', long, value_name = "N", value_parser = threads)]
+    #[arg(short = 't', long, env = "QCC_THREADS", hide_env_values = true, value_name = "N", value_parser = threads)]
     pub(super) threads: Option<usize>,
 
     /// What runs products with weights of 2 to 8 bits
@@ -175,7 +176,7 @@ fn penalty(text: &str) -> Result<f32, String> {
 
 /// Runs the command.
 pub(super) fn run(args: &RunArgs) -> Result<Ended, Error> {
-    let model = Model::open(&args.input)?;
+    let model = streams::open(&args.input)?;
     arrays::check(args, &model)?;
     model.warnings().iter().for_each(say);
     let threads = args.threads.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));

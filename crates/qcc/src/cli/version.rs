@@ -16,7 +16,7 @@ pub(super) struct VersionArgs {
 
 /// Runs the command.
 pub(super) fn run(args: &VersionArgs) -> Result<Ended, Error> {
-    let mut text = format!("qcc {}\n", env!("CARGO_PKG_VERSION"));
+    let mut text = format!("qcc {}\n", qcc::version());
     if args.verbose {
         let llvm = llvm_version().unwrap_or_else(|| "none: kernels are plain Rust".to_owned());
         let cpu = match Target::native() {

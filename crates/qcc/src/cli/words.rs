@@ -1,7 +1,8 @@
 //! Words that options take, and what is said to a wrong one.
 
 use clap::ValueEnum;
-use qcc_diag::Diagnostic;
+use qcc::Error;
+use qcc_diag::{Diagnostic, codes};
 
 /// Adds the name that was meant to an error, where one is near.
 pub(super) fn meant(error: Diagnostic, name: Option<impl AsRef<str>>) -> Diagnostic {
@@ -97,6 +98,22 @@ pub(super) fn threads(text: &str) -> Result<usize, String> {
         .ok()
         .filter(|it| *it <= MOST_THREADS)
         .ok_or_else(|| format!("it takes a whole number from 1 to {MOST_THREADS}"))
+}
+
+/// Lets commands without an option for it take their threads from `QCC_THREADS`.
+///
+/// # Errors
+/// When it is no number of threads.
+pub(super) fn limit_threads() -> Result<(), Error> {
+    let Some(text) = std::env::var_os("QCC_THREADS") else { return Ok(()) };
+    let text = text.to_string_lossy();
+    let count = threads(&text).map_err(|what| {
+        let text = format!("invalid value '{text}' of QCC_THREADS: {what}");
+        Diagnostic::error(codes::QCC0304, text).at("environment")
+    })?;
+    // A pool that exists already stays.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(count).build_global();
+    Ok(())
 }
 
 /// Stored bits for each weight.

@@ -8,6 +8,7 @@ use qcc_diag::{Diagnostic, codes};
 use qcc_pass::WorkDir;
 
 use super::command::QuantizeArgs;
+use super::streams;
 
 /// Where finished blocks are. What holds none is removed when it is dropped.
 pub(super) struct Work {
@@ -21,6 +22,9 @@ pub(super) struct Work {
 impl Work {
     pub(super) fn of(args: &QuantizeArgs, output: &Path) -> Self {
         let beside = || {
+            if streams::is_stream(output) {
+                return None;
+            }
             let mut name = OsString::from(output.file_name()?);
             name.push(".work");
             Some(output.with_file_name(name))

@@ -9,12 +9,15 @@ use qcc_diag::{Diagnostic, codes};
 use super::super::command::{QuantizeArgs, When};
 use super::super::emit::Plan;
 use super::super::exit::{Json, try_file, unwritten};
-use super::super::report;
+use super::super::{report, streams};
 use super::save_options;
 
 /// `model.onnx` to `model.q4.onnx`, or to `model.q4.o` and the like if no model is written; code
-/// of a model as it is has its name.
+/// of a model as it is has its name. What is read from the input stream goes to the output stream.
 pub(super) fn beside(args: &QuantizeArgs, bits: u8) -> PathBuf {
+    if streams::is_stream(&args.input) {
+        return PathBuf::from(streams::STREAM);
+    }
     let stem = args.input.file_stem().unwrap_or_default().to_string_lossy();
     let extension = args.code.extension();
     let tag = match (args.bpw, args.target_size) {
@@ -24,6 +27,32 @@ pub(super) fn beside(args: &QuantizeArgs, bits: u8) -> PathBuf {
         (None, None) => format!(".q{bits}"),
     };
     args.input.with_file_name(format!("{stem}{tag}.{extension}"))
+}
+
+/// Whether the output stream may have the model, and nothing else wants it.
+///
+/// # Errors
+/// QCC0304 with the option that does not go with it.
+pub(super) fn check_stream(args: &QuantizeArgs, json: Option<&Json>) -> Result<(), Error> {
+    let wrong = |option: &str, text: &str, help: &str| {
+        let error = Diagnostic::error(codes::QCC0304, text).at(format!("option {option}"));
+        Err(error.with_help(help).into())
+    };
+    if !args.code.is_model_alone() {
+        return wrong("--emit", "files of code have no place in a stream", "name a file with -o");
+    }
+    if args.verify.is_some() {
+        let text = "--verify reads the output back, which is no file";
+        return wrong("--verify", text, "name a file with -o, or leave out --verify");
+    }
+    if args.dry_run || args.look.stop_after.is_some() {
+        return Ok(());
+    }
+    if json == Some(&Json::Stream) {
+        let text = "the output stream has the model, and cannot have JSON as well";
+        return wrong("--json", text, "write --json=FILE, or name a file for the model with -o");
+    }
+    streams::must_be_no_terminal()
 }
 
 /// Whether every file that is asked for has a place.
@@ -54,7 +83,12 @@ pub(super) fn check(
             When::Auto if is_copy(args) => External::Never,
             _ => save.external,
         };
-        model.check_places(output, &SaveOptions { external, ..save })?;
+        let save = SaveOptions { external, ..save };
+        if streams::is_stream(output) {
+            model.check_stream(&save)?;
+        } else {
+            model.check_places(output, &save)?;
+        }
     }
     let code = plan.map_or_else(Vec::new, Plan::paths);
     for path in &code {

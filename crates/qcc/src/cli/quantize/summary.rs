@@ -6,6 +6,7 @@ use qcc_pass::Pipeline;
 use qcc_report::RunRecord;
 
 use super::super::command::QuantizeArgs;
+use super::super::streams;
 
 /// The lines of a model that was written to `output`; none where nothing was quantized.
 pub(super) fn below(
@@ -21,8 +22,14 @@ pub(super) fn below(
     let eval = format!("qcc eval {output} --ref {input} --data SAMPLES, or ");
     let eval = if args.eval.is_none() { eval } else { String::new() };
     let next = format!("next: {eval}qcc bench {output} --ref {input}");
-    let lines =
-        [samples(args, compiled), accuracy_level(pipeline), args.code.has_model().then_some(next)];
+    let is_named = |it: &str| it != streams::STREAM;
+    let has_next = args.code.has_model() && is_named(input) && is_named(output);
+    let lines = [
+        samples(args, compiled),
+        accuracy_level(pipeline),
+        runtime(pipeline),
+        has_next.then_some(next),
+    ];
     lines.into_iter().flatten().map(|it| format!("  {it}\n")).collect()
 }
 
@@ -44,6 +51,13 @@ fn samples(args: &QuantizeArgs, compiled: &Output) -> Option<String> {
             "no calibration data: signround on real inputs (--calib FILE) loses less".to_owned()
         }
     })
+}
+
+/// What a runtime needs that is not plain ONNX.
+fn runtime(pipeline: &Pipeline) -> Option<String> {
+    let has_nbits = pipeline.steps().iter().any(|it| it.pass.name == "to-nbits");
+    let text = "runs in ONNX Runtime, and where com.microsoft is known; --format qdq is plain ONNX";
+    has_nbits.then(|| text.to_owned())
 }
 
 /// The arithmetic that `MatMulNBits` asks for.

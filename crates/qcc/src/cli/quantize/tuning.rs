@@ -2,7 +2,7 @@
 
 use qcc::{Compiler, Error, PRESETS};
 use qcc_diag::{Diagnostic, codes};
-use qcc_pass::Pipeline;
+use qcc_pass::{Pipeline, Step};
 
 use super::super::command::QuantizeArgs;
 
@@ -56,6 +56,15 @@ fn trains_scales(args: &QuantizeArgs) -> bool {
     }
 }
 
+/// Whether a pass runs the model on samples.
+fn reads_samples(step: &Step) -> bool {
+    match step.pass.name {
+        "kl-precalibrate" => step.options.text("weights") != "none",
+        "gptq" | "signround" | "tune-scales" | "allocate-bits" => true,
+        _ => false,
+    }
+}
+
 /// Whether the pipeline has a pass for each option that was given: what does nothing is not taken
 /// in silence.
 ///
@@ -82,6 +91,15 @@ pub(super) fn check(args: &QuantizeArgs, pipeline: &Pipeline) -> Result<(), Erro
             .with_note(format!("no pass '{pass}' is in the pipeline"))
             .with_help(help)
             .into());
+    }
+    if args.calib.is_some() && !pipeline.steps().iter().any(reads_samples) {
+        return Err(Diagnostic::error(
+            codes::QCC0304,
+            "--calib does nothing: no pass reads samples",
+        )
+        .at("option --calib")
+        .with_help("-O kl, gptq and signround read them; so do --bpw and --target-size")
+        .into());
     }
     if args.tune_norms && args.tune_scales == Some(0) {
         let text = "--tune-norms does nothing in 0 steps of --tune-scales";
