@@ -5,7 +5,6 @@
         [--schemes W4G32,W3G128,W2G64a] [--starts rtn,mse,x2] [--steps 0,50,200] [--seeds 0,1,2] [--rows 128 --length 128]
 
 Each start is a pass that chooses numbers; 0 steps are its numbers as they are, and those of several seeds are the same.
-Those of adpq have two scales, which the format does not carry: it takes steps alone, 50 and more.
 Seeds draw other rows of --calib: seed s takes rows s*ROWS to (s+1)*ROWS, so the worst of them is that of the worst
 samples. A scheme ends in 'a' for asymmetric. Prints, for each scheme, start and steps, mean and worst KL in nats.
 One JSON line for each run, appended to --log; runs that are in it already are not repeated.
@@ -30,7 +29,7 @@ STARTS = {
     "x2-kl20": "kl-precalibrate{tau=0.2}",
     "pure-kl": "kl-precalibrate{weights=none,tau=10}",
     "gptq": "gptq",
-    "adpq": "adpq",
+    "adpq": "adpq{outliers=0}",  # outliers have scales of their own, which neither nbits nor the tuner has
 }
 
 
@@ -41,7 +40,7 @@ def main():
     p.add_argument("--eval", required=True)
     p.add_argument("--qcc", default="target/ci/qcc")
     p.add_argument("--schemes", default="W4G32,W3G128,W2G64")
-    p.add_argument("--starts", default=",".join(it for it in STARTS if it != "adpq"))
+    p.add_argument("--starts", default=",".join(STARTS))
     p.add_argument("--steps", default="0,50,200")
     p.add_argument("--seeds", default="0,1,2")
     p.add_argument("--rows", type=int, default=128)

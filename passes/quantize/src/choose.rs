@@ -41,6 +41,12 @@ impl Weight {
         })
     }
 
+    /// Whether some of its numbers have scales of their own.
+    pub(crate) fn has_outliers(&self) -> bool {
+        let numbers = self.quant.numbers.as_ref();
+        numbers.is_some_and(|it| !it.view().outliers.places.is_empty())
+    }
+
     pub(crate) fn rows(&self) -> Result<WeightRows<'_>, PassError> {
         self.quant.form.rows(&self.tensor).ok_or_else(|| {
             PassError::internal(format!("'{}' is not the rows that were chosen", self.name))

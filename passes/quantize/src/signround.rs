@@ -106,6 +106,7 @@ pub const INFO: PassInfo = PassInfo {
 
 fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let weights = choose::weights(graph);
+    start_fits(start(ctx), &weights)?;
     let source = activations::source(ctx);
     let (mut patches, weights) = match source {
         Some((samples, origin)) if is_by_block(ctx, samples.as_ref()) => {
@@ -147,6 +148,20 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
         signround_gram(rows, &weight.quant.spec, gram, &options)
     })?);
     Ok(patches)
+}
+
+/// Outliers are no start: tuned codes have one scale for each group.
+fn start_fits(start: Start, weights: &[Weight]) -> Result<(), PassError> {
+    let found = weights.iter().find(|it| start == Start::Given && it.has_outliers());
+    let Some(weight) = found else { return Ok(()) };
+    let text = format!(
+        "signround{{start=given}} cannot start from '{}': its outliers have scales of their own",
+        weight.name
+    );
+    Err(Diagnostic::error(codes::QCC0302, text)
+        .at("option start")
+        .with_help("adpq{outliers=0} gives one scale for each group; start=searched takes none")
+        .into())
 }
 
 /// Whether an error of blocks ends the run: room that is too small, and samples of the user on
