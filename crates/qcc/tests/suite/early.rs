@@ -113,7 +113,9 @@ fn levels_and_options_of_tuning() {
     let bench = bench();
     let samples = ["--calib", "calib.npy", "-n", "4", "--seq-len", "16"];
     let of = |args: &[&str]| pipeline(&bench, &[args, &samples].concat());
-    assert!(of(&["-O0"]).contains(",rtn,"));
+    assert!(pipeline(&bench, &["-O0"]).contains(",rtn,"));
+    let unread = ["in.onnx", "-o", "out.onnx", "-O0", "--calib", "calib.npy"];
+    bench.refused(&unread, 2, "QCC0304", &["--> option --calib", "does nothing"]);
     assert!(of(&["-O1"]).contains(",kl-precalibrate"));
     let light = of(&["-O2"]);
     assert!(light.contains("preset=light") && light.contains("tune-scales{iters=0"), "{light}");
