@@ -45,6 +45,10 @@ pub(super) fn check_stream(args: &QuantizeArgs, json: Option<&Json>) -> Result<(
         let text = "--verify reads the output back, which is no file";
         return wrong("--verify", text, "name a file with -o, or leave out --verify");
     }
+    if args.eval.is_some() {
+        let text = "--eval runs the output, which is no file";
+        return wrong("--eval", text, "name a file with -o, or run qcc eval - behind it");
+    }
     if args.dry_run || args.look.stop_after.is_some() {
         return Ok(());
     }
