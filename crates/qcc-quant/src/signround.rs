@@ -53,6 +53,8 @@ enum Descent {
 pub struct SignRoundOptions {
     /// Steps of sign descent, each 2 N K^2 operations; 0 leaves that candidate out.
     pub steps: u16,
+    /// Rate of the first step; `None` is one over their number.
+    pub rate: Option<f32>,
     /// Whether sign descent tunes the scales.
     pub scales: Scales,
     /// Part of the mean of diag(H) added to it; `None` is [`Gram::default_damp`].
@@ -65,7 +67,14 @@ pub struct SignRoundOptions {
 
 impl Default for SignRoundOptions {
     fn default() -> Self {
-        Self { steps: 0, scales: Scales::Tuned, damp: None, moves: Moves::Pairs, sweeps: 10 }
+        Self {
+            steps: 0,
+            rate: None,
+            scales: Scales::Tuned,
+            damp: None,
+            moves: Moves::Pairs,
+            sweeps: 10,
+        }
     }
 }
 
@@ -178,7 +187,8 @@ impl Solver {
             out.scales[i * groups..][..groups].copy_from_slice(row.scales);
             out.zeros[i * groups..][..groups].copy_from_slice(row.zeros);
         }
-        let mut tuner = Tuner::new(out, weights, self.options.steps, self.options.scales);
+        let mut tuner = Tuner::new(out, weights, self.options.steps, self.options.scales)
+            .with_rate(self.options.rate);
         let mut now = out.clone();
         let mut errors = vec![f64::INFINITY; start.len()];
         let mut outs = split_rows(&mut out.codes, &mut out.scales, &mut out.zeros, k, groups);

@@ -5,7 +5,7 @@
 //! `(T - t) / T^2` times `min(1, |g| / m)` against its gradient g, where m is the mean of |g| over
 //! the group: a gradient that is mostly noise moves little. It moves c by that rate times
 //! `16 / 4^bits` against the sign of its gradient. V is an integer counter over `32 T^2`, and its
-//! whole travel `(T + 1) / 2T`. With `G = dL/dW_quantized`, rounding taken for the identity:
+//! whole travel `(T + 1) / 2T`; with a first rate r in place of `1 / T`, `r T` times that. With `G = dL/dW_quantized`, rounding taken for the identity:
 //!
 //! - `dL/dV = s G` within the range of codes; a clamped weight moves only back towards the range;
 //! - `dL/ds = sum of G (q - z - W / s)` within the range, `G (q - z)` beyond; `dL/dc = s0 dL/ds`.
@@ -57,7 +57,9 @@ pub struct Tuner {
     steps: u16,
     taken: u16,
     form: Scales,
-    /// `32 V T^2`, `[n][k]`.
+    /// V of a counter of 1.
+    unit: f32,
+    /// V over `unit`, `[n][k]`.
     counters: Vec<i32>,
     /// `[n][groups]`.
     groups: Vec<Group>,
@@ -73,15 +75,27 @@ impl Tuner {
             Scales::Ends => scales::ranges(weights, start.k, &start.spec),
             Scales::Frozen | Scales::Tuned => scales::searched(start),
         };
+        let steps = steps.clamp(1, MOST_STEPS);
         Self {
             k: start.k,
             spec: start.spec,
-            steps: steps.clamp(1, MOST_STEPS),
+            steps,
             taken: 0,
             form,
+            unit: 1.0 / (PARTS as f32 * f32::from(steps) * f32::from(steps)),
             counters: vec![0; start.codes.len()],
             groups,
         }
+    }
+
+    /// Moves by `rate` in the first step, and by less from step to step as before; `None` is one
+    /// over the number of steps. To be said before the first step.
+    #[must_use]
+    pub fn with_rate(mut self, rate: Option<f32>) -> Self {
+        if let Some(rate) = rate {
+            self.unit = rate / (PARTS as f32 * f32::from(self.steps));
+        }
+        self
     }
 
     /// The codes at the present parameters, for `weights: f32[n][k]`.
@@ -133,7 +147,7 @@ impl Tuner {
         let (mut counters, mut params) =
             (std::mem::take(&mut self.counters), std::mem::take(&mut self.groups));
         let this = &*self;
-        let rate = by as f32 * this.unit() * PARTS as f32;
+        let rate = by as f32 * this.unit * PARTS as f32;
         let rows = counters.par_chunks_mut(ROWS * k).zip(params.par_chunks_mut(ROWS * groups));
         let result = rows.enumerate().try_for_each(|(chunk, (counters, params))| {
             let rows = counters.chunks_exact_mut(k).zip(params.chunks_exact_mut(groups));
@@ -161,14 +175,9 @@ impl Tuner {
         self.spec.group.len(self.k)
     }
 
-    /// V of a counter of 1, `1 / 32 T^2`.
-    fn unit(&self) -> f32 {
-        1.0 / (PARTS as f32 * f32::from(self.steps) * f32::from(self.steps))
-    }
-
     fn grid(&self, group: &Group) -> TunedGrid {
         let (scale, zero) = group.scale(self.form, &self.spec);
-        TunedGrid { scale, zero, max: f32::from(self.spec.bits.max_code()), unit: self.unit() }
+        TunedGrid { scale, zero, max: f32::from(self.spec.bits.max_code()), unit: self.unit }
     }
 }
 
@@ -211,6 +220,26 @@ mod tests {
             let most = PARTS * i32::from(steps) * (i32::from(steps) + 1) / 2;
             prop_assert!(tuner.counters.iter().all(|c| c.abs() <= most));
         }
+    }
+
+    #[test]
+    fn a_rate_is_how_far_the_first_step_goes() {
+        let weights: Vec<f32> = (0..32).map(|it| it as f32 / 8.0 - 2.0).collect();
+        let spec = WeightSpec {
+            bits: Bits::new(4).unwrap(),
+            group: GroupSize::Row,
+            grid: Grid::Asym,
+            scale: ScaleType::F32,
+        };
+        let begin = start(&weights, 32, &spec);
+        let moved = |rate: Option<f32>| {
+            let mut tuner = Tuner::new(&begin, &weights, 4, Scales::Frozen).with_rate(rate);
+            tuner.step(&weights, &[1.0; 32]).unwrap();
+            tuner.counters.iter().map(|it| *it as f32 * tuner.unit).collect::<Vec<_>>()
+        };
+        assert_eq!(moved(None), moved(Some(0.25)));
+        let farthest = |rate: f32| moved(Some(rate)).into_iter().fold(0.0, f32::min);
+        assert_eq!((farthest(0.25), farthest(0.5), farthest(0.0)), (-0.25, -0.5, 0.0));
     }
 
     #[test]

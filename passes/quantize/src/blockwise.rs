@@ -61,6 +61,8 @@ use weights::Tuned;
 pub(crate) struct Options {
     /// Steps of each block.
     pub(crate) steps: Steps,
+    /// Rate of the first step; `None` is one over their number.
+    pub(crate) rate: Option<f32>,
     /// Samples of each step.
     pub(crate) batch: usize,
     /// What a block reads while it is tuned.

@@ -47,6 +47,12 @@ pub const INFO: PassInfo = PassInfo {
             help: "steps of sign descent: auto is that of the preset for a block, and for a layer 0, which leaves it out",
         },
         OptionInfo {
+            name: "lr",
+            kind: OptionKind::Float { min: 0.0, max: 1.0 },
+            default: "auto",
+            help: "rate of the first step: an offset moves by so much of a code at most; it falls to 0; auto is 1 / iters",
+        },
+        OptionInfo {
             name: "budget",
             kind: OptionKind::Float { min: 0.0, max: 1e9 },
             default: "auto",
@@ -139,6 +145,7 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     }
     let options = SignRoundOptions {
         steps: iters(ctx).unwrap_or(0),
+        rate: rate(ctx),
         moves: if ctx.options.text("moves") == "single" { Moves::Single } else { Moves::Pairs },
         sweeps: usize::try_from(ctx.options.int("sweeps")).unwrap_or(0),
         damp: ctx.options.opt_float("damp"),
@@ -185,6 +192,10 @@ fn iters(ctx: &Ctx<'_>) -> Option<u16> {
     ctx.options.opt_int("iters").map(|it| u16::try_from(it).unwrap_or(u16::MAX))
 }
 
+fn rate(ctx: &Ctx<'_>) -> Option<f32> {
+    ctx.options.opt_float("lr").map(|it| it as f32)
+}
+
 /// How blocks are tuned, by the options.
 pub(crate) fn block_options(ctx: &Ctx<'_>) -> blockwise::Options {
     let steps = match ctx.options.opt_float("budget") {
@@ -194,7 +205,8 @@ pub(crate) fn block_options(ctx: &Ctx<'_>) -> blockwise::Options {
     let batch = ctx.options.opt_int("batch").and_then(|it| usize::try_from(it).ok());
     let batch = batch.unwrap_or(preset(ctx).1);
     let (inputs, scales, start, select) = (inputs(ctx), scales(ctx), start(ctx), select(ctx));
-    blockwise::Options { steps, batch, inputs, scales, start, select }
+    let rate = rate(ctx);
+    blockwise::Options { steps, rate, batch, inputs, scales, start, select }
 }
 
 fn select(ctx: &Ctx<'_>) -> Select {

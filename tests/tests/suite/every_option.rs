@@ -104,6 +104,7 @@ const PLACES: &[Place] = &[
         rows: &[
             ("objective", &["layer"]),
             ("iters", &["0", "8"]),
+            ("lr", &["0.5"]),
             ("batch", &["2"]),
             ("inputs", &["float"]),
             ("scales", &["ends", "frozen"]),

@@ -249,6 +249,11 @@ pub(super) struct QuantizeArgs {
     #[arg(long, value_name = "N")]
     pub(super) iters: Option<u16>,
 
+    /// Rate of the first of these steps, at most 1: an offset moves by so much of a code at most
+    /// [default: one over their number]
+    #[arg(long, value_name = "X")]
+    pub(super) lr: Option<f32>,
+
     /// Samples of a step that tunes a block [default: those of the preset]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(super) batch_size: Option<usize>,

@@ -84,7 +84,8 @@ mod tests {
 
     fn indices(all: usize, steps: Steps, batch: usize) -> Vec<i64> {
         let (inputs, scales, start) = (Inputs::Quantized, Scales::Tuned, Start::Searched);
-        let options = Options { steps, batch, inputs, scales, start, select: Select::Held };
+        let options =
+            Options { steps, rate: None, batch, inputs, scales, start, select: Select::Held };
         let numbers = Numbers(all);
         let few = Few::of(&numbers, options);
         (0..few.len()).map(|it| few.batch(it).unwrap()[0].1.as_slice::<i64>().unwrap()[0]).collect()

@@ -38,6 +38,7 @@ pub(super) fn plan(
         ("samples", format!("{}: {}", samples.len(), values(samples)?)),
         ("seed", seed.to_string()),
         ("steps", steps),
+        ("rate", options.rate.map_or("auto".to_owned(), |it| it.to_string())),
         ("batch", options.batch.to_string()),
         ("inputs", format!("{:?}", options.inputs).to_lowercase()),
         ("scales", format!("{:?}", options.scales).to_lowercase()),

@@ -25,6 +25,7 @@ pub(super) struct Tuned {
     /// `f32[n][k]`.
     weights: Vec<f32>,
     scales: Scales,
+    rate: Option<f32>,
     tuner: Tuner,
     /// What the parameters give now.
     codes: Codes,
@@ -55,6 +56,7 @@ impl Tuned {
             dims: weight.tensor.dims().into(),
             tuner: Tuner::new(&start, &weights, 1, scales),
             scales,
+            rate: options.rate,
             gradient: vec![0.0; weights.len()],
             weights,
             best: start.clone(),
@@ -64,7 +66,7 @@ impl Tuned {
 
     /// Begins `steps` steps from what it starts with.
     pub(super) fn begin(&mut self, steps: u16) {
-        self.tuner = Tuner::new(&self.best, &self.weights, steps, self.scales);
+        self.tuner = Tuner::new(&self.best, &self.weights, steps, self.scales).with_rate(self.rate);
         if self.scales == Scales::Ends {
             self.tuner.encode(&self.weights, &mut self.codes);
         }

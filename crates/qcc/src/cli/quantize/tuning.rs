@@ -25,6 +25,7 @@ pub(super) fn add(mut compiler: Compiler, args: &QuantizeArgs) -> Result<Compile
         None => Ok(compiler),
     };
     compiler = set(compiler, "iters", args.iters.map(|it| it.to_string()))?;
+    compiler = set(compiler, "lr", args.lr.map(|it| it.to_string()))?;
     compiler = set(compiler, "batch", args.batch_size.map(|it| it.to_string()))?;
     if args.tune_norms {
         compiler = compiler.setting("tune-scales", "norms", "true")?;
@@ -75,6 +76,7 @@ pub(super) fn check(args: &QuantizeArgs, pipeline: &Pipeline) -> Result<(), Erro
         ("--preset", "signround", args.preset.is_some()),
         ("--budget", "signround", args.budget.is_some()),
         ("--iters", "signround", args.iters.is_some()),
+        ("--lr", "signround", args.lr.is_some()),
         ("--batch-size", "signround", args.batch_size.is_some()),
         ("--tune-scales", "tune-scales", args.tune_scales.is_some()),
         ("--tune-norms", "tune-scales", args.tune_norms),
