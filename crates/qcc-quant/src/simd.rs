@@ -1,6 +1,6 @@
 //! Runs loops over floats with the vector instructions the CPU has.
 //!
-//! A [`Kernel`] is a plain loop, compiled for each level; a [`VectorKernel`] is written over a
+//! A `Kernel` is a plain loop, compiled for each level; a [`VectorKernel`] is written over a
 //! [`Vector`] of [`LANES`] floats where the compiler does not find the vectors by itself. Every
 //! level computes the same bits: float sums are not reordered, and multiply and add are fused by
 //! [`Vector::mul_add`] alone, there at every level.
