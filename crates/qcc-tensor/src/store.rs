@@ -25,17 +25,17 @@ struct Shared {
     folder: PathBuf,
 }
 
-/// Bytes that may be in memory if nobody says otherwise: the numbers of a model of 2 GiB.
-const BUDGET: u64 = 384 << 20;
-
 impl Default for Store {
     /// 384 MiB of memory, then the folder for temporary files.
     fn default() -> Self {
-        Self::new(BUDGET, std::env::temp_dir())
+        Self::new(Self::DEFAULT_BUDGET, std::env::temp_dir())
     }
 }
 
 impl Store {
+    /// Bytes that may be in memory if nobody says otherwise: the numbers of a model of 2 GiB.
+    pub const DEFAULT_BUDGET: u64 = 384 << 20;
+
     /// At most `budget` bytes in memory at one time, and the rest in files in `folder`.
     pub fn new(budget: u64, folder: PathBuf) -> Self {
         Self(Arc::new(Shared { left: AtomicU64::new(budget), folder }))

@@ -154,7 +154,7 @@ pub(crate) fn tune(
     let cap = ctx.session.max_mem;
     let needs = chain.largest().and_then(|it| Needs::of(&outline, weights, it, chain.len()));
     let most = options.blocks_at_most(ctx.session.threads);
-    let held = Held::of(needs, (options.batch, most), cap)?;
+    let held = Held::of(needs, (options.batch, most), ctx.session)?;
     if let Some(needs) = needs {
         let memory_bytes = needs.total(held, cap);
         ctx.record.expect(Estimate { seconds: None, memory_bytes });

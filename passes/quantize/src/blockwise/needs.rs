@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use qcc_diag::{Diagnostic, codes};
 use qcc_exec::{Bound, Plan, PlanOptions};
 use qcc_ir::{Graph, Value};
-use qcc_pass::PassError;
-use qcc_tensor::{DType, Dim, Pool};
+use qcc_pass::{PassError, Session};
+use qcc_tensor::{DType, Dim, Pool, Store};
 
 use super::gradient::Gradients;
 use super::outline::Outline;
@@ -49,17 +49,22 @@ pub(super) struct Held {
 
 impl Held {
     /// The most that fits: of steps of `batch` samples, and at most `blocks` side by side. Without
-    /// `needs` nobody knows, and it is one block.
+    /// `needs` nobody knows, and it is one block. Without a cap four fifths of what the machine has
+    /// to spare are kept to as far as that goes.
     ///
     /// # Errors
     /// As [`Needs::at_a_time`].
     pub(super) fn of(
         needs: Option<Needs>,
         (batch, blocks): (usize, usize),
-        cap: Option<u64>,
+        session: &Session,
     ) -> Result<Self, PassError> {
-        let alone = Self { samples: batch, blocks: 1 };
-        needs.map_or(Ok(alone), |it| it.at_a_time(batch, blocks, cap))
+        let Some(needs) = needs else { return Ok(Self { samples: batch, blocks: 1 }) };
+        let held = needs.at_a_time(batch, blocks, session.max_mem)?;
+        Ok(match (session.max_mem, session.free_mem) {
+            (None, Some(free)) => needs.within(held, free / 5 * 4),
+            _ => held,
+        })
     }
 }
 
@@ -114,6 +119,16 @@ impl Needs {
     pub(super) fn total(&self, held: Held, cap: Option<u64>) -> u64 {
         let kept = self.kept(held.blocks);
         self.working(held) + cap.map_or(kept, |it| kept.min(it / 2))
+    }
+
+    /// What takes no more than `room`, if anything does: `held`, one block, or one block with one
+    /// sample.
+    fn within(&self, held: Held, room: u64) -> Held {
+        let alone = Held { blocks: 1, ..held };
+        let least = Held { samples: 1, blocks: 1 };
+        let kept = |it: &Held| self.kept(it.blocks).min(Store::DEFAULT_BUDGET);
+        let fits = |it: &Held| self.working(*it).saturating_add(kept(it)) <= room;
+        [held, alone].into_iter().find(fits).unwrap_or(least)
     }
 
     /// What stays. One block: both models, and what it gives while what it read is still there. Of
@@ -225,6 +240,24 @@ mod tests {
     }
 
     #[test]
+    fn without_a_cap_the_machine_is_one_that_refuses_nothing() {
+        let needs =
+            Needs { sample: 100 << 20, weights: 50 << 20, boundary: 1 << 20, codes: 5, blocks: 3 };
+        let held = |free_mem, max_mem| {
+            let session = Session { free_mem, max_mem, ..Session::default() };
+            Held::of(Some(needs), (8, 2), &session)
+        };
+        let [two, all, one] =
+            [(8, 2), (8, 1), (1, 1)].map(|(samples, blocks)| Held { samples, blocks });
+        assert_eq!(held(None, None).unwrap(), two);
+        assert_eq!(held(Some(3 << 30), None).unwrap(), two);
+        assert_eq!(held(Some(2 << 30), None).unwrap(), all);
+        assert_eq!(held(Some(1 << 30), None).unwrap(), one);
+        assert_eq!(held(Some(1), None).unwrap(), one);
+        assert_eq!(held(Some(1), Some(3 << 30)).unwrap(), two);
+    }
+
+    #[test]
     fn blocks_are_side_by_side_where_there_is_memory_for_it() {
         let needs =
             Needs { sample: 1 << 20, weights: 2 << 20, boundary: 1 << 20, codes: 5, blocks: 3 };
@@ -244,6 +277,6 @@ mod tests {
         }
         let large = Needs { weights: MAX_SIDE_BY_SIDE_BYTES / 2, ..needs };
         assert_eq!(large.at_a_time(8, 2, None).unwrap().blocks, 1);
-        assert_eq!(Held::of(None, (8, 9), None).unwrap().blocks, 1);
+        assert_eq!(Held::of(None, (8, 9), &Session::default()).unwrap().blocks, 1);
     }
 }
