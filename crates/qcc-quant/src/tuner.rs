@@ -5,7 +5,8 @@
 //! `(T - t) / T^2` times `min(1, |g| / m)` against its gradient g, where m is the mean of |g| over
 //! the group: a gradient that is mostly noise moves little. It moves c by that rate times
 //! `16 / 4^bits` against the sign of its gradient. V is an integer counter over `32 T^2`, and its
-//! whole travel `(T + 1) / 2T`; with a first rate r in place of `1 / T`, `r T` times that. With `G = dL/dW_quantized`, rounding taken for the identity:
+//! whole travel `(T + 1) / 2T`; with a first rate r in place of `1 / T`, `r T` times that.
+//! With `G = dL/dW_quantized`, rounding taken for the identity:
 //!
 //! - `dL/dV = s G` within the range of codes; a clamped weight moves only back towards the range;
 //! - `dL/ds = sum of G (q - z - W / s)` within the range, `G (q - z)` beyond; `dL/dc = s0 dL/ds`.
