@@ -48,6 +48,8 @@ pub struct Session {
     pub cancel: Cancel,
     /// Version of the default operator set that the model imports.
     pub opset: i64,
+    /// Name and version of the tool that wrote the model; empty where it does not tell.
+    pub producer: String,
     /// Where work that can be taken up again is kept.
     pub work_dir: Option<WorkDir>,
     /// Where buffers for results come from.
@@ -83,6 +85,7 @@ impl Default for Session {
             progress: Arc::new(Silent),
             cancel: Cancel::default(),
             opset: 21,
+            producer: String::new(),
             work_dir: None,
             pool: Pool::default(),
             store: Store::default(),

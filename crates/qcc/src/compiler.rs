@@ -406,6 +406,7 @@ impl Compiler {
         self.session.began = Instant::now();
         self.session.free_mem = qcc_exec::room();
         self.session.opset = model.source().opset("").unwrap_or(1);
+        self.session.producer = model.source().producer().to_owned();
         let random = model.pseudo_samples(&self.session);
         self.session.pseudo_samples = random.clone().map(|it| it as _);
         let mut own_text = None;

@@ -39,9 +39,10 @@ pub(crate) fn note_quantized(root: &Graph, ctx: &mut Ctx<'_>) {
     }
     let list: Vec<String> = counts.iter().map(|(op, count)| format!("{count} {op}")).collect();
     let text = format!("the model is quantized already: it has {}", list.join(", "));
-    ctx.note(
-        Diagnostic::warning(codes::QCC0604, text)
-            .with_note("these nodes are left as they are")
-            .with_help("quantize the float model instead"),
-    );
+    let left = match ctx.session.producer.as_str() {
+        "" => "these nodes are left as they are".to_owned(),
+        tool => format!("these nodes are left as they are; the file was written by {tool}"),
+    };
+    let warning = Diagnostic::warning(codes::QCC0604, text).with_note(left);
+    ctx.note(warning.with_help("quantize the float model instead"));
 }

@@ -1,11 +1,12 @@
-//! `gen`: the Rust side of `crates/onnx-protobuf/proto/*.proto`.
+//! `gen`: the Rust side of `crates/onnx-protobuf/proto/*.proto`, and the table of licences that
+//! `qcc version` prints.
 //!
 //! protox compiles the schema without `protoc`, prost-build writes the message types, `table`
 //! writes the field table, rustfmt gives both the form in which they are committed. Only
 //! `TensorProto.raw_data` becomes `Bytes`, so that decoding from a mapped file copies no tensor;
 //! everything else is small and keeps its plain type.
 
-use crate::{Outcome, table};
+use crate::{Outcome, licenses, table};
 use prost_types::FileDescriptorSet;
 use std::fs;
 use std::io::Write;
@@ -14,6 +15,8 @@ use std::process::{Command, Stdio};
 
 const CRATE: &str = "crates/onnx-protobuf";
 const PROTOS: [&str; 2] = ["onnx.proto", "onnx-data.proto"];
+
+const LICENSES: &str = "crates/qcc/src/cli/licenses.txt";
 
 const TYPES_HEADER: &str = "\
 //! The messages of `proto/*.proto`.
@@ -70,6 +73,7 @@ fn generated(root: &Path) -> Outcome<Vec<Generated>> {
     Ok(vec![
         Generated { path: format!("{CRATE}/src/generated.rs"), text: rustfmt(root, &types)? },
         Generated { path: format!("{CRATE}/src/fields.rs"), text: rustfmt(root, &fields)? },
+        Generated { path: LICENSES.to_owned(), text: licenses::table(&licenses::metadata(root)?)? },
     ])
 }
 

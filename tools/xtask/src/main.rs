@@ -5,6 +5,7 @@
 //! and its lints cannot see.
 
 mod generate;
+mod licenses;
 mod table;
 mod tidy;
 
@@ -28,7 +29,7 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Check crate edges, file lengths, links, lit tests and manifests
+    /// Check crate edges, file lengths, licences, links, lit tests and manifests
     Tidy,
 }
 

@@ -10,7 +10,7 @@ mod links;
 mod lit;
 mod manifests;
 
-use crate::Outcome;
+use crate::{Outcome, licenses};
 use std::fs;
 use std::path::Path;
 
@@ -47,6 +47,7 @@ fn violations(root: &Path) -> Outcome<Vec<String>> {
         .exec()?;
     let mut found = edges::check(&metadata);
     found.extend(manifests::check(&metadata)?);
+    found.extend(licenses::check(root, &licenses::metadata(root)?)?);
     found.extend(lines::check(&sources));
     found.extend(copies::check(&sources));
     found.extend(lit::check(&sources));

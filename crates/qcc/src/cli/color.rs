@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum;
 use clap::builder::styling::{AnsiColor, Style};
@@ -21,8 +21,8 @@ pub(super) enum Color {
     Never,
 }
 
-/// Whether messages have colors; decided once.
-static IN_MESSAGES: OnceLock<bool> = OnceLock::new();
+/// Whether messages have colors.
+static IN_MESSAGES: AtomicBool = AtomicBool::new(false);
 
 impl Color {
     /// What `--color` asks for. Read off the plain arguments, so that an error in another one of
@@ -50,7 +50,8 @@ impl Color {
         let env = |name| std::env::var_os(name);
         let is_terminal = io::stderr().is_terminal();
         let (no_color, term) = (env("NO_COLOR"), env("TERM"));
-        let _ = IN_MESSAGES.set(self.is_on(is_terminal, no_color.as_deref(), term.as_deref()));
+        let is_on = self.is_on(is_terminal, no_color.as_deref(), term.as_deref());
+        IN_MESSAGES.store(is_on, Ordering::Relaxed);
     }
 
     fn is_on(self, is_terminal: bool, no_color: Option<&OsStr>, term: Option<&OsStr>) -> bool {
@@ -77,7 +78,7 @@ impl Color {
 /// A message as text, in colors where there are any.
 pub(super) fn text(message: &Diagnostic) -> String {
     let plain = message.to_string();
-    if *IN_MESSAGES.get().unwrap_or(&false) { painted(&plain, message.severity) } else { plain }
+    if IN_MESSAGES.load(Ordering::Relaxed) { painted(&plain, message.severity) } else { plain }
 }
 
 /// Severity and code in the color of the severity, what is wrong in bold, labels of other lines in

@@ -44,7 +44,9 @@ pub(super) fn expand(args: Vec<OsString>, command: &Command) -> Result<Vec<OsStr
     let Some(path) = paths.next().map(Path::new) else { return Ok(args) };
     let mut options = Vec::new();
     for (key, value) in &read(path)? {
-        let arg = find(sub, key).ok_or_else(|| unknown(sub, path, key))?;
+        let arg = find(sub.get_arguments(), key)
+            .or_else(|| find(command.get_arguments().filter(|it| it.is_global_set()), key))
+            .ok_or_else(|| unknown(sub, path, key))?;
         let tokens = tokens(arg, value).map_err(|what| wrong(path, key, what))?;
         check(command, name, &tokens).map_err(|it| it.at(place(path, key)))?;
         if !is_typed(typed, arg) {
@@ -72,14 +74,14 @@ fn read(path: &Path) -> Result<Table, Error> {
     })
 }
 
-/// The option that a key names; aliases are names too.
-fn find<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {
+/// The option among these that a key names; aliases are names too.
+fn find<'a>(mut options: impl Iterator<Item = &'a Arg>, key: &str) -> Option<&'a Arg> {
     let name = key.replace('_', "-");
     let is_it = |it: &&Arg| {
         let is_alias = it.get_all_aliases().is_some_and(|list| list.contains(&name.as_str()));
         it.get_long() == Some(name.as_str()) || is_alias
     };
-    command.get_arguments().find(is_it).filter(|it| it.get_id() != "config")
+    options.find(is_it).filter(|it| it.get_id() != "config")
 }
 
 fn unknown(command: &Command, path: &Path, key: &str) -> Diagnostic {

@@ -49,9 +49,12 @@ pub(crate) fn run() -> ExitCode {
 }
 
 fn dispatch(args: Vec<OsString>, json: Option<&Json>) -> Result<Ended, Error> {
-    let color = Color::asked(&args).of_help();
-    let command = argv::with_negations(Cli::command()).color(color);
+    let command = argv::with_negations(Cli::command());
     let args = config::expand(argv::normalize(args, &command), &command)?;
+    // A file of options may have asked for colors.
+    let color = Color::asked(&args);
+    color.apply();
+    let command = command.color(color.of_help());
     let json = Json::asked(&args).or(json.cloned());
     let matches = match command.clone().try_get_matches_from(args) {
         Ok(matches) => matches,
