@@ -86,7 +86,7 @@ codes! {
     QCC0104 "external data cannot be used"
     QCC0105 "the output cannot be written"
     QCC0106 "the output exists"
-    QCC0107 "the output is the input"
+    QCC0107 "an output is an input"
     QCC0108 "the model holds fields that qcc does not know"
     QCC0109 "the model was repaired on reading"
     QCC0110 "not a record of a run"

@@ -168,6 +168,11 @@ impl Source {
         &self.0.data_files
     }
 
+    /// Where these files are.
+    pub fn data_paths(&self) -> Vec<PathBuf> {
+        self.0.data_files.iter().map(|it| self.0.path_of(&it.0)).collect()
+    }
+
     /// Whether a path is that of the model or of one of its data files, through links too.
     pub fn is_of(&self, path: &Path) -> bool {
         let data = &self.0;

@@ -41,7 +41,7 @@ pub use pass::{Ctx, PassInfo};
 pub use pipeline::{Pipeline, Recipe, Step};
 pub use progress::{Progress, Silent};
 pub use record::{
-    ActivationRecord, BlockRecord, BudgetRecord, Candidate, Estimate, PassRecord, Record,
+    ActivationRecord, BlockRecord, BudgetRecord, Candidate, Estimate, PassRecord, Record, StandIn,
     WeightRecord,
 };
 pub use rng::Rng;

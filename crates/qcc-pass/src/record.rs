@@ -1,6 +1,7 @@
 //! What a run tells: plain data from which tables, reports and metadata are made.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use qcc_diag::Diagnostic;
@@ -18,12 +19,33 @@ pub struct Record {
     pub estimate: Option<Estimate>,
     /// What other budgets would have lost; `None` where no budget was given.
     pub budget: Option<BudgetRecord>,
+    /// What the last pass that wanted samples took where none were given: what they are, or that it
+    /// went by the weights alone. `None` where samples were given, or no pass wants any.
+    pub stand_in: Option<StandIn>,
     /// Counters, named `pass.what`.
     pub counters: BTreeMap<String, u64>,
     /// One row for each pass that ran, in order.
     pub passes: Vec<PassRecord>,
     /// Where in `weights` a name was put.
     index: BTreeMap<String, usize>,
+}
+
+/// What a pass works on where no samples were given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StandIn {
+    /// Samples that were made: what they are.
+    Samples(String),
+    /// Nothing but the weights: the pass.
+    Weights(&'static str),
+}
+
+impl fmt::Display for StandIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Samples(it) => f.write_str(it),
+            Self::Weights(pass) => write!(f, "none: {pass} used the weights alone"),
+        }
+    }
 }
 
 /// What a run takes, told in advance.

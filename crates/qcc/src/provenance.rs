@@ -46,6 +46,8 @@ pub(crate) fn metadata(output: &Output) -> Vec<(String, String)> {
     if let Some(it) = &output.calibration {
         entries.push(("qcc.calibration", it.samples.clone()));
         entries.extend(it.blake3.clone().map(|it| ("qcc.calibration.blake3", it)));
+    } else if let Some(it) = &output.record.stand_in {
+        entries.push(("qcc.calibration", it.to_string()));
     }
     entries.push(("qcc.seed", output.seed.to_string()));
     entries.push(("qcc.bits", bits(output)));

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use qcc_diag::{Diagnostic, codes};
 use qcc_exec::{Bound, ExecError, Plan, PlanOptions};
 use qcc_ir::{Graph, Patch, Scope, Value};
-use qcc_pass::{Ctx, PassError, SampleSource, WorkingCopy};
+use qcc_pass::{Ctx, PassError, SampleSource, StandIn, WorkingCopy};
 use qcc_quant::gram::Gram;
 use qcc_tensor::Tensor;
 
@@ -308,7 +308,15 @@ pub(crate) fn error(error: ExecError) -> PassError {
 }
 
 /// Says that pseudo samples stand in for calibration.
-pub(crate) fn note_pseudo(ctx: &mut Ctx<'_>, pass: &str, samples: Option<&dyn SampleSource>) {
+pub(crate) fn note_pseudo(
+    ctx: &mut Ctx<'_>,
+    pass: &'static str,
+    samples: Option<&dyn SampleSource>,
+) {
+    ctx.record.stand_in = Some(match samples {
+        Some(it) => StandIn::Samples(it.describe()),
+        None => StandIn::Weights(pass),
+    });
     let text = match samples {
         Some(it) => format!("{pass} has no calibration samples and uses {}", it.describe()),
         None => format!("{pass} has no samples and uses the weights alone"),
@@ -327,12 +335,13 @@ pub(crate) fn note_pseudo(ctx: &mut Ctx<'_>, pass: &str, samples: Option<&dyn Sa
 /// The error itself when the samples are the user's, or the run was stopped.
 pub(crate) fn do_without(
     ctx: &mut Ctx<'_>,
-    pass: &str,
+    pass: &'static str,
     origin: Origin,
     error: PassError,
 ) -> Result<(), PassError> {
     match error {
         PassError::Diagnostic(error) if origin == Origin::Pseudo => {
+            ctx.record.stand_in = Some(StandIn::Weights(pass));
             let text = format!("{pass} cannot run the model and uses the weights alone");
             let mut warning = Diagnostic::warning(codes::QCC0605, text).with_note(error.message);
             warning.place = error.place;

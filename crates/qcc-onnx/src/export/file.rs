@@ -94,15 +94,25 @@ fn plain(error: &io::Error, folder: &Path) -> io::Error {
     fs::read_dir(folder).err().unwrap_or_else(|| error.kind().into())
 }
 
-/// Whether two paths are one file, through links too.
+/// The path without links, of a file that need not be there.
+fn place(path: &Path) -> Option<PathBuf> {
+    let folder = |path: &Path| match path.parent() {
+        Some(it) if !it.as_os_str().is_empty() => it.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let real = || Some(fs::canonicalize(folder(path)).ok()?.join(path.file_name()?));
+    fs::canonicalize(path).ok().or_else(real)
+}
+
+/// Whether two paths are one file, through links too; or would be, where there is none yet.
 pub fn is_same_file(a: &Path, b: &Path) -> bool {
     #[cfg(unix)]
     if let (Ok(a), Ok(b)) = (fs::metadata(a), fs::metadata(b)) {
         use std::os::unix::fs::MetadataExt as _;
         return (a.dev(), a.ino()) == (b.dev(), b.ino());
     }
-    match (fs::canonicalize(a), fs::canonicalize(b)) {
-        (Ok(a), Ok(b)) => a == b,
+    match (place(a), place(b)) {
+        (Some(a), Some(b)) => a == b,
         _ => false,
     }
 }

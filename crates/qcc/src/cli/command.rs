@@ -67,6 +67,25 @@ pub(super) enum Command {
     Version(super::version::VersionArgs),
 }
 
+/// Options that a pipeline has in its text.
+pub(super) const OF_PASSES: [&str; 15] = [
+    "recipe",
+    "bits",
+    "scheme",
+    "group_size",
+    "sym",
+    "asym",
+    "scale_type",
+    "format",
+    "accuracy_level",
+    "embeddings",
+    "lm_head",
+    "include",
+    "exclude",
+    "set",
+    "op_types",
+];
+
 /// Options of `quantize`.
 #[derive(Args, Debug)]
 #[command(group = clap::ArgGroup::new("data").multiple(true))]
@@ -222,7 +241,7 @@ pub(super) struct QuantizeArgs {
     pub(super) seq_len: Option<usize>,
 
     /// A whole pipeline instead of a recipe: 'infer-types,select,rtn,pack,to-nbits'
-    #[arg(long, value_name = "TEXT", conflicts_with = "recipe")]
+    #[arg(long, value_name = "TEXT", conflicts_with_all = OF_PASSES)]
     pub(super) passes: Option<String>,
 
     /// Options from a TOML file, named as here: bits = 4; what is typed wins

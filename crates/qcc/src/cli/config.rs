@@ -12,15 +12,12 @@ use qcc_diag::{Diagnostic, codes};
 use toml::{Table, Value};
 
 use super::argv::{is_switch, negation};
+use super::command::OF_PASSES;
 use super::exit;
 
 /// Options of which only one may be given: one that was typed drops the others of the file.
-const ONE_OF: &[&[&str]] = &[
-    &["sym", "asym"],
-    &["recipe", "passes"],
-    &["scheme", "bits"],
-    &["bpw", "target_size", "bits"],
-];
+const ONE_OF: &[&[&str]] =
+    &[&["sym", "asym"], &["scheme", "bits"], &["bpw", "target_size", "bits"]];
 
 /// The arguments with the options of the file that `--config` names.
 ///
@@ -144,7 +141,9 @@ fn is_typed(typed: &ArgMatches, arg: &Arg) -> bool {
     let is_set = |id: &str| typed.value_source(id) == Some(ValueSource::CommandLine);
     let id = arg.get_id().as_str();
     let others = ONE_OF.iter().filter(|it| it.contains(&id)).flat_map(|it| it.iter());
-    is_set(id) || others.into_iter().any(|it| is_set(it))
+    let is_in_text = OF_PASSES.contains(&id) && is_set("passes");
+    let has_recipe = id == "passes" && is_set("recipe");
+    is_set(id) || is_in_text || has_recipe || others.into_iter().any(|it| is_set(it))
 }
 
 /// Parses the tokens of one key alone, so that an error can say where they come from.

@@ -24,12 +24,13 @@ pub(super) struct EmitArgs {
 
     /// What code is for: native, or x86-64, -v2, -v3, -v4, aarch64, with +avx512vnni, +avxvnni,
     /// +dotprod, +i8mm; several have commas between them, and the best that the CPU runs is used
-    #[arg(long, default_value = "native", value_name = "LIST")]
-    target: String,
+    /// [default: native]
+    #[arg(long, value_name = "LIST")]
+    target: Option<String>,
 
-    /// Where code has its weights: in itself, or in a file beside it (.qpk)
-    #[arg(long, value_enum, default_value_t = Weights::Inline, value_name = "WHERE")]
-    weights: Weights,
+    /// Where code has its weights: in itself, or in a file beside it (.qpk) [default: inline]
+    #[arg(long, value_enum, value_name = "WHERE")]
+    weights: Option<Weights>,
 
     /// What links shared libraries [default: cc, or that of the target's compiler]
     #[arg(long, value_name = "PROGRAM")]
@@ -92,6 +93,24 @@ impl EmitArgs {
         self.emit.iter().all(|it| *it == Emit::Onnx)
     }
 
+    /// Whether no option of code was given, where none is written.
+    ///
+    /// # Errors
+    /// QCC0304 with the first that was.
+    fn check_none(&self) -> Result<(), Error> {
+        let given = [
+            ("--target", self.target.is_some()),
+            ("--weights", self.weights.is_some()),
+            ("--linker", self.linker.is_some()),
+        ];
+        let Some((option, _)) = given.iter().find(|it| it.1) else { return Ok(()) };
+        let text = format!("{option} does nothing: no code is written");
+        Err(Diagnostic::error(codes::QCC0304, text)
+            .at(format!("option {option}"))
+            .with_help("--emit shared,header writes some; qcc quantize --help lists what there is")
+            .into())
+    }
+
     /// What the name of an output that nobody named ends with: that of the first kind.
     pub(super) fn extension(&self) -> &'static str {
         self.emit.iter().min().map_or("onnx", |it| it.extension())
@@ -116,7 +135,7 @@ impl Plan {
     /// Looks at the options; `None` if the model is all that is asked for.
     ///
     /// # Errors
-    /// A target that there is none of; no linker.
+    /// A target that there is none of; no linker; options of code where none is written.
     pub(super) fn of(args: &EmitArgs, output: &Path) -> Result<Option<Self>, Error> {
         let mut kinds = args.emit.clone();
         kinds.sort();
@@ -124,12 +143,12 @@ impl Plan {
         let is_alone = kinds.len() == 1;
         kinds.retain(|it| *it != Emit::Onnx);
         if kinds.is_empty() {
-            return Ok(None);
+            return args.check_none().map(|()| None);
         }
-        let targets = aot::targets(&args.target)?;
+        let targets = aot::targets(args.target.as_deref().unwrap_or("native"))?;
         let storage = match args.weights {
-            Weights::Inline => Storage::Inline,
-            Weights::File => Storage::File,
+            None | Some(Weights::Inline) => Storage::Inline,
+            Some(Weights::File) => Storage::File,
         };
         let linker = kinds.contains(&Emit::Shared).then(|| linker(args, &targets)).transpose()?;
         let output = output.to_owned();
@@ -361,8 +380,8 @@ mod tests {
     fn plan(kinds: &[Emit], output: &str, weights: Weights) -> Plan {
         let args = EmitArgs {
             emit: kinds.to_vec(),
-            target: "aarch64".into(),
-            weights,
+            target: Some("aarch64".into()),
+            weights: Some(weights),
             linker: Some("true".into()),
         };
         Plan::of(&args, Path::new(output)).unwrap().unwrap()

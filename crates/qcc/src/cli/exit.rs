@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use clap::Subcommand as _;
 use qcc::Error;
 use qcc_diag::{Diagnostic, codes};
 use qcc_report::{ErrorRecord, Note};
@@ -67,14 +68,21 @@ pub(super) enum Json {
 
 impl Json {
     /// What `--json` asks for. Read off the plain arguments, so that an error in another one of them
-    /// is JSON too.
+    /// is JSON too. Only `quantize` writes a file; for other commands that is an error.
     pub(super) fn asked(args: &[OsString]) -> Option<Self> {
+        let others = super::Command::augment_subcommands(clap::Command::new("qcc"));
+        let others = others.get_subcommands().filter(|it| it.get_name() != "quantize");
+        let others: Vec<&str> = others.map(clap::Command::get_name).collect();
+        let is_other = |it: &OsString| it.to_str().is_some_and(|it| others.contains(&it));
+        let has_file = !args.get(1).is_some_and(is_other);
         let args = args.iter().skip(1).take_while(|it| *it != "--");
         let mut found = None;
         for arg in args.filter_map(|it| it.to_str()) {
             found = match arg.strip_prefix("--json") {
                 Some("" | "=-") => Some(Self::Stream),
-                Some(path) if path.starts_with('=') => Some(Self::File(path[1..].into())),
+                Some(path) if has_file && path.starts_with('=') => {
+                    Some(Self::File(path[1..].into()))
+                }
                 _ => found,
             };
         }
@@ -153,7 +161,11 @@ pub(super) fn end(json: Option<&Json>, run: impl FnOnce() -> Result<Ended, Error
             say(message);
             let exit_code = code(message);
             let record = ErrorRecord { error: Note::from(message), exit_code };
-            if let Some(Err(error)) = json.map(|it| it.write(&record)) {
+            // Nor is it written where a file would be lost that the command reads.
+            let is_safe = |it: &&Json| **it == Json::Stream || message.code != codes::QCC0107;
+            if let Some(Err(error)) = json.filter(is_safe).map(|it| it.write(&record))
+                && error.diagnostic() != message
+            {
                 say(error.diagnostic());
             }
             ExitCode::from(exit_code)
@@ -222,6 +234,9 @@ mod tests {
         assert_eq!(asked("qcc m.onnx --json=a.json -b9"), Some(Json::File("a.json".into())));
         assert_eq!(asked("qcc m.onnx --json=-"), Some(Json::Stream));
         assert_eq!(asked("qcc m.onnx -- --json"), None);
+        assert_eq!(asked("qcc inspect m.onnx --json"), Some(Json::Stream));
+        assert_eq!(asked("qcc inspect m.onnx --json=m.onnx"), None);
+        assert_eq!(asked("qcc quantize m.onnx --json=a"), Some(Json::File("a".into())));
         assert_eq!(asked("--json m.onnx --jsonl"), None);
     }
 

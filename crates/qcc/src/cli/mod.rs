@@ -17,6 +17,7 @@ mod look;
 mod man;
 mod measured;
 mod memory;
+mod overwrites;
 mod passes;
 mod quantize;
 mod record;
@@ -45,7 +46,11 @@ pub(crate) fn run() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let json = Json::asked(&args);
     Color::asked(&args).apply();
-    exit::end(json.as_ref(), || dispatch(args, json.as_ref()))
+    match overwrites::check_json(&args, json.as_ref()) {
+        // Nothing is written there then, nor is this error.
+        Err(error) => exit::end(None, || Err(error)),
+        Ok(()) => exit::end(json.as_ref(), || dispatch(args, json.as_ref())),
+    }
 }
 
 fn dispatch(args: Vec<OsString>, json: Option<&Json>) -> Result<Ended, Error> {

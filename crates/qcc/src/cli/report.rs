@@ -9,6 +9,7 @@ use qcc_diag::{Diagnostic, codes};
 use qcc_report::{Document, Report, Run, RunRecord};
 
 use super::exit::{Ended, show, unwritten};
+use super::overwrites;
 
 /// Options of `report`.
 #[derive(Args, Debug)]
@@ -39,8 +40,10 @@ pub(super) fn run(args: &ReportArgs) -> Result<Ended, Error> {
         (None, None) => PathBuf::from("report.html"),
     };
     if !args.force {
-        must_be_new(&output)?;
+        overwrites::must_be_new(&output)?;
     }
+    let reads: Vec<_> = args.inputs.iter().map(|it| ("the command", it.clone())).collect();
+    overwrites::check(&[("-o", output.clone())], &reads)?;
     let mut runs: Vec<Run> = Vec::new();
     for path in &args.inputs {
         match document(path)? {
@@ -102,17 +105,6 @@ pub(super) fn of_run(record: &RunRecord, output: &Path) -> Result<String, Error>
     let report = qcc_report::report(&runs, false);
     write(output, &report.html)?;
     Ok(told(output, &report, &runs))
-}
-
-/// Before long work, not after it.
-pub(super) fn must_be_new(path: &Path) -> Result<(), Error> {
-    if path.symlink_metadata().is_err() {
-        return Ok(());
-    }
-    Err(Diagnostic::error(codes::QCC0106, format!("'{}' exists", path.display()))
-        .at(path.display().to_string())
-        .with_help("add -f to replace it, or choose another name")
-        .into())
 }
 
 /// Writes a text.

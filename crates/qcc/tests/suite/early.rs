@@ -84,6 +84,37 @@ fn options_that_would_do_nothing() {
     let qdq = ["in.onnx", "-O", "rtn", "-o", "out.onnx", "--format", "qdq"];
     let level = ["--accuracy-level", "1"];
     bench.refused(&[&qdq[..], &level].concat(), 2, "QCC0304", &["help: --format nbits"]);
+    for option in
+        [&["--group-size", "64"][..], &["--sym"], &["--exclude", "x"], &["--lm-head", "8"]]
+    {
+        let args = [&["in.onnx", "-o", "out.onnx", "-O", "none"], option].concat();
+        bench.refused(&args, 2, "QCC0304", &[option[0], "does nothing"]);
+    }
+    for option in [["--target", "x86-64"], ["--weights", "file"], ["--linker", "cc"]] {
+        let args = [&["in.onnx", "-o", "out.onnx", "-O", "rtn"], &option[..]].concat();
+        bench.refused(&args, 2, "QCC0304", &[option[0], "no code is written"]);
+    }
+    let passes = "infer-types,select,rtn,pack,to-nbits";
+    for option in [
+        &["-O", "rtn"][..],
+        &["-b", "3"],
+        &["--scheme", "W4A16"],
+        &["-g", "64"],
+        &["--sym"],
+        &["--asym"],
+        &["--scale-type", "f16"],
+        &["--format", "qdq"],
+        &["--accuracy-level", "1"],
+        &["--embeddings", "8"],
+        &["--lm-head", "8"],
+        &["--include", "x"],
+        &["--exclude", "x"],
+        &["--set", "x:skip"],
+        &["--op-types", "Gemm"],
+    ] {
+        let args = [&["in.onnx", "-o", "out.onnx", "--passes", passes], option].concat();
+        bench.refused(&args, 2, "QCC0304", &["cannot be used with", "--passes"]);
+    }
     let none = ["--tune-norms", "--tune-scales", "0"];
     let args = [&["in.onnx", "-o", "out.onnx"], LONG, &none].concat();
     bench.refused(&args, 2, "QCC0304", &["0 steps"]);
@@ -167,6 +198,14 @@ fn the_summary_says_what_was_read_and_what_comes_next() {
     );
     assert!(free.contains("accuracy level 4: the runtime may round"), "{free}");
     assert!(free.contains("next: qcc eval out.onnx --ref in.onnx --data"), "{free}");
+    let two = told(&["-O", "rtn", "-b2", "--accuracy-level", "1"]);
+    assert!(two.contains("accuracy level 4: ") && two.contains("always have level 4"), "{two}");
+    let four = told(&["-O", "rtn", "--accuracy-level", "1"]);
+    assert!(four.contains("accuracy level 1: ") && !four.contains("always"), "{four}");
+    let some = told(&["-O", "rtn", "--accuracy-level", "1", "--set", "node_linear_2:bits=8"]);
+    assert!(some.contains("accuracy level 1: ") && some.contains("always have level 4"), "{some}");
+    let random = told(&["-O", "kl"]);
+    assert!(random.contains("calibrated without data, on random tokens"), "{random}");
     let own = told(&["-O", "signround{iters=1}", "--calib", "self", "-n", "2", "--seq-len", "8"]);
     assert!(own.contains("calibrated without data, on text that the model writes"), "{own}");
     let samples = ["--calib", "calib.npy", "-n", "4", "--seq-len", "16", "--format", "qdq"];

@@ -9,7 +9,7 @@ use qcc_diag::{Diagnostic, codes};
 use super::super::command::{QuantizeArgs, When};
 use super::super::emit::Plan;
 use super::super::exit::{Json, try_file, unwritten};
-use super::super::{report, streams};
+use super::super::{overwrites, streams};
 use super::save_options;
 
 /// `model.onnx` to `model.q4.onnx`, or to `model.q4.o` and the like if no model is written; code
@@ -105,16 +105,52 @@ pub(super) fn check(
             try_file(path)?;
         }
     }
-    for path in args.record.iter().chain(&args.report) {
+    let mut writes: Vec<(&str, PathBuf)> = Vec::new();
+    if has_model && writes_model && !streams::is_stream(output) {
+        writes.push(("-o", output.to_owned()));
+        writes.push(("the data file", data_beside(output)));
+    }
+    writes.extend(code.into_iter().map(|it| ("--emit", it)));
+    let json = match json {
+        Some(Json::File(path)) => Some(path),
+        _ => None,
+    };
+    let asked =
+        [("--json", json), ("--record", args.record.as_ref()), ("--report", args.report.as_ref())];
+    let asked = asked.into_iter().filter_map(|(option, path)| Some((option, path?)));
+    writes.extend(asked.clone().map(|it| (it.0, it.1.clone())));
+    overwrites::check(&writes, &reads(args, model))?;
+    for (_, path) in asked {
         if !args.force {
-            report::must_be_new(path)?;
+            overwrites::must_be_new(path)?;
         }
         try_file(path)?;
     }
-    match json {
-        Some(Json::File(path)) => try_file(path),
-        _ => Ok(()),
+    Ok(())
+}
+
+/// Files and folders that the run reads, each with the option that names it.
+fn reads(args: &QuantizeArgs, model: &Model) -> Vec<(&'static str, PathBuf)> {
+    let mut reads = Vec::new();
+    if !streams::is_stream(&args.input) {
+        reads.push(("the input", args.input.clone()));
+        let paths = model.source().data_paths();
+        reads.extend(paths.into_iter().map(|it| ("the input", it)));
     }
+    let options = [
+        ("--calib", &args.calib),
+        ("--tokenizer", &args.tokenizer),
+        ("--config", &args.config),
+        ("--eval", &args.eval),
+    ];
+    reads.extend(options.into_iter().filter_map(|(name, it)| Some((name, it.clone()?))));
+    reads
+}
+
+/// The data file that a model may get.
+fn data_beside(output: &Path) -> PathBuf {
+    let name = output.file_name().unwrap_or_default().to_string_lossy();
+    output.with_file_name(format!("{name}.data"))
 }
 
 /// Whether the model is written as it is.

@@ -2,7 +2,7 @@
 //! come next.
 
 use qcc::Output;
-use qcc_pass::Pipeline;
+use qcc_pass::{Pipeline, StandIn};
 use qcc_report::RunRecord;
 
 use super::super::command::QuantizeArgs;
@@ -26,7 +26,7 @@ pub(super) fn below(
     let has_next = args.code.has_model() && is_named(input) && is_named(output);
     let lines = [
         samples(args, compiled),
-        accuracy_level(pipeline),
+        accuracy_level(pipeline, record),
         runtime(pipeline),
         has_next.then_some(next),
     ];
@@ -43,11 +43,17 @@ fn samples(args: &QuantizeArgs, compiled: &Output) -> Option<String> {
     if is_file {
         return None;
     }
-    Some(match compiled.samples() {
-        Some(text) => format!(
-            "calibrated without data, on {text}; --calib FILE with real inputs may lose less"
+    let made = |text: &str| {
+        format!("calibrated without data, on {text}; --calib FILE with real inputs may lose less")
+    };
+    Some(match (compiled.samples(), &compiled.record().stand_in) {
+        (Some(text), _) => made(text),
+        (None, Some(StandIn::Samples(text))) => made(text),
+        (None, Some(StandIn::Weights(pass))) => format!(
+            "no samples: qcc cannot make inputs for this model, so {pass} used the weights alone; \
+             --calib FILE with real inputs loses less"
         ),
-        None => {
+        (None, None) => {
             "no calibration data: signround on real inputs (--calib FILE) loses less".to_owned()
         }
     })
@@ -60,16 +66,26 @@ fn runtime(pipeline: &Pipeline) -> Option<String> {
     has_nbits.then(|| text.to_owned())
 }
 
-/// The arithmetic that `MatMulNBits` asks for.
-fn accuracy_level(pipeline: &Pipeline) -> Option<String> {
+/// The arithmetic that `MatMulNBits` asks for. Only codes in fields of 4 bits have a choice.
+fn accuracy_level(pipeline: &Pipeline, record: &RunRecord) -> Option<String> {
     let step = pipeline.steps().iter().find(|it| it.pass.name == "to-nbits")?;
-    let level = step.options.int("accuracy-level");
+    let asked = step.options.int("accuracy-level");
+    let bits = || record.weights.iter().filter_map(|it| it.bits);
+    let is_open = |bits: u8| matches!(bits, 3 | 4);
+    let level = if bits().any(is_open) { asked } else { 4 };
     let what = match level {
         0 => "the runtime chooses its arithmetic",
         1 => "the runtime computes in f32",
         2 => "the runtime computes in f16",
         3 => "the runtime computes in bf16",
-        _ => "the runtime may round activations to 8 bits (--accuracy-level 1 is f32)",
+        _ if bits().any(is_open) => {
+            "the runtime may round activations to 8 bits (--accuracy-level 1 is f32)"
+        }
+        _ => "the runtime may round activations to 8 bits",
     };
-    Some(format!("accuracy level {level}: {what}"))
+    let fixed = match bits().all(is_open) {
+        false if asked != 4 => "; codes of 2 bits and of 5 to 8 always have level 4",
+        _ => "",
+    };
+    Some(format!("accuracy level {level}: {what}{fixed}"))
 }

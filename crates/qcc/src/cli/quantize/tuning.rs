@@ -5,6 +5,7 @@ use qcc_diag::{Diagnostic, codes};
 use qcc_pass::{Pipeline, Step};
 
 use super::super::command::QuantizeArgs;
+use super::super::words::ScaleType;
 
 /// Steps for the scales of the whole model where only norms are asked for.
 const NORM_STEPS: u16 = 50;
@@ -81,11 +82,21 @@ pub(super) fn check(args: &QuantizeArgs, pipeline: &Pipeline) -> Result<(), Erro
         ("--tune-scales", "tune-scales", args.tune_scales.is_some()),
         ("--tune-norms", "tune-scales", args.tune_norms),
         ("--accuracy-level", "to-nbits", args.accuracy_level.is_some()),
+        ("--group-size", "select", args.group_size.is_some()),
+        ("--sym", "select", args.sym),
+        ("--asym", "select", args.asym),
+        ("--scale-type", "select", args.scale_type != ScaleType::Auto),
+        ("--embeddings", "select", args.embeddings.is_some()),
+        ("--lm-head", "select", args.lm_head.is_some()),
+        ("--include", "select", !args.include.is_empty()),
+        ("--exclude", "select", !args.exclude.is_empty()),
+        ("--set", "select", !args.set.is_empty()),
     ];
     let has = |pass: &str| pipeline.steps().iter().any(|it| it.pass.name == pass);
     if let Some((option, pass, _)) = given.iter().find(|it| it.2 && !has(it.1)) {
         let (why, help) = match *pass {
             "to-nbits" => ("the format has no such attribute", "--format nbits takes it"),
+            "select" => ("the recipe chooses no weights", "all recipes but none take it"),
             _ => ("the recipe does not tune", "-O signround takes it"),
         };
         return Err(Diagnostic::error(codes::QCC0304, format!("{option} does nothing: {why}"))
