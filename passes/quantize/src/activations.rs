@@ -20,6 +20,7 @@ use qcc_tensor::Tensor;
 
 use crate::choose::Weight;
 use crate::finite;
+use crate::room::PROGRAM;
 use crate::sites::{Place, Role, find_sites};
 
 pub(crate) use magnitudes::Seen;
@@ -140,6 +141,21 @@ pub(crate) fn quick_source(ctx: &Ctx<'_>) -> Option<(Arc<dyn SampleSource>, Orig
 /// Sums that are alive at one time take at most this, unless the session caps memory lower.
 const MAX_SUMS_BYTES: u64 = 4 << 30;
 
+/// Whether running the model takes no more than the cap, in bytes beside the program.
+///
+/// # Errors
+/// QCC0501 with what it takes.
+fn must_fit(run: u64, cap: Option<u64>) -> Result<(), PassError> {
+    let needed = PROGRAM + run;
+    let Some(cap) = cap.filter(|it| *it < needed) else { return Ok(()) };
+    let (needed, cap) = (needed.div_ceil(1 << 20), cap >> 20);
+    let text = format!("running the model on a sample needs {needed} MiB, and may use {cap} MiB");
+    Err(Diagnostic::error(codes::QCC0501, text)
+        .at("option --max-mem")
+        .with_help(format!("raise it to {needed}MiB, or take shorter samples with --seq-len"))
+        .into())
+}
+
 /// Runs the samples and hands each weight the sums of its inputs, as soon as they are whole; `None`
 /// for weights that multiply nothing, such as tables. How large inputs are goes into the record.
 pub(crate) fn for_each<S: Sums>(
@@ -174,7 +190,7 @@ pub(crate) fn for_each<S: Sums>(
             last += 1;
         }
         if !sums.is_empty() {
-            run(&copy, ctx, samples, &mut sums)?;
+            run(&copy, ctx, samples, &mut sums, size)?;
         }
         for (idx, places) in inputs.iter().enumerate().take(last).skip(first) {
             let found = sums.get(places.as_slice());
@@ -224,11 +240,13 @@ pub(crate) fn in_float(root: &Graph) -> Result<Graph, PassError> {
     Ok(graph)
 }
 
+/// Runs the samples; the sums have `held` bytes.
 fn run<S: Sums>(
     copy: &WorkingCopy,
     ctx: &Ctx<'_>,
     samples: &dyn SampleSource,
     sums: &mut BTreeMap<&[Place], S>,
+    held: u64,
 ) -> Result<(), PassError> {
     // What each value of the copy stands for in the graph; several values may have become one.
     let stands_for = copy.by_value();
@@ -264,6 +282,7 @@ fn run<S: Sums>(
             Some((shapes, plan)) if *shapes == bound => &*plan,
             plan => {
                 let new = Plan::new(&copy.graph, &bound, &options).map_err(error)?;
+                must_fit(new.peak_bytes() as u64 + held, ctx.session.max_mem)?;
                 &plan.insert((bound, new)).1
             }
         };

@@ -92,6 +92,18 @@ fn memory_is_told_before_and_kept_to() {
     refused(&format!("{}MiB", mib - 1));
 }
 
+#[test]
+fn a_run_of_the_model_fits_in_the_limit() {
+    let bench = bench();
+    for recipe in ["kl", "gptq", "signround{objective=layer}"] {
+        let run = |cap: &'static str| {
+            [&["in.onnx", "-O", recipe, "--max-mem", cap, "-f", "-o", "o.onnx"], SAMPLES].concat()
+        };
+        bench.refused(&run("10MB"), 1, "QCC0501", &["running the model", "raise it to"]);
+        bench.passes(&run("100MiB"));
+    }
+}
+
 /// The size in front of some words.
 fn size_before(text: &str, words: &str) -> u64 {
     let (before, _) = text.split_once(words).unwrap_or_else(|| panic!("no '{words}' in {text}"));
