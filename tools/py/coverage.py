@@ -45,7 +45,7 @@ def constant_products(model):
                 shapes[node.output[0]] = next((a.t.dims for a in node.attribute if a.name == "value"), ())
             elif node.op_type in STEPS and node.input[0] in shapes:
                 shapes[node.output[0]] = shapes[node.input[0]]
-            elif node.op_type in ("MatMul", "Gemm", "FusedMatMul"):
+            elif node.op_type in ("MatMul", "Gemm", "FusedMatMul") or (node.op_type, node.domain) == ("Attention", "com.microsoft"):
                 dims = [shapes.get(i, ()) for i in node.input[:2]]
                 if any(sum(d > 1 for d in x) and len(x) > 1 for x in dims) and () in [tuple(x) for x in dims]:
                     found.append(node.name or node.output[0])

@@ -291,6 +291,9 @@ def tables(g, full):
         g.tally.run(f"table {cell} with rows of {width}", check, *cell, width)
 
 
+PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "Einsum", "Attention")
+
+
 def wirings(g, full):
     """Ways in which a product reads its weight, in each format against `fake`."""
 
@@ -301,7 +304,7 @@ def wirings(g, full):
         out = onnx.load(path)
         want = use.copies if format_ == "qdq" else use.taken
         expect(len(fidelity.stored(out)) == want, f"{len(fidelity.stored(out))} weights, expected {want}")
-        products = [n.name or n.output[0] for n in use.model.graph.node if n.op_type in ("MatMul", "Gemm", "FusedMatMul", "Einsum")]
+        products = [n.name or n.output[0] for n in use.model.graph.node if n.op_type in PRODUCTS]
         rows = record["weights"]
         unsaid = [p for p in products if not any(p in r["sites"] for r in rows)]
         expect(not unsaid, f"nothing is said about {unsaid}")

@@ -53,6 +53,18 @@ def uses():
     def gemm(**attributes):
         return [node("Gemm", ["a", "w", "c"], ["y"], name="p", **attributes)]
 
+    x, heads = {"a": [2, "m", 64]}, {"y": [2, "m", 32]}
+
+    def attention(*rest, outputs=("y",), **attributes):
+        return [node("Attention", ["a", "w", "c", *rest], outputs, name="p", domain="com.microsoft", num_heads=4, **attributes)]
+
+    def projections(mask=None, width=96):
+        return {"w": w(64, width), "c": w(width)} | ({} if mask is None else {"k": np.array(mask, np.int32)})
+
+    keys = [[1, 1, 1, 1, 1], [1, 1, 0, 1, 0]]
+    pairs = np.tril(np.ones((2, 5, 5)))
+    at_opset_11 = [*attention("k"), node("Relu", ["y"], ["z"], name="n")]
+    past, caches = x | {"past": [2, 2, 4, 3, 8]}, heads | {"present": [2, 2, 4, 8, 8]}
     shared = [one, node("MatMul", ["b", "w"], ["z"], name="q")]
     turned = [one, node("Gemm", ["b", "w"], ["z"], name="q", transB=1)]
     constant = [node("Constant", [], ["w"], name="w", value=numpy_helper.from_array(w())), one]
@@ -94,6 +106,15 @@ def uses():
         "Einsum, several heads": Use(einsum("sh,hnd->snd"), {"w": w(64, 4, 20)}, {"y": ["m", 4, 20]}, a, taken=0),
         "no operator of ONNX": Use(fused, {"w": w(80, 64)}, y, a),
         "FusedMatMul, alpha, transB": Use([*fused, node("Neg", ["y"], ["z"], name="n")], {"w": w(80, 64)}, {"z": ["m", 80]}, a),
+        "Attention, no mask": Use(attention(unidirectional=1), projections(), heads, x),
+        "Attention, keys": Use(attention("k", scale=0.5), projections(keys), heads, x),
+        "Attention, pairs": Use(attention("k", mask_filter_value=-50.0), projections(pairs), heads, x),
+        "Attention, ends": Use(attention("k"), projections([5, 2]), heads, x),
+        "Attention, ends and starts": Use(attention("k"), projections([5, 2, 0, 1]), heads, x, taken=0),
+        "Attention, added bias": Use(attention("", "", "b"), projections(), heads, x | {"b": [1, 4, "m", "m"]}),
+        "Attention, wide values": Use(attention("k", qkv_hidden_sizes=[32, 32, 48]), projections(keys, 112), {"y": [2, "m", 48]}, x),
+        "Attention, cache": Use(attention("", "past", outputs=("y", "present")), projections(), caches, past, taken=0),
+        "Attention, opset 11": Use(at_opset_11, projections(keys), {"z": [2, "m", 32]}, x, versions=(6, 11)),
         "IR 3": Use([one], {"w": w()}, y, a, versions=(3, 8), also="w"),
         "a caller may replace it": Use([one, other], {"w": w(), "v": w()}, both, a, also="w"),
         "no names": Use([node("MatMul", ["a", n], [o]) for n, o in ("wy", "vz")], {"w": w(), "v": w()}, both, a, taken=2),

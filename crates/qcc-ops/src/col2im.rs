@@ -19,13 +19,15 @@ use crate::grad::Unfold;
 use crate::ints::{const_ints, ints, sizes, unknown_dims, vector_len};
 use crate::numeric::{Number, build, with_number, wrong_type};
 use crate::operands::{count, need};
-use crate::windows::{Sliding, Windows};
+use crate::quant::DOMAIN;
+use crate::windows::{Padding, Sliding, Windows};
 use crate::{AttrError, AttrReader, OpDef};
 
 /// The operators of this file.
 pub const OPS: &[OpDef] = &[OpDef { domain: "", name: "Col2Im", parse: Col2Im::parse }];
 
-/// Columns of windows as images.
+/// Columns of windows as images. Padding that follows from the size of the image, which ONNX's
+/// operator has not, makes it `qcc::Fold`: the way back of a `Conv` over an open size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Col2Im {
     /// How the windows moved.
@@ -36,11 +38,24 @@ impl Col2Im {
     fn parse(reader: &mut AttrReader<'_>) -> Result<OpRef, AttrError> {
         Ok(Arc::new(Self { sliding: Sliding::parse(reader)? }))
     }
+
+    /// `qcc::Fold`.
+    pub(crate) fn parse_fold(reader: &mut AttrReader<'_>) -> Result<OpRef, AttrError> {
+        Ok(Arc::new(Self { sliding: Sliding::parse_auto(reader)? }))
+    }
+
+    fn is_of_onnx(&self) -> bool {
+        matches!(self.sliding.padding, Padding::Given(_))
+    }
 }
 
 impl Op for Col2Im {
     fn name(&self) -> &str {
-        "Col2Im"
+        if self.is_of_onnx() { "Col2Im" } else { "Fold" }
+    }
+
+    fn domain(&self) -> &str {
+        if self.is_of_onnx() { "" } else { DOMAIN }
     }
 
     fn attrs(&self) -> Attrs {

@@ -12,7 +12,7 @@ use qcc_tensor::{Dim, Tensor};
 use crate::attention_core::{Attention, Bias, Heads, Order};
 use crate::contrib_norm::result;
 use crate::dims::len_of;
-use crate::multi_head::joined;
+use crate::multi_head::{MultiHeadAttention, joined};
 use crate::operands::{count, need, optional};
 use crate::padding_mask::padding;
 use crate::product::{Mat, MatMut, par_product};
@@ -45,7 +45,62 @@ pub struct ContribAttention {
     pub past_present_share_buffer: bool,
 }
 
+/// An [`ContribAttention`] in parts: the product `MatMul(input, weights)`, the bias added to it, its
+/// columns as queries, keys and values, and attention of those, with the same mask and attention bias.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parted {
+    /// Columns of the queries, of the keys and of the values, in this order.
+    pub widths: [usize; 3],
+    /// What attends to them.
+    pub heads: MultiHeadAttention,
+}
+
 impl ContribAttention {
+    /// The operator in parts. `types` are those of its operands, `is_cached` says whether its second
+    /// result is read.
+    ///
+    /// # Errors
+    /// What it has that `MultiHeadAttention` cannot be given.
+    pub fn parted(&self, types: &[Option<&Type>], is_cached: bool) -> Result<Parted, &'static str> {
+        let ty = |index: usize| types.get(index).copied().flatten();
+        let dim = |index: usize, axis: usize| ty(index)?.shape()?.get(axis);
+        if self.do_rotary {
+            return Err("rotation");
+        }
+        if is_cached || self.past_present_share_buffer || ty(4).is_some() || ty(6).is_some() {
+            return Err("a cache");
+        }
+        let is_matrix = ty(1).and_then(Type::rank) == Some(2);
+        let columns = dim(1, 1).filter(|_| is_matrix).and_then(Dim::known);
+        let columns = columns.ok_or("weights of unknown width")?;
+        let [qk, v] =
+            self.widths(columns).map_err(|_| "weights of another width than its heads")?;
+        if let Some(mask) = ty(3) {
+            // A number for all keys of a sequence hides nothing, and is no mask elsewhere.
+            let is_dummy = |axis: usize| {
+                dim(3, axis) == Some(&Dim::Known(1)) && dim(0, axis) != Some(&Dim::Known(1))
+            };
+            match mask.rank() {
+                // Behind the numbers of keys there may be those of the first ones.
+                Some(1) if is_same(dim(3, 0), dim(0, 0)) => {}
+                Some(1) => return Err("a mask of one axis that is not known to be the batch"),
+                Some(2) if is_dummy(0) || is_dummy(1) => {
+                    return Err("a mask of one number for all keys");
+                }
+                Some(2 | 3) => {}
+                Some(_) => return Err("a mask of four axes"),
+                None => return Err("a mask of unknown rank"),
+            }
+        }
+        let heads = MultiHeadAttention {
+            num_heads: self.num_heads,
+            mask_filter_value: self.mask_filter_value,
+            scale: self.scale,
+            unidirectional: self.unidirectional,
+        };
+        Ok(Parted { widths: [qk, qk, v], heads })
+    }
+
     fn parse(reader: &mut AttrReader<'_>) -> Result<OpRef, AttrError> {
         let qkv_hidden_sizes = reader.ints("qkv_hidden_sizes")?;
         let is_good = match *qkv_hidden_sizes {
@@ -83,6 +138,11 @@ impl ContribAttention {
         }
         Err(TypeError::other(NAME, format!("{width} columns are not Q, K and V of {n} heads")))
     }
+}
+
+/// Whether two dimensions are known to be equal.
+fn is_same(a: Option<&Dim>, b: Option<&Dim>) -> bool {
+    a.is_some() && a == b && a != Some(&Dim::Unknown)
 }
 
 impl Op for ContribAttention {
@@ -234,6 +294,8 @@ impl Op for ContribAttention {
 
 #[cfg(test)]
 mod tests {
+    use qcc_tensor::DType;
+
     use super::*;
 
     #[test]
@@ -276,5 +338,90 @@ mod tests {
             ("qkv_hidden_sizes".to_owned(), Attr::Ints(vec![4, 2, 4])),
         ];
         assert!(crate::parse("com.microsoft", NAME, 1, attrs).is_err());
+    }
+
+    #[test]
+    fn parts_give_what_the_whole_gives() {
+        let value = |it: usize| ((it * 7) % 11) as f32 / 4.0 - 1.0;
+        let floats = |dims: &[usize]| {
+            let values = (0..dims.iter().product()).map(value).collect::<Vec<_>>();
+            Tensor::from_vec(dims.to_vec(), values).unwrap()
+        };
+        let mask = |dims: &[usize]| {
+            let len = dims.iter().product();
+            let bits = (0..len).map(|it| if dims.len() == 1 { 2 } else { (it % 3 != 1).into() });
+            Tensor::from_vec(dims.to_vec(), bits.collect::<Vec<i32>>()).unwrap()
+        };
+        let attrs = |scale: f32, causal: i64| {
+            vec![
+                ("num_heads".to_owned(), Attr::Int(2)),
+                ("qkv_hidden_sizes".to_owned(), Attr::Ints(vec![4, 4, 6])),
+                ("scale".to_owned(), Attr::Float(scale)),
+                ("unidirectional".to_owned(), Attr::Int(causal)),
+                ("mask_filter_value".to_owned(), Attr::Float(-50.0)),
+            ]
+        };
+        let (x, w, bias) = (floats(&[2, 3, 5]), floats(&[5, 14]), floats(&[14]));
+        let added = floats(&[2, 2, 3, 3]);
+        let cx = EvalCx::default();
+        for (dims, scale, causal) in
+            [(&[][..], 0.0, 0), (&[2], 0.3, 0), (&[2, 3], 0.0, 1), (&[2, 3, 3], 0.0, 0)]
+        {
+            let op = crate::parse("com.microsoft", NAME, 1, attrs(scale, causal)).unwrap();
+            let mask = (!dims.is_empty()).then(|| mask(dims));
+            let inputs = [Some(&x), Some(&w), Some(&bias), mask.as_ref(), None, Some(&added)];
+            let types = inputs.map(|it| it.map(|it| Type::tensor(it.dtype(), it.dims().to_vec())));
+            let types = types.each_ref().map(Option::as_ref);
+            let parted = op.is::<ContribAttention>().unwrap().parted(&types, false).unwrap();
+            let matmul = crate::parse("", "MatMul", 13, Vec::new()).unwrap();
+            let product = matmul.eval(&cx, &inputs[..2], 1).unwrap().remove(0);
+            let product = product.to_f32().unwrap();
+            let mut first = 0;
+            let parts = parted.widths.map(|width| {
+                let rows = product.chunks_exact(14);
+                let columns = first..first + width;
+                let bias = bias.to_f32().unwrap();
+                let part = rows.flat_map(|row| columns.clone().map(|it| row[it] + bias[it]));
+                let part = part.collect::<Vec<_>>();
+                first += width;
+                Tensor::from_vec(vec![2, 3, width], part).unwrap()
+            });
+            let [q, k, v] = parts.each_ref().map(Some);
+            let got = parted.heads.eval(&cx, &[q, k, v, None, inputs[3], inputs[5]], 1).unwrap();
+            assert_eq!(got, op.eval(&cx, &inputs, 1).unwrap(), "{dims:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_parts_says_why() {
+        let given = [("num_heads".to_owned(), Attr::Int(2))];
+        let parted = |name: &str, mask: Option<Vec<Dim>>, is_cached: bool| {
+            let mut attrs = given.to_vec();
+            attrs.extend((!name.is_empty()).then(|| (name.to_owned(), Attr::Int(1))));
+            let op = crate::parse("com.microsoft", NAME, 1, attrs).unwrap();
+            let dims = vec![Dim::symbol("b"), Dim::symbol("s"), Dim::Known(4)];
+            let x = Type::tensor(DType::F32, dims);
+            let w = Type::tensor(DType::F32, [4, 12]);
+            let mask = mask.map(|it| Type::tensor(DType::I32, it));
+            let types = [Some(&x), Some(&w), None, mask.as_ref()];
+            op.is::<ContribAttention>().unwrap().parted(&types, is_cached).map(|it| it.widths)
+        };
+        let (b, s, one) = (|| Dim::symbol("b"), || Dim::symbol("s"), Dim::Known(1));
+        assert_eq!(parted("", None, false), Ok([4, 4, 4]));
+        for mask in [vec![b()], vec![b(), s()], vec![Dim::Unknown, Dim::Unknown]] {
+            assert_eq!(parted("", Some(mask), false), Ok([4, 4, 4]));
+        }
+        assert_eq!(parted("", None, true), Err("a cache"));
+        assert_eq!(parted("past_present_share_buffer", None, false), Err("a cache"));
+        assert_eq!(parted("do_rotary", None, false), Err("rotation"));
+        let why = "a mask of one axis that is not known to be the batch";
+        assert_eq!(parted("", Some(vec![s()]), false), Err(why));
+        assert_eq!(parted("", Some(vec![Dim::Unknown]), false), Err(why));
+        assert_eq!(
+            parted("", Some(vec![b(), one.clone()]), false),
+            Err("a mask of one number for all keys")
+        );
+        let four = vec![b(), one, s(), s()];
+        assert_eq!(parted("", Some(four), false), Err("a mask of four axes"));
     }
 }

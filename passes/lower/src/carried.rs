@@ -34,7 +34,7 @@ pub fn check_readers(root: &Graph, steps: &[Step]) -> Result<(), PassError> {
 }
 
 /// The operators whose nodes give way to products with codes.
-pub const PRODUCTS: &[&str] = &["MatMul", "Gemm", "FusedMatMul", "Einsum"];
+pub const PRODUCTS: &[&str] = &["MatMul", "Gemm", "FusedMatMul", "Einsum", "Attention"];
 
 /// The opset of ONNX that the weights that were chosen need in the format among `steps`; `None` where
 /// any will do.

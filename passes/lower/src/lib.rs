@@ -3,6 +3,7 @@
 //! `pack` gives the codes of each weight the bytes of a layout; an output format then rewrites the
 //! operators that read the weight. A format is one file and one line in [`FORMATS`].
 
+mod attention;
 mod carried;
 pub mod pack;
 mod product;

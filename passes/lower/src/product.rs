@@ -4,12 +4,14 @@
 use std::sync::Arc;
 
 use qcc_diag::{Diagnostic, codes};
-use qcc_ir::{Attr, Graph, OpRef, Output, Patch, Value};
+use qcc_ir::{Attr, Graph, OpRef, Output, Patch, Type, Value};
+use qcc_ops::contrib_attention::Parted;
 use qcc_ops::einsum::Einsum;
 use qcc_ops::quant::Layout;
 use qcc_pass::PassError;
 use qcc_tensor::{DType, Dim, Tensor};
 
+use crate::attention;
 use crate::readers::{Chosen, Reader};
 
 /// A product that is being rewritten.
@@ -23,6 +25,8 @@ pub(crate) struct Product<'a> {
     pub(crate) left: Option<Value>,
     bias: Option<Value>,
     pub(crate) alpha: f32,
+    /// What the product is the first part of.
+    attention: Option<Parted>,
 }
 
 /// Whether the format can take the product that a reader is.
@@ -41,9 +45,15 @@ pub(crate) fn carries<W: Chosen>(
             .with_help("--format nbits has tables")
             .into());
     }
+    let attention = root.at(&reader.scope).and_then(|it| attention::parted(it, reader.id));
+    if let (Some(Err(what)), 1) = (&attention, reader.operand) {
+        let why = format!("it has {what}, which MultiHeadAttention cannot be given");
+        return Err(leave_out(no_form(reader, format, &why), reader));
+    }
     let equation = reader.node.op().and_then(|it| it.is::<Einsum>());
     let outputs_last = match (op, reader.operand) {
         ("MatMul" | "FusedMatMul" | "Gemm", 1) => Some(reader.int("transB").unwrap_or(0) == 0),
+        (_, 1) if attention.is_some() => Some(true),
         (_, 1) => equation.and_then(Einsum::matmul_form),
         _ => None,
     };
@@ -97,6 +107,7 @@ impl<'a> Product<'a> {
             // `select` takes a Gemm with alpha 1 and beta 0 or 1 only; FusedMatMul may have alpha.
             bias: bias.filter(|_| reader.float("beta").unwrap_or(1.0) != 0.0),
             alpha: reader.float("alpha").unwrap_or(1.0),
+            attention: attention::parted(graph, reader.id).and_then(Result::ok),
         })
     }
 
@@ -150,20 +161,27 @@ impl<'a> Product<'a> {
         inputs: Vec<Option<Value>>,
         bias: Option<Value>,
     ) {
-        let ty = self.graph.ty(self.old).clone();
-        let name = self.reader.label(self.graph);
-        let wide = self.wide_rank();
-        let own = match wide.and_then(|_| self.graph.ty(self.left?).shape()?.split_last()) {
-            Some((_, rows)) => {
-                let n = Dim::Known(self.reader.chosen.form.n);
-                ty.with_shape(Some(rows.iter().cloned().chain([n]).collect()))
-            }
-            None => ty.clone(),
+        let label = self.reader.label(self.graph);
+        let n = Dim::Known(self.reader.chosen.form.n);
+        let rows = || self.graph.ty(self.left?).shape()?.split_last().map(|it| it.1);
+        let columns = |ty: &Type| {
+            let shape = rows().map(|it| it.iter().cloned().chain([n.clone()]).collect());
+            ty.with_shape(shape)
         };
-        let out = Output::new(self.graph.value_name(self.old), own);
-        let is_alone = wide.is_none() && bias.is_none() && self.alpha == 1.0;
-        let node = if is_alone { self.reader.node.name.as_str() } else { name };
-        let node = patch.op(node, op, inputs, vec![out]);
+        let whole = self.graph.ty(self.old);
+        let (name, ty) = match self.attention {
+            Some(_) => (format!("{label}_qkv"), columns(whole)),
+            None => (label.to_owned(), whole.clone()),
+        };
+        let wide = self.wide_rank();
+        let own = if wide.is_some() && rows().is_some() { columns(&ty) } else { ty.clone() };
+        let is_first = wide.is_some() || bias.is_some() || self.alpha != 1.0;
+        let (node, value) = match self.attention {
+            Some(_) => (name.as_str(), name.as_str()),
+            None if is_first => (label, self.graph.value_name(self.old)),
+            None => (self.reader.node.name.as_str(), self.graph.value_name(self.old)),
+        };
+        let node = patch.op(node, op, inputs, vec![Output::new(value, own)]);
         let mut value = Value { node, slot: 0 };
         if let Some(rank) = wide {
             let shape = Tensor::vector(vec![1i64; rank]);
@@ -179,7 +197,11 @@ impl<'a> Product<'a> {
         }
         if let Some(bias) = bias {
             let inputs = vec![Some(value), Some(bias)];
-            value = patch.op1(&format!("{name}_bias"), plain("Add"), inputs, ty);
+            value = patch.op1(&format!("{name}_bias"), plain("Add"), inputs, ty.clone());
+        }
+        if let Some(parted) = &self.attention {
+            let at = (self.graph, self.reader.id);
+            value = attention::behind(patch, at, label, parted, (value, &ty));
         }
         patch.replace(self.old, value);
     }

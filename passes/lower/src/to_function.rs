@@ -1,8 +1,9 @@
 //! `to-function`: products become `ai.qcc::MatMulQ<b>`, which brings its own body, or
 //! `ai.qcc::MatMulQ<b>Outliers` where the weight has outliers.
 //!
-//! Replaces `MatMul(A, W)`, `Gemm(A, W, C)`, `FusedMatMul(A, W)`, and an `Einsum` that is a
-//! `MatMul`, whose W is `Packed` in layout `dense`. Needs: `pack{layout=dense}`. Keeps: names of results. A bias keeps an `Add`.
+//! Replaces `MatMul(A, W)`, `Gemm(A, W, C)`, `FusedMatMul(A, W)`, an `Einsum` that is a `MatMul`,
+//! and the product in an `Attention` of `com.microsoft`, whose W is `Packed` in layout `dense`.
+//! Needs: `pack{layout=dense}`. Keeps: names of results. A bias keeps an `Add`.
 //! Fails for table lookups, naming the node. The bodies are written on export: docs/ai-qcc.md.
 
 use std::sync::Arc;

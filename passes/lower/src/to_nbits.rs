@@ -1,8 +1,9 @@
 //! `to-nbits`: products become `com.microsoft::MatMulNBits`, table lookups
 //! `com.microsoft::GatherBlockQuantized`.
 //!
-//! Replaces `MatMul(A, W)`, `Gemm(A, W, C)`, `FusedMatMul(A, W)`, and an `Einsum` that is a
-//! `MatMul`, whose W is `Packed` in layout `nbits`, and `Gather(W, ids)`.
+//! Replaces `MatMul(A, W)`, `Gemm(A, W, C)`, `FusedMatMul(A, W)`, an `Einsum` that is a `MatMul`,
+//! and the product in an `Attention` of `com.microsoft`, whose W is `Packed` in layout `nbits`, and
+//! `Gather(W, ids)`.
 //! Needs: `pack{layout=nbits}`. Keeps: names of results.
 //! A product whose bias is not one value per output keeps an `Add`. A weight that is read by
 //! products and lookups is stored once. Where rows of a table are no whole blocks, a `Slice` cuts

@@ -1,9 +1,10 @@
 //! `to-qdq`: weights become `DequantizeLinear` of integer initializers.
 //!
-//! Replaces the W of `MatMul(A, W)`, `Gemm(A, W, C)`, `FusedMatMul(A, W)`, and an `Einsum` that is
-//! a `MatMul`, that is `Packed` in layout `qdq` by `DequantizeLinear(codes, scales, zeros?)` of
-//! shape `[K, N]`, blocks along axis 0; a group that is the whole row becomes a scale for each
-//! column. Needs: `pack{layout=qdq}`. Keeps: names of results.
+//! Replaces the W of `MatMul(A, W)`, `Gemm(A, W, C)`, `FusedMatMul(A, W)`, an `Einsum` that is a
+//! `MatMul`, and the product in an `Attention` of `com.microsoft`, that is `Packed` in layout `qdq`
+//! by `DequantizeLinear(codes, scales, zeros?)` of shape `[K, N]`, blocks along axis 0; a group that
+//! is the whole row becomes a scale for each column.
+//! Needs: `pack{layout=qdq}`. Keeps: names of results.
 //! Each product has codes of its own, in the graph that it stands in, since ONNX Runtime 1.31 fuses
 //! no others and does not load a branch whose codes lie around it. `pack` counts them.
 //! Fails for table lookups, naming the node.

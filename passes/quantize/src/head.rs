@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 
 use qcc_ir::{Graph, Node, NodeId, Scope, Value};
+use qcc_ops::contrib_attention::ContribAttention;
 
 use crate::products::{is_matrix, matrices, varies};
 use crate::sites::{Role, Site};
@@ -15,7 +16,10 @@ use crate::sites::{Role, Site};
 /// Gives the heads their role.
 pub(crate) fn mark(root: &Graph, sites: &mut [Site]) {
     let products = products(root, sites);
-    let is_head = |it: &NodeId| reaches_output(root, Value { node: *it, slot: 0 });
+    // What an Attention gives is no product.
+    let attends =
+        |it: NodeId| root.node(it).and_then(|it| it.op()?.is::<ContribAttention>()).is_some();
+    let is_head = |it: &NodeId| !attends(*it) && reaches_output(root, Value { node: *it, slot: 0 });
     let heads: BTreeSet<NodeId> = products.iter().copied().filter(is_head).collect();
     let is_outermost = |it: &Site| it.scope == Scope::root();
     let has_inner = sites

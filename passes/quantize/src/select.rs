@@ -271,8 +271,11 @@ impl Rules {
             Role::Table => bits.or(self.embeddings).ok_or(Skip::Embedding)?,
             Role::Head => bits.or(self.head).ok_or(Skip::Head)?,
         };
-        // An Einsum that may be quantized is a MatMul by another name.
-        let op = if site.op == "Einsum" { "MatMul" } else { &site.op };
+        // An Einsum that may be quantized is a MatMul by another name, an Attention begins with one.
+        let op = match site.op.as_str() {
+            "Einsum" | "Attention" => "MatMul",
+            other => other,
+        };
         if site.role != Role::Table && !self.op_types.iter().any(|it| it == op) {
             return Err(Skip::OpType);
         }

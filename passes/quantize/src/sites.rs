@@ -4,6 +4,7 @@
 use std::fmt;
 
 use qcc_ir::{Graph, Kind, Node, NodeId, Scope, Value};
+use qcc_ops::contrib_attention::ContribAttention;
 use qcc_ops::einsum::Einsum;
 use qcc_ops::quant::{DOMAIN, Form};
 use qcc_ops::weight::{Traced, trace, trace_default};
@@ -53,6 +54,8 @@ pub enum Skip {
     Batch(Vec<usize>),
     /// The node does more than a product: `alpha`, `beta`, a transposed input.
     Attributes(&'static str),
+    /// The node is an attention that a product and `MultiHeadAttention` cannot stand for.
+    Attention(&'static str),
     /// Too few elements to gain anything.
     Small(usize),
     /// Rows that are too short.
@@ -91,6 +94,9 @@ impl fmt::Display for Skip {
             Self::LeftOperand => f.write_str("the weight is the left operand"),
             Self::Batch(dims) => write!(f, "it is a batch of matrices {dims:?}"),
             Self::Attributes(what) => write!(f, "the product has {what}"),
+            Self::Attention(what) => {
+                write!(f, "the attention has {what}, which MultiHeadAttention cannot be given")
+            }
             Self::Small(len) => write!(f, "it has only {len} elements"),
             Self::ShortRows(k) => write!(f, "its rows have only {k} elements"),
             Self::OneRow => f.write_str("it has one output only"),
@@ -163,7 +169,7 @@ fn weight_operand(domain: &str, name: &str) -> Option<(Operands, Role)> {
     const TABLE: Operands = &[(0, None)];
     const CONV: Operands = &[(1, Some(Skip::Operator("Conv")))];
     const TURNED_CONV: Operands = &[(1, Some(Skip::Operator("ConvTranspose")))];
-    const FUSED: Operands = &[(1, Some(Skip::Operator("Attention")))];
+    const PROJECTIONS: Operands = &[(1, None)];
     const EXPERTS: Operands = &[
         (2, Some(Skip::Operator("MoE"))),
         (4, Some(Skip::Operator("MoE"))),
@@ -182,7 +188,7 @@ fn weight_operand(domain: &str, name: &str) -> Option<(Operands, Role)> {
         ("", "LSTM") => (LSTM, Role::Product),
         ("", "GRU") => (GRU, Role::Product),
         ("", "RNN") => (RNN, Role::Product),
-        ("com.microsoft", "Attention") => (FUSED, Role::Product),
+        ("com.microsoft", "Attention") => (PROJECTIONS, Role::Product),
         ("com.microsoft", "MoE") => (EXPERTS, Role::Product),
         _ => return None,
     })
@@ -209,7 +215,7 @@ fn site(
     let form = match skip {
         _ if is_marked => Err(Skip::Quantized),
         Some(skip) => Err(skip.clone()),
-        None => form(op.as_ref(), root.at(scope)?, node, role, &weight),
+        None => form(op.as_ref(), root.at(scope)?, id, role, &weight),
     };
     let stored = source.ty(weight.source).dtype();
     let form = form.and_then(|form| check(form, &weight, stored));
@@ -227,10 +233,11 @@ fn site(
 fn form(
     op: &dyn qcc_ir::Op,
     graph: &Graph,
-    node: &Node,
+    id: NodeId,
     role: Role,
     weight: &Traced,
 ) -> Result<Form, Skip> {
+    let inputs = graph.node(id).map_or(&[][..], |it| &it.inputs);
     let attrs = op.attrs();
     let int = |name: &str| {
         attrs.iter().find(|it| it.0 == name).and_then(|it| match it.1 {
@@ -259,7 +266,7 @@ fn form(
             if float("alpha").unwrap_or(1.0) != 1.0 {
                 return Err(Skip::Attributes("alpha other than 1"));
             }
-            let has_bias = node.inputs.get(2).is_some_and(Option::is_some);
+            let has_bias = inputs.get(2).is_some_and(Option::is_some);
             if has_bias && !matches!(float("beta").unwrap_or(1.0), 0.0 | 1.0) {
                 return Err(Skip::Attributes("beta other than 0 and 1"));
             }
@@ -274,13 +281,20 @@ fn form(
             }
             int("transB").unwrap_or(0) == 0
         }
+        (_, "Attention") => {
+            let attention = op.is::<ContribAttention>().ok_or(Skip::Operator("Attention"))?;
+            let types: Vec<_> = inputs.iter().map(|it| it.map(|it| graph.ty(it))).collect();
+            let is_cached = graph.n_uses(Value { node: id, slot: 1 }) > 0;
+            attention.parted(&types, is_cached).map_err(Skip::Attention)?;
+            true
+        }
         (_, "Einsum") => {
             let equation = op.is::<Einsum>();
             let outputs_last = equation
                 .and_then(Einsum::matmul_form)
                 .ok_or(Skip::Attributes("an equation that is no product with a matrix"))?;
             // An axis of length 1 repeats, which that of a MatMul does not.
-            let left = node.inputs.first().copied().flatten();
+            let left = inputs.first().copied().flatten();
             let last = left.and_then(|it| graph.ty(it).shape()?.last().cloned());
             if last == Some(Dim::Known(1)) {
                 return Err(Skip::Attributes("an input that repeats"));

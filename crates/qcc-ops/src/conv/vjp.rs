@@ -1,5 +1,5 @@
-//! Derivatives of convolutions, over the columns that windows are: `dX = fold(W^T g)` with ONNX's
-//! `Col2Im`, `dW = sum over n of g unfold(x)^T`.
+//! Derivatives of convolutions, over the columns that windows are: `dX = fold(W^T g)` with
+//! [`Col2Im`], `dW = sum over n of g unfold(x)^T`.
 
 use qcc_ir::{Adjoints, Emitter, Io, Value};
 use qcc_tensor::{Dim, checked_len};
@@ -20,9 +20,9 @@ pub(super) fn conv(op: &Conv, b: &mut Emitter, io: &Io<'_>, dy: &[Option<Value>]
     let Some(image) = b.ty(x).shape().and_then(|it| it.get(2..)).map(<[Dim]>::to_vec) else {
         return Err(no_vjp(op, "the rank of its operand is not known"));
     };
-    let Some(sliding) = op.sliding.given("Conv", &image, &dims[2..]) else {
-        return Err(no_vjp(op, "its padding follows from sizes that are not known"));
-    };
+    // Padding that follows from an open size stays as it is said, and is known at each run.
+    let given = op.sliding.given("Conv", &image, &dims[2..]);
+    let sliding = given.unwrap_or_else(|| op.sliding.clone());
     let (kernel, group) = (ints(&dims[2..]), op.group as i64);
     let Some(depth) = checked_len(&dims[1..]) else {
         return Err(no_vjp(op, "its weight is too large"));
@@ -67,10 +67,10 @@ mod tests {
 
     fn check(x: &[usize], w: &[usize], group: usize, sliding: Sliding) {
         let op = Conv { group, kernel: None, sliding };
-        let is_given = matches!(op.sliding.padding, Padding::Given(_) | Padding::Valid);
-        let x = if is_given { values(x) } else { values(x).sized() };
-        check_vjp(&op, &[x.clone(), values(w).sized(), values(&w[..1])], 1);
-        check_vjp(&op, &[x, values(w).sized()], 1);
+        for x in [values(x), values(x).sized()] {
+            check_vjp(&op, &[x.clone(), values(w).sized(), values(&w[..1])], 1);
+            check_vjp(&op, &[x, values(w).sized()], 1);
+        }
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! [`SumTo`] undoes broadcasting; [`SoftmaxGrad`] and [`NormGrad`] are derivatives that read each
 //! row once instead of once for each term; [`ScatterAdd`], [`SliceGrad`] and [`ExtremeGrad`] put
 //! elements where they came from; [`MatMulGradW`] is the product over all rows that the derivative
-//! of a weight is; [`Unfold`] writes the windows of an image as columns for that of a kernel.
+//! of a weight is; [`Unfold`] writes the windows of an image as columns for that of a kernel, and
+//! `Fold` adds such columns up where ONNX's `Col2Im` cannot say how the image was padded.
 
 mod extreme;
 mod norm;
@@ -25,6 +26,7 @@ pub use weight::MatMulGradW;
 use std::sync::Arc;
 
 use crate::OpDef;
+use crate::col2im::Col2Im;
 use crate::quant::DOMAIN;
 
 /// The operators of this folder.
@@ -39,4 +41,5 @@ pub const OPS: &[OpDef] = &[
     OpDef { domain: DOMAIN, name: "ExtremeGrad", parse: ExtremeGrad::parse },
     OpDef { domain: DOMAIN, name: "MatMulGradW", parse: |_| Ok(Arc::new(MatMulGradW)) },
     OpDef { domain: DOMAIN, name: "Unfold", parse: Unfold::parse },
+    OpDef { domain: DOMAIN, name: "Fold", parse: Col2Im::parse_fold },
 ];

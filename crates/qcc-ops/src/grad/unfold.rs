@@ -34,7 +34,7 @@ impl Unfold {
     pub(super) fn parse(reader: &mut AttrReader<'_>) -> Result<OpRef, AttrError> {
         let kernel = numbers(reader, "kernel_shape", 1)?;
         let kernel = kernel.ok_or_else(|| reader.missing("kernel_shape"))?;
-        Ok(Arc::new(Self { kernel, sliding: Sliding::parse(reader)? }))
+        Ok(Arc::new(Self { kernel, sliding: Sliding::parse_auto(reader)? }))
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use onnx_protobuf::{AttributeProto, Message, ModelProto};
+use onnx_protobuf::{AttributeProto, Message, ModelProto, OperatorSetIdProto};
 use qcc_data::npy;
 use qcc_tensor::Tensor;
 
-use crate::bench::{Bench, bundled, bytes_of, floats, node};
+use crate::bench::{Bench, bundled, bytes_of, floats, model, node, numbers, product};
 
 const SAMPLES: &[&str] = &["--calib", "calib.npy", "-n", "4", "--seq-len", "16"];
 
@@ -59,6 +59,37 @@ fn the_summary_names_a_block_that_has_no_gradient() {
     let output = bench.command(&["inspect", "in.onnx", "--blocks", "--json"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("\"method\": \"layer\"") && text.contains("Mod 'no_gradient'"), "{text}");
+}
+
+#[test]
+fn fused_operators_have_gradients_whatever_the_opset() {
+    let mut attention = node("Attention", "attends", &["x", "w", "b"], "y");
+    attention.domain = Some("com.microsoft".to_owned());
+    attention.attribute.push(AttributeProto {
+        name: Some("num_heads".to_owned()),
+        r#type: Some(2),
+        i: Some(4),
+        ..AttributeProto::default()
+    });
+    let mut graph = product(&[1, 4, 64], floats("w", &[64, 192], &numbers(64 * 192)));
+    graph.initializer.push(floats("b", &[192], &numbers(192)));
+    graph.node = vec![attention];
+    let mut model = ModelProto::decode(&*model(graph)).unwrap();
+    let import = |domain: &str, version: i64| OperatorSetIdProto {
+        domain: Some(domain.to_owned()),
+        version: Some(version),
+    };
+    model.opset_import = vec![import("", 11), import("com.microsoft", 1)];
+    let bench = Bench::new(&model.encode_to_vec());
+    let output = bench.command(&["inspect", "in.onnx", "--blocks"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let row = text.lines().find(|it| it.trim_start().starts_with("0 ")).unwrap();
+    assert!(row.ends_with("block"), "{text}");
+    let x = Tensor::from_vec(vec![6, 4, 64], numbers(6 * 4 * 64)).unwrap();
+    bench.put("x.npy", &npy::write(&x).unwrap());
+    let args = ["in.onnx", "-o", "out.onnx", "-O", "signround{iters=2}", "--calib", "x.npy"];
+    let ran = bench.passes(&args);
+    assert!(!ran.stderr.contains("one at a time"), "{}", ran.stderr);
 }
 
 #[test]

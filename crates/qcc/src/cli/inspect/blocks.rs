@@ -4,8 +4,9 @@
 //! They are those of the graph with its functions inlined, which is what passes run. How the weights
 //! of each can be tuned is that of the copy that is differentiated.
 
-use qcc::{Compiler, Error, Model, Output, TUNING_COPY, WORKING_COPY};
+use qcc::{Compiler, Error, Model, Output, TUNING_COPY, WORKING_COPY, passes};
 use qcc_ir::Graph;
+use qcc_pass::{Pipeline, Session, WorkingCopy};
 use qcc_quantize::blocks::{Block, BlockOptions, Method, blocks};
 use qcc_quantize::{Role, Site, find_sites};
 use qcc_report::columns;
@@ -106,11 +107,12 @@ impl Blocks {
 
 /// How the weights of each block can be tuned, by the copy that is differentiated.
 fn methods(model: &Model) -> Result<Vec<Method>, Error> {
-    let copy = Compiler::new().pipeline(TUNING_COPY).run(model)?;
-    let graph = copy.graph();
-    let sites = find_sites(graph);
-    let blocks = blocks(graph, &sites, &BlockOptions::default());
-    Ok(blocks.iter().map(|it| Method::of(graph, &sites, it)).collect())
+    let pipeline = Pipeline::parse(TUNING_COPY, &passes(), &[])?;
+    let copy = WorkingCopy::through(model.graph(), &[], &pipeline, &Session::default());
+    let graph = copy.map_err(|it| it.into_diagnostic("inspect"))?.graph;
+    let sites = find_sites(&graph);
+    let blocks = blocks(&graph, &sites, &BlockOptions::default());
+    Ok(blocks.iter().map(|it| Method::of(&graph, &sites, it)).collect())
 }
 
 fn names<'g>(graph: &'g Graph, values: &[qcc_ir::Value]) -> Vec<&'g str> {
