@@ -26,5 +26,5 @@ mod tensor;
 
 pub use error::ParseError;
 pub use parse::{DEFAULT_OPSET, Load, MAX_DEPTH, MakeOp, Stored, no_bytes, parse};
-pub use print::{PrintOptions, print, print_with, write};
+pub use print::{PrintOptions, operator, print, print_with, write};
 pub(crate) use quote::{Quoted, Word};

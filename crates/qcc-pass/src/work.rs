@@ -2,6 +2,7 @@
 //! by what it is, with a file that says so.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,8 +24,14 @@ pub struct Plan(Vec<(String, String)>);
 
 impl Plan {
     /// A plan with these fields; names differ.
-    pub fn new<const N: usize>(fields: [(&str, String); N]) -> Self {
-        Self(fields.map(|(name, value)| (name.to_owned(), value)).into())
+    pub fn new<'a>(fields: impl IntoIterator<Item = (&'a str, String)>) -> Self {
+        Self(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+
+    /// The plan with further fields.
+    #[must_use]
+    pub fn with<'a>(&self, fields: impl IntoIterator<Item = (&'a str, String)>) -> Self {
+        Self([self.0.clone(), Self::new(fields).0].concat())
     }
 
     /// BLAKE3 of the fields, in hexadecimal digits: work of one key is never taken for another.
@@ -108,6 +115,12 @@ impl WorkDir {
         let part = path.with_extension("part");
         std::fs::write(&part, plan.text())?;
         std::fs::rename(&part, &path)
+    }
+
+    /// Files of a name in the folders of other runs, in their order.
+    pub fn elsewhere(&self, folder: &Path, name: &OsStr) -> Vec<PathBuf> {
+        let others = folders(&self.folder).into_iter().filter(|it| it != folder);
+        others.map(|it| it.join(name)).filter(|it| it.is_file()).collect()
     }
 
     /// The runs that were begun here by this value or a clone of it.
@@ -224,6 +237,9 @@ mod tests {
         assert_eq!(two.unfinished(), [(place.clone(), plan("45"))]);
         assert_eq!(plan("30").differences(&plan("45")), ["steps 45"]);
         assert_eq!(plan("45").lines(), ["model", "steps 45"]);
+        let name = OsStr::new("block-0.safetensors");
+        assert_eq!(two.elsewhere(&other, name), [place.join(name)]);
+        assert!(two.elsewhere(&place, name).is_empty());
         // What a run has used goes, and nothing else.
         two.make(&other).unwrap();
         two.remove_begun();

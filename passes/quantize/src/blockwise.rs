@@ -17,6 +17,7 @@ mod forward;
 mod gradient;
 mod group;
 mod joint;
+mod keys;
 mod needs;
 mod outline;
 mod pace;
@@ -159,7 +160,7 @@ pub(crate) fn tune(
         let memory_bytes = needs.total(held, cap);
         ctx.record.expect(Estimate { seconds: None, memory_bytes });
     }
-    let kept = Kept::new(ctx.session, &outline.graph, weights, samples, options)?;
+    let kept = Kept::new(ctx.session, &outline, weights, samples, options)?;
     let mut run = Run {
         pass,
         weights,
@@ -228,15 +229,15 @@ impl Run<'_> {
 
     /// Says where the run goes on, or that work is there which it cannot go on with.
     fn tell(&self, ctx: &mut Ctx<'_>, begin: usize) {
-        let count = self.outline.blocks.len();
+        let (count, all) = (self.outline.blocks.len(), self.outline.count_from(0));
         let is_done = |at: &usize| self.kept.finished(*at, self.weights_of(*at)).is_some();
-        let text = match begin {
-            // What is behind the last block is not needed, so nothing is gone on from.
-            0 => match (0..count).filter(is_done).count() {
-                0 => None,
-                done => Some(format!("takes {done} blocks that were tuned before")),
-            },
-            _ => Some(format!("goes on at block {begin} of {count}")),
+        let done = (0..count).filter(is_done).count();
+        let are_there = format!("{done} of {all} blocks with weights are there already");
+        let text = match (begin, done) {
+            (0, 0) => None,
+            // Nothing is kept of what the samples are behind a block: it is run, but not tuned.
+            (0, _) => Some(are_there),
+            _ => Some(format!("goes on at block {begin} of {count}; {are_there}")),
         };
         if let Some(text) = text {
             ctx.session.progress.say(self.pass, &text);
@@ -256,8 +257,8 @@ impl Run<'_> {
         Some(codes)
     }
 
-    fn weights_of(&self, at: usize) -> impl Iterator<Item = (usize, &Weight)> {
-        self.outline.reads[at].iter().map(|it| (it.index, &self.weights[it.index]))
+    fn weights_of(&self, at: usize) -> impl Iterator<Item = &Weight> {
+        self.outline.reads[at].iter().map(|it| &self.weights[it.index])
     }
 
     /// Says how much there is to do, from block `first` on.
@@ -275,17 +276,22 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The weights of a block, with searched scales.
+    /// The weights of a block, with the codes that were found before, or else with searched scales.
     fn start(
         &self,
         at: usize,
         squares: &BTreeMap<usize, Seen<Squares>>,
+        before: Option<Vec<Codes>>,
     ) -> Result<Vec<Tuned>, PassError> {
+        let mut before = before.into_iter().flatten();
         let each = self.outline.reads[at].iter().map(|it| {
-            let d = squares.get(&it.index).and_then(|it| it.sums.mean());
             let name = self.outline.graph.value_name(it.weight).to_owned();
-            let weight = (it.index, &self.weights[it.index]);
-            Tuned::new(weight, (it.weight, name), d.as_deref(), self.options)
+            let (weight, graph) = ((it.index, &self.weights[it.index]), (it.weight, name));
+            if let Some(codes) = before.next() {
+                return Tuned::from_codes(weight, graph, codes, self.options);
+            }
+            let d = squares.get(&it.index).and_then(|it| it.sums.mean());
+            Tuned::new(weight, graph, d.as_deref(), self.options)
         });
         each.collect()
     }

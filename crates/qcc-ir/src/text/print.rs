@@ -42,6 +42,25 @@ pub fn write(out: &mut dyn fmt::Write, graph: &Graph, options: &PrintOptions) ->
     writeln!(out, "{}", ModuleText { graph, options })
 }
 
+/// The text of the operator of a node with its attributes and regions, without operands, captures,
+/// results and the name of the node; empty for a node that is none.
+pub fn operator(graph: &Graph, id: NodeId) -> String {
+    OperatorText(graph, id).to_string()
+}
+
+struct OperatorText<'a>(&'a Graph, NodeId);
+
+impl Display for OperatorText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(node) = self.0.node(self.1) else { return Ok(()) };
+        let Some(op) = node.op() else { return Ok(()) };
+        op_name(f, op.domain(), op.name())?;
+        let options = &PrintOptions::default();
+        let text = GraphText { graph: self.0, options, outer: None, indent: 0 };
+        text.attributes(f, &**op, &node.regions)
+    }
+}
+
 /// The text form, without a line end behind it.
 impl Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -364,6 +383,9 @@ mod tests {
             vec![Output::new("y", ty)],
         );
         builder.set_outputs(vec![Value { node: y, slot: 0 }]);
+        assert_eq!(operator(builder.graph(), y), "com.microsoft::Gelu");
+        assert_eq!(operator(builder.graph(), w.node), "");
+        assert!(operator(builder.graph(), mixed).starts_with("Mix {alpha = 1.0, to = -1, "));
         insta::assert_snapshot!(builder.finish().unwrap(), @r#"
         graph @main(%x: f32[batch, 2], %ids: i64[?] = default i64[2] [1, 2]) -> (%y: f32[batch, 2]) {
           %"a weight" = const f32[2] [0.5, inf]

@@ -28,6 +28,8 @@ mod quality;
 #[cfg(test)]
 mod resume;
 #[cfg(test)]
+mod reuse;
+#[cfg(test)]
 mod run;
 #[cfg(test)]
 mod samples;

@@ -85,11 +85,8 @@ impl Run<'_> {
             let row = ctx.record.weight(&self.weights[*idx].name);
             row.activations = it.magnitudes.record();
         }
-        let mut tuned = self.start(at, &squares)?;
-        let is_open = before.is_none() && !tuned.is_empty();
-        for (it, codes) in tuned.iter_mut().zip(before.into_iter().flatten()) {
-            it.take(codes);
-        }
+        let is_open = before.is_none() && !reads.is_empty();
+        let tuned = self.start(at, &squares, before)?;
         let job = Job { at, chain: self.chain.clone(), results, joined, tuned, is_open };
         if is_open {
             self.find_pace(ctx, &job, began)?;
@@ -158,8 +155,7 @@ impl Run<'_> {
                     row.objective = curve;
                     row.weights = job.tuned.len();
                 }
-                let weights = job.tuned.iter().map(|it| (it.index, &self.weights[it.index]));
-                let told = told::told(weights, job.at, ctx);
+                let told = told::told(self.weights_of(job.at), job.at, ctx);
                 self.kept.finish(job.at, &job.tuned, told, ctx)?;
             }
         }

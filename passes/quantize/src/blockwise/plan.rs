@@ -1,9 +1,10 @@
 //! What the tuning of blocks follows from, as a plan: the model, the weights, the samples and the
-//! options. Threads and memory are no part of it, since they change no byte.
+//! options. Threads and memory are no part of it, since they change no byte. The plan of a run says
+//! all of it, for a reader too; what is the same for all blocks is the base of their
+//! [keys](super::keys).
 
 use std::collections::BTreeMap;
 
-use qcc_ir::Graph;
 use qcc_pass::{PassError, Plan, SampleSource};
 
 use super::{Options, Start, Steps};
@@ -12,16 +13,26 @@ use crate::choose::Weight;
 /// Raised when the same inputs give other results than before.
 const RESULTS: u32 = 5;
 
-/// The plan of a run.
-pub(super) fn plan(
+/// What all blocks follow from, but for the number of steps, which may be found on the way.
+pub(super) fn base(
     seed: u64,
-    graph: &Graph,
-    weights: &[Weight],
     samples: &dyn SampleSource,
     options: Options,
 ) -> Result<Plan, PassError> {
-    // Large constants stand in the text with a hash of their bytes.
-    let model = blake3::hash(qcc_ir::text::print(graph).as_bytes()).to_hex().to_string();
+    Ok(Plan::new([
+        ("qcc", format!("{}, results {RESULTS}", env!("CARGO_PKG_VERSION"))),
+        ("samples", format!("{}: {}", samples.len(), values(samples)?)),
+        ("seed", seed.to_string()),
+        ("batch", options.batch.to_string()),
+        ("rate", options.rate.map_or("auto".to_owned(), |it| it.to_string())),
+        ("inputs", format!("{:?}", options.inputs).to_lowercase()),
+        ("scales", format!("{:?}", options.scales).to_lowercase()),
+        ("select", format!("{:?}", options.select).to_lowercase()),
+    ]))
+}
+
+/// The plan of a run, with a hash of its model.
+pub(super) fn plan(base: &Plan, model: String, weights: &[Weight], options: Options) -> Plan {
     let steps = match options.steps {
         Steps::Count(count) => count.to_string(),
         Steps::Within(time) => format!("within {} s", time.as_secs_f64()),
@@ -30,21 +41,13 @@ pub(super) fn plan(
         Start::Searched => "searched".to_owned(),
         Start::Given => format!("given {}", given(weights)),
     };
-    Ok(Plan::new([
-        ("qcc", format!("{}, results {RESULTS}", env!("CARGO_PKG_VERSION"))),
+    base.with([
         ("model", model),
         ("weights", forms(weights)),
         ("names", names(weights)),
-        ("samples", format!("{}: {}", samples.len(), values(samples)?)),
-        ("seed", seed.to_string()),
         ("steps", steps),
-        ("batch", options.batch.to_string()),
-        ("rate", options.rate.map_or("auto".to_owned(), |it| it.to_string())),
-        ("inputs", format!("{:?}", options.inputs).to_lowercase()),
-        ("scales", format!("{:?}", options.scales).to_lowercase()),
         ("start", numbers),
-        ("select", format!("{:?}", options.select).to_lowercase()),
-    ]))
+    ])
 }
 
 /// How many weights have which form.

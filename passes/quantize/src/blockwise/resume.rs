@@ -1,25 +1,27 @@
 //! Finished blocks, kept in a folder so that a run that was stopped goes on where it was.
 //!
-//! Each run has its own folder, by what its values follow from, and an entry says whose it is: one
-//! of another model, other samples or other options is never taken.
+//! Each run has its own folder, by what all of its values follow from. An entry says what it follows
+//! from itself, its [key](super::keys): what has the right one is taken from the folder of any run,
+//! and what has another one never.
 
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use qcc_diag::{Diagnostic, codes};
-use qcc_ir::Graph;
 use qcc_pass::{Ctx, PassError, SampleSource, Session, WorkDir};
 use qcc_quant::codes::Codes;
 use qcc_tensor::{MappedFile, Tensor};
 
 use super::entry::{Entry, is_writable, read, write};
+use super::keys::{Keys, Parts};
+use super::outline::Outline;
 use super::weights::Tuned;
-use super::{Options, plan};
+use super::{Options, Steps, plan};
 use crate::choose::Weight;
 
-/// In place of a block: what holds for all of them.
-const STEPS: usize = usize::MAX;
+/// Name of the entry with the number of steps.
+const STEPS: &str = "steps";
 
 /// Where entries of a run are; nowhere when the session keeps no work.
 pub(super) struct Kept {
@@ -30,21 +32,67 @@ struct Place {
     work: WorkDir,
     /// That of this run.
     folder: PathBuf,
-    /// Key of the plan.
+    /// Key of what is found of all of this run alone.
     key: String,
+    /// Key of what all blocks follow from.
+    base: String,
+    parts: Parts,
+    /// Those of the blocks; `None` as long as nobody knows how many steps they have.
+    keys: Option<Keys>,
 }
 
 impl Place {
-    /// Where an entry is, and its key.
-    fn entry(&self, block: usize, part: Part) -> (PathBuf, String) {
-        let name = match (block, part) {
-            (STEPS, _) => "steps".to_owned(),
-            (_, Part::Codes) => format!("block-{block}"),
-            (_, Part::Chain) => format!("behind-{block}"),
-        };
-        let path = self.folder.join(format!("{name}.safetensors"));
-        (path, format!("{} {name}", self.key))
+    fn path(&self, block: usize, part: Part) -> PathBuf {
+        self.named(&match part {
+            Part::Codes => format!("block-{block}"),
+            Part::Chain => format!("behind-{block}"),
+        })
     }
+
+    fn named(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.safetensors"))
+    }
+
+    fn key(&self, block: usize, part: Part) -> Option<String> {
+        let keys = self.keys.as_ref()?;
+        match part {
+            Part::Codes => keys.codes(block),
+            Part::Chain => keys.chain(block),
+        }
+    }
+
+    /// The blocks have so many steps.
+    fn set_steps(&mut self, steps: u16) {
+        self.keys = Some(self.parts.keys(&self.base, steps));
+    }
+
+    fn steps(&self) -> Option<u16> {
+        let entry = open(&self.named(STEPS), &self.key)?;
+        let steps = entry.first()?.1.to_i64().ok()?;
+        u16::try_from(*steps.first()?).ok()
+    }
+
+    /// The entry of a key in the folder of another run, which then is in that of this one too, so
+    /// that neither needs the other.
+    fn borrow(&self, path: &Path, key: &str) -> Option<Entry> {
+        let others = self.work.elsewhere(&self.folder, path.file_name()?);
+        let (entry, from) = others.into_iter().find_map(|it| Some((open(&it, key)?, it)))?;
+        if self.work.make(&self.folder).is_ok() {
+            let _ = std::fs::remove_file(path);
+            let _ = std::fs::hard_link(from, path);
+        }
+        Some(entry)
+    }
+
+    fn save(&self, path: &Path, key: &str, entry: &Entry) -> io::Result<()> {
+        self.work.make(&self.folder)?;
+        write(path, key, entry)
+    }
+}
+
+/// The entry of a key; `None` when there is none, or it is damaged or that of another.
+fn open(path: &Path, key: &str) -> Option<Entry> {
+    read(MappedFile::open(path, "finished block").ok()?.bytes(), key)
 }
 
 /// What an entry holds.
@@ -59,22 +107,31 @@ pub(super) enum Part {
 impl Kept {
     pub(super) fn new(
         session: &Session,
-        graph: &Graph,
+        outline: &Outline,
         weights: &[Weight],
         samples: &dyn SampleSource,
         options: Options,
     ) -> Result<Self, PassError> {
         let Some(work) = session.work_dir.clone() else { return Ok(Self { place: None }) };
-        let plan = plan::plan(session.seed, graph, weights, samples, options)?;
-        let key = plan.key();
+        let base = plan::base(session.seed, samples, options)?;
+        let parts = Parts::of(outline, weights, options);
+        let plan = plan::plan(&base, parts.model(), weights, options);
+        let (key, base) = (plan.key(), base.key());
         let folder = work.begin(plan);
-        Ok(Self { place: Some(Place { work, folder, key }) })
+        let mut place = Place { work, folder, key, base, parts, keys: None };
+        let steps = match options.steps {
+            Steps::Count(steps) => Some(steps),
+            Steps::Within(_) => place.steps(),
+        };
+        steps.into_iter().for_each(|it| place.set_steps(it));
+        Ok(Self { place: Some(place) })
     }
 
-    /// An entry; `None` when there is none, or it is damaged or foreign.
+    /// An entry, of this run or another; `None` when there is none that is whole.
     pub(super) fn load(&self, block: usize, part: Part) -> Option<Entry> {
-        let (path, key) = self.place.as_ref()?.entry(block, part);
-        read(MappedFile::open(&path, "finished block").ok()?.bytes(), &key)
+        let place = self.place.as_ref()?;
+        let (path, key) = (place.path(block, part), place.key(block, part)?);
+        open(&path, &key).or_else(|| place.borrow(&path, &key))
     }
 
     /// What of the unfinished work of another run is not as here; `None` where there is none.
@@ -88,15 +145,15 @@ impl Kept {
 
     /// How many steps the run that was stopped had time for.
     pub(super) fn steps(&self) -> Option<u16> {
-        let entry = self.load(STEPS, Part::Codes)?;
-        let steps = entry.first()?.1.to_i64().ok()?;
-        u16::try_from(*steps.first()?).ok()
+        self.place.as_ref()?.steps()
     }
 
     /// Keeps how many steps there is time for.
     pub(super) fn save_steps(&mut self, steps: u16, ctx: &mut Ctx<'_>) {
+        let Some(place) = &mut self.place else { return };
+        place.set_steps(steps);
         let entry = vec![("steps".to_owned(), Tensor::scalar(i64::from(steps)))];
-        let done = self.save(STEPS, Part::Codes, &entry);
+        let done = place.save(&place.named(STEPS), &place.key, &entry);
         self.give_up(done, ctx);
     }
 
@@ -104,12 +161,12 @@ impl Kept {
     pub(super) fn finished<'a>(
         &self,
         block: usize,
-        weights: impl Iterator<Item = (usize, &'a Weight)>,
+        weights: impl Iterator<Item = &'a Weight>,
     ) -> Option<(Vec<Codes>, Entry)> {
         let mut weights = weights.peekable();
         weights.peek()?;
         let entry = self.load(block, Part::Codes)?;
-        let codes = weights.map(|(idx, weight)| to_codes(idx, weight, &entry));
+        let codes = weights.enumerate().map(|(idx, weight)| to_codes(idx, weight, &entry));
         Some((codes.collect::<Option<_>>()?, entry))
     }
 
@@ -125,7 +182,7 @@ impl Kept {
         if self.place.is_none() || tuned.is_empty() {
             return Ok(());
         }
-        let each = tuned.iter().map(|it| of_codes(it.index, &it.best));
+        let each = tuned.iter().enumerate().map(|(idx, it)| of_codes(idx, &it.best));
         let mut entry = each.collect::<Result<Vec<Entry>, PassError>>()?.concat();
         entry.extend(told);
         let done = self.save(block, Part::Codes, &entry);
@@ -143,7 +200,7 @@ impl Kept {
         }
         let before = blocks.start.checked_sub(1).zip(self.place.as_ref());
         if let (Ok(()), Some((before, place))) = (&done, before) {
-            let _ = std::fs::remove_file(place.entry(before, Part::Chain).0);
+            let _ = std::fs::remove_file(place.path(before, Part::Chain));
         }
         self.give_up(done, ctx);
     }
@@ -159,13 +216,12 @@ impl Kept {
 
     fn save(&self, block: usize, part: Part, entry: &Entry) -> io::Result<()> {
         let Some(place) = &self.place else { return Ok(()) };
-        let (path, key) = place.entry(block, part);
-        place.work.make(&place.folder)?;
-        write(&path, &key, entry)
+        let Some(key) = place.key(block, part) else { return Ok(()) };
+        place.save(&place.path(block, part), &key, entry)
     }
 }
 
-/// The codes of a weight as entries, and back.
+/// The codes of a weight, by its place in its block, as entries.
 fn of_codes(idx: usize, codes: &Codes) -> Result<Entry, PassError> {
     let rows = codes.n;
     let tensor = |name: &str, tensor: Tensor| (format!("{name}.{idx}"), tensor);

@@ -12,7 +12,7 @@ const CURVE: &str = "curve";
 
 /// Errors of a block, and how large the inputs of its weights are, as entries.
 pub(super) fn told<'a>(
-    weights: impl Iterator<Item = (usize, &'a Weight)>,
+    weights: impl Iterator<Item = &'a Weight>,
     block: usize,
     ctx: &Ctx<'_>,
 ) -> Entry {
@@ -26,7 +26,7 @@ pub(super) fn told<'a>(
         let pairs = row.objective.iter().flat_map(|&(step, error)| [step as f64, error]);
         add(CURVE.to_owned(), vec![row.objective.len(), 2], pairs.collect());
     }
-    for (idx, weight) in weights {
+    for (idx, weight) in weights.enumerate() {
         let row = ctx.record.weights.iter().find(|it| it.name == weight.name);
         if let Some(it) = row.and_then(|it| it.activations) {
             add(format!("activations.{idx}"), vec![3], vec![it.largest, it.median, it.beyond]);
@@ -38,11 +38,11 @@ pub(super) fn told<'a>(
 /// Puts into the record what an entry says.
 pub(super) fn tell<'a>(
     entry: &Entry,
-    weights: impl Iterator<Item = (usize, &'a Weight)>,
+    weights: impl Iterator<Item = &'a Weight>,
     (block, steps): (usize, u16),
     ctx: &mut Ctx<'_>,
 ) {
-    let weights: Vec<(usize, &Weight)> = weights.collect();
+    let weights: Vec<&Weight> = weights.collect();
     let get = |name: &str| entry.iter().find(|it| it.0 == name)?.1.as_slice::<f64>().ok();
     if let Some(values) = get(CURVE) {
         let curve: Curve =
@@ -51,7 +51,7 @@ pub(super) fn tell<'a>(
         (row.steps, row.objective) = (steps.into(), curve);
         row.weights = weights.len();
     }
-    for (idx, weight) in weights {
+    for (idx, weight) in weights.into_iter().enumerate() {
         if let Some(&[largest, median, beyond]) = get(&format!("activations.{idx}")).as_deref() {
             let told = ActivationRecord { largest, median, beyond };
             ctx.record.weight(&weight.name).activations = Some(told);

@@ -39,13 +39,26 @@ impl Tuned {
     /// Begins from what the options say. `d: [k]` are the mean squares of the inputs.
     pub(super) fn new(
         (index, weight): (usize, &Weight),
-        (value, name): (Value, String),
+        graph: (Value, String),
         d: Option<&[f32]>,
         options: Options,
     ) -> Result<Self, PassError> {
-        let (rows, scales) = (weight.rows()?, options.scales);
         let given = if options.start == Start::Given { weight.codes() } else { None };
-        let start = given.unwrap_or_else(|| search(&rows, &weight.quant.spec, SearchKind::Grid, d));
+        let start = match given {
+            Some(codes) => codes,
+            None => search(&weight.rows()?, &weight.quant.spec, SearchKind::Grid, d),
+        };
+        Self::from_codes((index, weight), graph, start, options)
+    }
+
+    /// Begins from codes. `value` has the `name` in the graph that is run.
+    pub(super) fn from_codes(
+        (index, weight): (usize, &Weight),
+        (value, name): (Value, String),
+        start: Codes,
+        options: Options,
+    ) -> Result<Self, PassError> {
+        let (rows, scales) = (weight.rows()?, options.scales);
         let mut weights = vec![0.0; rows.n() * rows.k()];
         rows.read(0, &mut weights);
         Ok(Self {
@@ -70,11 +83,6 @@ impl Tuned {
         if self.scales == Scales::Ends {
             self.tuner.encode(&self.weights, &mut self.codes);
         }
-    }
-
-    /// Takes codes that were found before.
-    pub(super) fn take(&mut self, codes: Codes) {
-        self.best = codes;
     }
 
     /// The weight after rounding, as the graph reads it.
