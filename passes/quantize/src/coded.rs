@@ -20,6 +20,8 @@ const QUANTIZED: &[&str] = &[
     "DynamicQuantizeMatMul",
     "MatMulIntegerToFloat",
     "QMoE",
+    "QAttention",
+    "QGemm",
 ];
 
 /// Says when a model holds codes already. They stay as they are.

@@ -175,6 +175,18 @@ fn weight_operand(domain: &str, name: &str) -> Option<(Operands, Role)> {
         (4, Some(Skip::Operator("MoE"))),
         (6, Some(Skip::Operator("MoE"))),
     ];
+    const PACKED: Operands = &[(1, Some(Skip::Operator("PackedAttention")))];
+    const MASKED: Operands = &[(1, Some(Skip::Operator("DecoderMaskedSelfAttention")))];
+    const LONG: Operands = &[
+        (1, Some(Skip::Operator("LongformerAttention"))),
+        (4, Some(Skip::Operator("LongformerAttention"))),
+    ];
+    const DECODER: Operands = &[
+        (2, Some(Skip::Operator("DecoderAttention"))),
+        (3, Some(Skip::Operator("DecoderAttention"))),
+    ];
+    const FUSED_GEMM: Operands = &[(1, Some(Skip::Operator("FusedGemm")))];
+    const FUSED_CONV: Operands = &[(1, Some(Skip::Operator("FusedConv")))];
     const LSTM: Operands = &[(1, Some(Skip::Operator("LSTM"))), (2, Some(Skip::Operator("LSTM")))];
     const GRU: Operands = &[(1, Some(Skip::Operator("GRU"))), (2, Some(Skip::Operator("GRU")))];
     const RNN: Operands = &[(1, Some(Skip::Operator("RNN"))), (2, Some(Skip::Operator("RNN")))];
@@ -189,6 +201,12 @@ fn weight_operand(domain: &str, name: &str) -> Option<(Operands, Role)> {
         ("", "GRU") => (GRU, Role::Product),
         ("", "RNN") => (RNN, Role::Product),
         ("com.microsoft", "Attention") => (PROJECTIONS, Role::Product),
+        ("com.microsoft", "PackedAttention") => (PACKED, Role::Product),
+        ("com.microsoft", "DecoderMaskedSelfAttention") => (MASKED, Role::Product),
+        ("com.microsoft", "LongformerAttention") => (LONG, Role::Product),
+        ("com.microsoft", "DecoderAttention") => (DECODER, Role::Product),
+        ("com.microsoft", "FusedGemm") => (FUSED_GEMM, Role::Product),
+        ("com.microsoft", "FusedConv") => (FUSED_CONV, Role::Product),
         ("com.microsoft", "MoE") => (EXPERTS, Role::Product),
         _ => return None,
     })
