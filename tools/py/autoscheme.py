@@ -125,6 +125,7 @@ def main():
     p.add_argument("--seed", type=int, default=42)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--inner", help=argparse.SUPPRESS)
+    p.set_defaults(feeds=None)  # what autoround.py scores encoders by
     a = p.parse_args()
     if a.inner:
         bpw, out = a.inner.split(":", 1)

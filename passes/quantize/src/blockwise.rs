@@ -237,6 +237,7 @@ impl Run<'_> {
             (0, 0) => None,
             // Nothing is kept of what the samples are behind a block: it is run, but not tuned.
             (0, _) => Some(are_there),
+            (_, 0) => Some(format!("goes on at block {begin} of {count}")),
             _ => Some(format!("goes on at block {begin} of {count}; {are_there}")),
         };
         if let Some(text) = text {
