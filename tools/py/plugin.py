@@ -3,6 +3,7 @@
 
     plugin.py --lib libqcc_ort.so [--qcc PATH] [--model MODEL]     checks; --qcc: also files that qcc makes, --model: a large one
     plugin.py --lib libqcc_ort.so --bench MODEL [...]              times, see plugin_bench.py
+    plugin.py --lib libqcc_ort.so --parts MODEL [...]              times by operators, see plugin_parts.py
 
 Products are compared with float64 and with ONNX Runtime's own CPU provider.
 """
@@ -22,6 +23,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import plugin_bench
+import plugin_parts
 from checks import expect
 from onnx import helper
 from plugin_dequantized import dequantized, dequantized_apart, dequantized_elsewhere, dequantized_together
@@ -52,6 +54,9 @@ class Runtime:
         wish = ort.SessionOptions()
         wish.log_severity_level = 1 if plug and entries.pop("log", False) else 3
         wish.intra_op_num_threads = entries.pop("threads", 0)
+        if "profile" in entries:
+            wish.enable_profiling = True
+            wish.profile_file_prefix = entries.pop("profile")
         if "optimize" in entries:
             wish.graph_optimization_level = entries.pop("optimize")
         for key, value in entries.items():
@@ -393,11 +398,12 @@ def main():
     parser.add_argument("--qcc")
     parser.add_argument("--model")
     plugin_bench.arguments(parser)
+    parser.add_argument("--parts", metavar="MODEL")
     args = parser.parse_args()
     runtime = Runtime(args.lib, args.load_only != "cpu")
     expect(runtime.devices or args.load_only == "cpu", "no device")
-    if args.bench:
-        plugin_bench.run(runtime, args)
+    if args.parts or args.bench:
+        (plugin_parts if args.parts else plugin_bench).run(runtime, args)
         return
     tally = checks.Tally()
     tally.run("products", products, runtime)

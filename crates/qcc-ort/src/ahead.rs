@@ -5,18 +5,19 @@
 //! run that needs one asks for it itself: it gets what is there, waits for what the thread is
 //! at, or compiles what still is in the line. Which of them it is changes no bit of a result.
 //!
-//! A line serves all sessions; kernels of sessions that are gone are passed over. When the
-//! process ends, the thread ends before what it uses does.
+//! A line serves all sessions. When a session goes, its kernels are still compiled, for the
+//! folder. When the process ends, the thread ends before what it uses does, with the first kernel
+//! at the earliest: so short processes fill the folder as well, one after the other.
 
 use qcc_kernels::{KernelSource, KernelSpec, OrScalar};
 use std::collections::BTreeMap;
 use std::ffi::{c_int, c_uint};
 use std::process;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 static LINE: Mutex<Line> =
-    Mutex::new(Line { jobs: BTreeMap::new(), asked: 0, worker: None, closed: false });
+    Mutex::new(Line { jobs: BTreeMap::new(), asked: 0, begun: 0, worker: None, closed: false });
 
 /// A tenth of the share of a thread that competes with this one: whoever waits for a kernel on a
 /// machine that is busy still gets it.
@@ -31,6 +32,8 @@ struct Line {
     jobs: BTreeMap<Turn, Job>,
     /// So many jobs there were.
     asked: u64,
+    /// So many of them the thread has taken.
+    begun: u64,
     /// The process that has a thread for it. A fork has the number and no thread.
     worker: Option<u32>,
     /// The process ends.
@@ -41,7 +44,7 @@ struct Line {
 type Turn = (u8, u64);
 
 struct Job {
-    source: Weak<OrScalar>,
+    source: Arc<OrScalar>,
     spec: KernelSpec,
 }
 
@@ -53,7 +56,7 @@ pub(crate) fn ask(source: &Arc<OrScalar>, spec: KernelSpec) {
     }
     let turn = (turn(spec.rows), line.asked);
     line.asked += 1;
-    line.jobs.insert(turn, Job { source: Arc::downgrade(source), spec });
+    line.jobs.insert(turn, Job { source: Arc::clone(source), spec });
     if line.worker.is_none() {
         // Without a thread kernels are compiled when they are needed.
         match thread::Builder::new().name("qcc-kernels".into()).spawn(work) {
@@ -85,11 +88,9 @@ fn work() {
     // What is loaded now is there when the process is told to wait.
     let _ = qcc_codegen::llvm_version();
     wait_at_exit();
-    while let Some(job) = next() {
-        if let Some(source) = job.source.upgrade() {
-            let _ = source.kernel(&job.spec);
-            wait_at_exit();
-        }
+    while let Some(Job { source, spec }) = next() {
+        let _ = source.kernel(&spec);
+        wait_at_exit();
     }
     // `next` has seen to it that there is another thread for what comes.
     std::mem::forget(end);
@@ -112,9 +113,12 @@ fn give_way() {
 fn next() -> Option<Job> {
     let mut line = line();
     let job = line.jobs.pop_first().map(|it| it.1);
-    if job.is_none() {
-        line.worker = None;
-        ENDED.notify_all();
+    match job {
+        Some(_) => line.begun += 1,
+        None => {
+            line.worker = None;
+            ENDED.notify_all();
+        }
     }
     job
 }
@@ -132,7 +136,10 @@ fn wait_at_exit() {
 extern "C" fn close() {
     let mut line = line();
     line.closed = true;
-    line.jobs.clear();
+    let left = usize::from(line.begun == 0);
+    while line.jobs.len() > left {
+        line.jobs.pop_last();
+    }
     while line.worker == Some(process::id()) {
         line = ENDED.wait(line).unwrap_or_else(PoisonError::into_inner);
     }
@@ -160,32 +167,35 @@ mod tests {
     }
 
     #[test]
-    fn one_row_comes_first_and_sessions_that_are_gone_are_passed_over() {
-        let made = || {
-            let ((tell, told), (go, may)) = (sync_channel(9), sync_channel(9));
-            (Arc::new(OrScalar::new(Arc::new(Told(tell, Mutex::new(may))))), told, go)
-        };
+    fn one_row_comes_first_and_the_thread_ends_before_the_process() {
         let spec = |rows: u8| -> KernelSpec {
             format!("qcc_mm_b4_g32_m{rows}_t1_f32_a8_scalar").parse().expect("a spec")
         };
-        let (first, told, go) = made();
-        let (gone, nothing, _) = made();
-        ask(&first, spec(2));
+        let ((tell, told), (go, may)) = (sync_channel(9), sync_channel(9));
+        let source = Arc::new(OrScalar::new(Arc::new(Told(tell, Mutex::new(may)))));
+        ask(&source, spec(2));
         assert_eq!(told.recv(), Ok(2), "nothing else is there yet");
-        for rows in 1..=6 {
-            ask(&gone, spec(rows));
-            ask(&first, spec(rows));
-        }
-        drop(gone);
-        drop(go);
-        let rest: Vec<u8> = (0..6).map(|_| told.recv().expect("asked for")).collect();
-        assert_eq!(rest, [1, 6, 5, 4, 3, 2]);
-        assert!(nothing.recv().is_err(), "nobody asks a session that is gone");
-        // What the thread is at when the process ends, it ends.
-        ask(&first, spec(1));
-        close();
+        (1..=6).for_each(|rows| ask(&source, spec(rows)));
+        drop((source, go));
+        let rest: Vec<u8> = told.iter().collect();
+        assert_eq!(rest, [1, 6, 5, 4, 3, 2], "until nobody has the source any more");
+        let (tell, told) = sync_channel(9);
+        let (go, may) = sync_channel(9);
+        let source = Arc::new(OrScalar::new(Arc::new(Told(tell, Mutex::new(may)))));
+        (1..=6).for_each(|rows| ask(&source, spec(rows)));
+        assert_eq!(told.recv(), Ok(1));
+        thread::scope(|scope| {
+            let ends = scope.spawn(|| close());
+            while !line().closed {
+                thread::yield_now();
+            }
+            assert!(!ends.is_finished(), "it waits for what the thread is at");
+            drop(go);
+        });
         assert!(line().worker.is_none() && line().jobs.is_empty());
-        ask(&first, spec(1));
+        ask(&source, spec(1));
         assert!(line().jobs.is_empty(), "a process that ends begins nothing");
+        drop(source);
+        assert_eq!(told.iter().count(), 0, "what was left is left");
     }
 }
