@@ -52,9 +52,9 @@ impl Jit {
         Ok(self)
     }
 
-    /// Whether a kernel was compiled.
+    /// Whether a kernel is in memory or on disk.
     #[must_use]
-    pub fn has_compiled(&self) -> bool {
+    pub fn has(&self, _: &KernelSpec) -> bool {
         match *self {}
     }
 

@@ -132,7 +132,10 @@ fn dots<V: Vector, const N: usize>(x: &[f32], rows: [&[f32]; N], sums: &mut [V; 
 /// Vectors of sums that are kept in registers.
 const SUMS: usize = 4;
 
-/// `x * W` with columns in lanes.
+/// `x * W` with columns in lanes, some columns after the other: sums stay in registers.
+///
+/// For 64 columns that is 2.7 times as fast as [`Columns`], for 576 and more 0.6 to 0.97 times:
+/// there it reads a small piece of each of the long rows, and then the next.
 struct FewColumns<'a> {
     x: &'a [f32],
     w: &'a [f32],
@@ -206,6 +209,7 @@ fn sum_rows<V: Vector, const N: usize>(
     }
 }
 
+/// `x * W` row by row, each over its whole width: sums stay in the first cache.
 struct Columns<'a> {
     x: &'a [f32],
     w: &'a [f32],
