@@ -124,6 +124,12 @@ pub enum WriteError {
         /// Why more than one is needed.
         what: String,
     },
+    /// The model is asked for in one file, and is too large for that.
+    #[error("the model would be one file of {bytes} bytes, and readers take less than 2 GiB")]
+    TooLarge {
+        /// Its size.
+        bytes: u64,
+    },
     /// A file of this name is there.
     #[error("'{}' exists", path.display())]
     Exists {
@@ -192,6 +198,8 @@ impl From<WriteError> for Diagnostic {
             }
             WriteError::OneFile { .. } => Diagnostic::error(codes::QCC0105, message)
                 .with_help("name a file with -o: its data goes beside it"),
+            WriteError::TooLarge { .. } => Diagnostic::error(codes::QCC0105, message)
+                .with_help("leave out --external-data never: weights go into a file beside it"),
             WriteError::Exists { path } => Diagnostic::error(codes::QCC0106, message)
                 .at(path.display().to_string())
                 .with_help("add -f to replace it, or choose another name with -o"),

@@ -111,14 +111,19 @@ pub(super) fn tensor(name: &str, tensor: &Tensor, sidecar: Option<&mut Sidecar>)
         rope.push_own(proto.encode_to_vec());
         return rope;
     }
+    push_with_bytes(&mut rope, &proto, tensor.bytes());
+    rope
+}
+
+/// Adds a tensor of which `proto` has all but the bytes.
+pub(super) fn push_with_bytes(rope: &mut Rope, proto: &TensorProto, bytes: &Bytes) {
     rope.push_own(proto.encode_to_vec());
     let mut head = Vec::new();
     let number = onnx_protobuf::fields::tensor_proto::RAW_DATA;
     onnx_protobuf::wire::write_tag(&mut head, number, onnx_protobuf::wire::Wire::Bytes);
-    onnx_protobuf::wire::write_varint(&mut head, tensor.bytes().len() as u64);
+    onnx_protobuf::wire::write_varint(&mut head, bytes.len() as u64);
     rope.push_own(head);
-    rope.push_tensor(tensor.bytes().clone());
-    rope
+    rope.push_tensor(bytes.clone());
 }
 
 /// Puts bytes into the sidecar, and their place into the message. Keys that say something else

@@ -5,10 +5,11 @@ use std::ops::Range;
 
 use onnx_protobuf::fields::{attribute_proto, graph_proto as f, node_proto};
 use onnx_protobuf::wire::Field;
-use onnx_protobuf::{Message, NodeProto, StringStringEntryProto, TensorProto};
+use onnx_protobuf::{AttributeProto, Message, NodeProto, StringStringEntryProto, TensorProto};
 use qcc_ir::{Graph, Kind, Node, NodeId, Region, Value};
 use qcc_tensor::MappedFile;
 
+use super::data;
 use super::encode;
 use super::region;
 use super::rope::Rope;
@@ -25,6 +26,8 @@ pub(super) struct Context<'a> {
     pub(super) ir_version: i64,
     /// Where tensors go that do not stay in the model.
     pub(super) sidecar: Option<&'a mut Sidecar>,
+    /// Data files of the input that the output does not read: what tensors have there comes along.
+    pub(super) left: &'a [(String, MappedFile)],
     /// How nodes of the default domain become those of a newer opset.
     pub(super) upgrade: Upgrade,
     /// In a region: the names outside of what it captures. A value may have been replaced there by
@@ -225,9 +228,10 @@ impl Plan {
             let moves = cx.sidecar.as_ref().is_some_and(|it| {
                 is_external || it.takes(tensor.bytes().len()) && tensor.as_strings().is_none()
             });
+            let comes = is_external && !cx.left.is_empty();
             let mut proto: TensorProto = decode(cx.file, &record.value)?;
             let is_renamed = proto.name() != output.name;
-            if !moves && !is_renamed {
+            if !moves && !comes && !is_renamed {
                 self.tensors.push(Item::Source(record.span.clone()));
                 continue;
             }
@@ -237,8 +241,13 @@ impl Plan {
             if moves && let Some(sidecar) = cx.sidecar.as_deref_mut() {
                 encode::place(&mut proto, tensor.bytes(), sidecar);
                 clear_typed(&mut proto);
+                payload.push_own(proto.encode_to_vec());
+            } else if comes {
+                data::forget(&mut proto);
+                encode::push_with_bytes(&mut payload, &proto, tensor.bytes());
+            } else {
+                payload.push_own(proto.encode_to_vec());
             }
-            payload.push_own(proto.encode_to_vec());
             self.tensors.push(Item::New(payload));
         }
         // A second initializer of the same name and value has no node of its own.
@@ -305,9 +314,12 @@ fn known_node(
     record: &Record,
     regions: &[RegionSource],
 ) -> Result<Item, WriteError> {
-    let proto: NodeProto = decode(cx.file, &record.value)?;
+    let mut proto: NodeProto = decode(cx.file, &record.value)?;
     let mut inner = Vec::new();
     let mut is_changed = false;
+    for it in &mut proto.attribute {
+        is_changed |= data::bring(it, cx.left);
+    }
     for (region, source) in node.regions.iter().zip(regions) {
         let names = region.graph.captures().iter().copied().zip(captured_names(cx, graph, region));
         let outer = std::mem::replace(&mut cx.captured, names.collect());
@@ -361,6 +373,13 @@ fn known_node(
                     }
                 }
                 payload.push_message(node_proto::ATTRIBUTE, attribute);
+            }
+            node_proto::ATTRIBUTE if !cx.left.is_empty() => {
+                let mut attribute: AttributeProto = decode(cx.file, &field.value)?;
+                match data::bring(&mut attribute, cx.left) {
+                    true => payload.push_encoded(field.number, &attribute.encode_to_vec()),
+                    false => payload.push_source(field.span),
+                }
             }
             _ => payload.push_source(field.span),
         }

@@ -1,5 +1,6 @@
 //! Writing a model file.
 
+mod data;
 mod encode;
 mod file;
 mod function;
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 use onnx_protobuf::fields::model_proto as f;
 use onnx_protobuf::{FunctionProto, Message, OperatorSetIdProto, StringStringEntryProto};
 use qcc_ir::{Attr, Graph, Kind};
-use qcc_tensor::DType;
+use qcc_tensor::{DType, MappedFile};
 
 use crate::import::{key, records};
 use crate::source::{GraphSource, What, called};
@@ -39,6 +40,9 @@ pub use places::{check_places, check_stream};
 /// messages of 2 GiB.
 const MAX_INLINE_BYTES: u64 = 3 << 29;
 
+/// What these libraries take at most.
+const MAX_MESSAGE_BYTES: u64 = (1 << 31) - 1;
+
 /// Whether tensors go into a data file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum External {
@@ -47,7 +51,7 @@ pub enum External {
     Auto,
     /// Always.
     Always,
-    /// Never.
+    /// Never: data that the input has in other files comes into the model.
     Never,
 }
 
@@ -108,7 +112,7 @@ pub fn write(
         pending.push(Pending::write(&beside, |out| sidecar.write_to(out))?);
         size_bytes += sidecar.len();
         files.push(beside);
-    } else if keeps_data(&model, options) {
+    } else if !model.is_changed {
         for (location, file) in &data.data_files {
             let copy = path.parent().unwrap_or(Path::new("")).join(location);
             size_bytes += file.bytes().len() as u64;
@@ -146,7 +150,7 @@ pub fn write_stream(
 ) -> Result<Written, WriteError> {
     check_stream(source, options.external)?;
     let needs = Needs::of(graph, source, options);
-    let model = message(graph, source, options, &needs, None)?;
+    let model = message(graph, source, options, &needs, (None, &[]))?;
     if model.rope.len() > MAX_INLINE_BYTES {
         let what = "the output has more than 1.5 GiB".to_owned();
         return Err(WriteError::OneFile { what });
@@ -173,7 +177,7 @@ pub fn size(
     let copies = || source.0.data_files.iter().map(|it| it.1.bytes().len() as u64).sum();
     let data = match &sidecar {
         Some(sidecar) => sidecar.len(),
-        None if keeps_data(&model, options) => copies(),
+        None if !model.is_changed => copies(),
         None => 0,
     };
     Ok(model.rope.len() + data)
@@ -187,10 +191,15 @@ fn parts(
     options: &WriteOptions,
     needs: &Needs,
 ) -> Result<(ModelRope, Option<Sidecar>), WriteError> {
-    let mut model = message(graph, source, options, needs, None)?;
+    let files = source.data_files();
+    let left = if options.external == External::Never { files } else { &[] };
+    let mut model = message(graph, source, options, needs, (None, left))?;
     let mut sidecar = None;
     let moves = match options.external {
         External::Always => true,
+        External::Never if model.rope.len() > MAX_MESSAGE_BYTES => {
+            return Err(WriteError::TooLarge { bytes: model.rope.len() });
+        }
         External::Never => false,
         External::Auto => {
             model.is_changed && !source.0.data_files.is_empty()
@@ -199,15 +208,10 @@ fn parts(
     };
     if moves {
         let mut new = Sidecar::new(beside(path));
-        model = message(graph, source, options, needs, Some(&mut new))?;
+        model = message(graph, source, options, needs, (Some(&mut new), files))?;
         sidecar = Some(new).filter(|it| !it.is_empty());
     }
     Ok((model, sidecar))
-}
-
-/// Whether the data files of the input go beside the output.
-fn keeps_data(model: &ModelRope, options: &WriteOptions) -> bool {
-    !model.is_changed || options.external == External::Never
 }
 
 struct ModelRope {
@@ -220,13 +224,14 @@ fn message(
     source: &Source,
     options: &WriteOptions,
     needs: &Needs,
-    sidecar: Option<&mut Sidecar>,
+    (sidecar, left): (Option<&mut Sidecar>, &[(String, MappedFile)]),
 ) -> Result<ModelRope, WriteError> {
     let data = &source.0;
     let mut cx = graph::Context {
         file: &data.file,
         ir_version: needs.ir_version,
         sidecar,
+        left,
         upgrade: Upgrade::new(source.opset("").unwrap_or(needs.opset), needs.opset),
         captured: BTreeMap::new(),
         annotations: &options.annotations,
@@ -275,13 +280,18 @@ fn message(
                 }
             }
             f::FUNCTIONS => {
-                let it = FunctionProto::decode(bytes.slice(record.value.clone()))
+                let mut function = FunctionProto::decode(bytes.slice(record.value.clone()))
                     .map_err(|_| WriteError::Changed { at: record.span.start })?;
+                let brings = data::bring_all(&mut function.node, left);
+                let it = &function;
                 let domain = if it.domain() == "ai.onnx" { "" } else { it.domain() };
                 let it = (domain.to_owned(), key(it.name(), it.overload()));
                 // What nobody called before is not ours to remove.
                 if still_called.contains(&it) || !data.called.contains(&it) {
-                    rope.push_source(record.span);
+                    match brings {
+                        true => rope.push_encoded(f::FUNCTIONS, &function.encode_to_vec()),
+                        false => rope.push_source(record.span),
+                    }
                 }
             }
             _ => rope.push_source(record.span),

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod build;
 #[cfg(test)]
+mod data;
+#[cfg(test)]
 mod functions;
 #[cfg(test)]
 mod laws;
