@@ -63,8 +63,12 @@ fn the_summary_names_a_block_that_has_no_gradient() {
 
 #[test]
 fn fused_operators_have_gradients_whatever_the_opset() {
-    let mut attention = node("Attention", "attends", &["x", "w", "b"], "y");
-    attention.domain = Some("com.microsoft".to_owned());
+    // The norm becomes a sum and a norm, which is a block without weights in the copy.
+    let mut norm = node("SkipLayerNormalization", "norm", &["a", "x", "n"], "y");
+    let mut attention = node("Attention", "attends", &["x", "w", "b"], "a");
+    for it in [&mut norm, &mut attention] {
+        it.domain = Some("com.microsoft".to_owned());
+    }
     attention.attribute.push(AttributeProto {
         name: Some("num_heads".to_owned()),
         r#type: Some(2),
@@ -73,7 +77,8 @@ fn fused_operators_have_gradients_whatever_the_opset() {
     });
     let mut graph = product(&[1, 4, 64], floats("w", &[64, 192], &numbers(64 * 192)));
     graph.initializer.push(floats("b", &[192], &numbers(192)));
-    graph.node = vec![attention];
+    graph.initializer.push(floats("n", &[64], &numbers(64)));
+    graph.node = vec![attention, norm];
     let mut model = ModelProto::decode(&*model(graph)).unwrap();
     let import = |domain: &str, version: i64| OperatorSetIdProto {
         domain: Some(domain.to_owned()),

@@ -4,6 +4,8 @@
 //! They are those of the graph with its functions inlined, which is what passes run. How the weights
 //! of each can be tuned is that of the copy that is differentiated.
 
+use std::collections::BTreeSet;
+
 use qcc::{Compiler, Error, Model, Output, TUNING_COPY, WORKING_COPY, passes};
 use qcc_ir::Graph;
 use qcc_pass::{Pipeline, Session, WorkingCopy};
@@ -17,8 +19,8 @@ pub(super) struct Blocks {
     typed: Output,
     sites: Vec<Site>,
     blocks: Vec<Block>,
-    /// One for each block; none where the copy that is differentiated has other blocks.
-    methods: Vec<Method>,
+    /// For each block; `None` where the copy that is differentiated has no block of its weights.
+    methods: Vec<Option<Method>>,
 }
 
 impl Blocks {
@@ -28,10 +30,16 @@ impl Blocks {
         let typed = Compiler::new().pipeline(&pipeline).run(model)?;
         let sites = find_sites(typed.graph());
         let blocks = blocks(typed.graph(), &sites, &BlockOptions::default());
-        let mut methods = methods(model)?;
-        if methods.len() != blocks.len() {
-            methods.clear();
-        }
+        let mut found = methods(model)?;
+        let mut method = |it: &Block| {
+            let weights = weights(&sites, it);
+            let at = found.iter().position(|it| it.0 == weights);
+            match weights.is_empty() {
+                true => Some(Method::None),
+                false => at.map(|it| found.remove(it).1),
+            }
+        };
+        let methods = blocks.iter().map(&mut method).collect();
         Ok(Self { typed, sites, blocks, methods })
     }
 
@@ -41,7 +49,7 @@ impl Blocks {
     }
 
     fn row(&self, idx: usize, block: &Block) -> Value {
-        let method = self.methods.get(idx);
+        let method = self.methods.get(idx).and_then(Option::as_ref);
         let obstacle = match method {
             Some(Method::Layer(why)) => Some(why),
             _ => None,
@@ -88,7 +96,7 @@ impl Blocks {
                 block.products.len().to_string(),
                 block.params.to_string(),
                 format!("{:08x}", block.class >> 32),
-                match self.methods.get(idx) {
+                match self.methods.get(idx).and_then(Option::as_ref) {
                     None => "?".to_owned(),
                     Some(Method::Layer(why)) => format!("layer: {}", super::line(why)),
                     Some(method) => method.text().to_owned(),
@@ -105,14 +113,22 @@ impl Blocks {
     }
 }
 
-/// How the weights of each block can be tuned, by the copy that is differentiated.
-fn methods(model: &Model) -> Result<Vec<Method>, Error> {
+/// Names of what a block multiplies by.
+fn weights(sites: &[Site], block: &Block) -> BTreeSet<String> {
+    let sites = block.weights.iter().filter_map(|it| sites.get(*it));
+    sites.filter(|it| it.role != Role::Table).map(|it| it.name.clone()).collect()
+}
+
+/// How the weights of each block can be tuned, and which they are, by the copy that is
+/// differentiated: it may have other blocks without weights.
+fn methods(model: &Model) -> Result<Vec<(BTreeSet<String>, Method)>, Error> {
     let pipeline = Pipeline::parse(TUNING_COPY, &passes(), &[])?;
     let copy = WorkingCopy::through(model.graph(), &[], &pipeline, &Session::default());
     let graph = copy.map_err(|it| it.into_diagnostic("inspect"))?.graph;
     let sites = find_sites(&graph);
     let blocks = blocks(&graph, &sites, &BlockOptions::default());
-    Ok(blocks.iter().map(|it| Method::of(&graph, &sites, it)).collect())
+    let row = |it: &Block| (weights(&sites, it), Method::of(&graph, &sites, it));
+    Ok(blocks.iter().map(row).collect())
 }
 
 fn names<'g>(graph: &'g Graph, values: &[qcc_ir::Value]) -> Vec<&'g str> {
