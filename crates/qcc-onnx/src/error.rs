@@ -130,6 +130,14 @@ pub enum WriteError {
         /// The file.
         path: PathBuf,
     },
+    /// A file is where a data file belongs, and the model that is replaced, if any, does not read it.
+    #[error("'{}' exists, and '{}' does not read it", path.display(), model.display())]
+    NotItsData {
+        /// The file.
+        path: PathBuf,
+        /// The output.
+        model: PathBuf,
+    },
     /// The output is the input.
     #[error("'{}' is the input model", path.display())]
     IsInput {
@@ -187,6 +195,10 @@ impl From<WriteError> for Diagnostic {
             WriteError::Exists { path } => Diagnostic::error(codes::QCC0106, message)
                 .at(path.display().to_string())
                 .with_help("add -f to replace it, or choose another name with -o"),
+            WriteError::NotItsData { path, .. } => Diagnostic::error(codes::QCC0106, message)
+                .at(path.display().to_string())
+                .with_note("another model may: -f replaces only data that the replaced model reads")
+                .with_help("choose another folder with -o, or remove the file"),
             WriteError::IsInput { path } => Diagnostic::error(codes::QCC0107, message)
                 .at(path.display().to_string())
                 .with_help("choose another name with -o"),

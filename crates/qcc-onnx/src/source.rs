@@ -170,9 +170,13 @@ impl Source {
 
     /// Whether a path is that of the model or of one of its data files, through links too.
     pub fn is_of(&self, path: &Path) -> bool {
+        is_same_file(path, &self.0.path) || self.has_data(path)
+    }
+
+    /// Whether a path is that of a data file of the model, through links too.
+    pub fn has_data(&self, path: &Path) -> bool {
         let data = &self.0;
-        let is_data = |it: &(String, MappedFile)| is_same_file(path, &data.path_of(&it.0));
-        is_same_file(path, &data.path) || data.data_files.iter().any(is_data)
+        data.data_files.iter().any(|it| is_same_file(path, &data.path_of(&it.0)))
     }
 
     /// Bytes of the model and of its data files.

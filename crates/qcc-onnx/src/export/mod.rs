@@ -104,7 +104,7 @@ pub fn write(
     let mut files = vec![path.to_owned()];
     if let Some(sidecar) = &sidecar {
         let beside = path.with_file_name(sidecar.location());
-        free_data(source, &beside, options.overwrite)?;
+        free_data(source, &beside, path)?;
         pending.push(Pending::write(&beside, |out| sidecar.write_to(out))?);
         size_bytes += sidecar.len();
         files.push(beside);
@@ -116,9 +116,7 @@ pub fn write(
             if is_same_file(&copy, &data.path_of(location)) {
                 continue;
             }
-            if copy.symlink_metadata().is_ok() && !options.overwrite {
-                return Err(WriteError::Exists { path: copy });
-            }
+            free_data(source, &copy, path)?;
             if let Some(folder) = copy.parent() {
                 let wrong = |source| WriteError::Io { path: copy.clone(), source };
                 fs::create_dir_all(folder).map_err(wrong)?;

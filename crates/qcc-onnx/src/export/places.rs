@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::External;
 use super::file::{is_same_file, try_place};
-use crate::{Source, WriteError};
+use crate::{ReadOptions, Source, WriteError};
 
 /// Whether [`write()`](crate::write()) will find a place for the model, and for the data file that a graph gets
 /// that changes: to be asked before long work.
@@ -28,7 +28,7 @@ pub fn check_places(
         return Ok(());
     }
     let data = path.with_file_name(beside(path));
-    free_data(source, &data, overwrite)?;
+    free_data(source, &data, path)?;
     try_place(&data)
 }
 
@@ -45,26 +45,39 @@ pub fn check_stream(source: &Source, external: External) -> Result<(), WriteErro
     Err(WriteError::OneFile { what })
 }
 
+/// Whether the model may go to `path`; with `overwrite` to the place of what is there.
+///
+/// # Errors
+/// When the input is there, or something is and may not be replaced.
 pub(super) fn free_model(source: &Source, path: &Path, overwrite: bool) -> Result<(), WriteError> {
     if is_same_file(path, &source.0.path) {
         return Err(WriteError::IsInput { path: path.to_owned() });
     }
-    free(path, overwrite)
-}
-
-pub(super) fn free_data(source: &Source, path: &Path, overwrite: bool) -> Result<(), WriteError> {
-    let data = &source.0;
-    if data.data_files.iter().any(|it| is_same_file(path, &data.path_of(&it.0))) {
-        return Err(WriteError::IsInput { path: path.to_owned() });
-    }
-    free(path, overwrite)
-}
-
-fn free(path: &Path, overwrite: bool) -> Result<(), WriteError> {
     if path.symlink_metadata().is_ok() && !overwrite {
         return Err(WriteError::Exists { path: path.to_owned() });
     }
     Ok(())
+}
+
+/// Whether a data file of `model`, for which [`free_model`] found a place, may go to `path`. Of what
+/// is there only data of the model that is replaced may go: other models may read the rest.
+///
+/// # Errors
+/// When data of the input is there, or something that the replaced model does not read.
+pub(super) fn free_data(source: &Source, path: &Path, model: &Path) -> Result<(), WriteError> {
+    if source.has_data(path) {
+        return Err(WriteError::IsInput { path: path.to_owned() });
+    }
+    if path.symlink_metadata().is_ok() && !reads(model, path) {
+        return Err(WriteError::NotItsData { path: path.to_owned(), model: model.to_owned() });
+    }
+    Ok(())
+}
+
+/// Whether there is a model at `model` that has tensors in the file `data`.
+fn reads(model: &Path, data: &Path) -> bool {
+    let options = ReadOptions { allow_external_symlinks: true, ..ReadOptions::default() };
+    crate::read(model, &options).is_ok_and(|it| it.source.has_data(data))
 }
 
 /// Name of the data file of a model.

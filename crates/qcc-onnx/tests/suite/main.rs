@@ -7,4 +7,6 @@ mod functions;
 #[cfg(test)]
 mod laws;
 #[cfg(test)]
+mod replace;
+#[cfg(test)]
 mod rewrite;
