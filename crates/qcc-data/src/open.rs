@@ -81,6 +81,11 @@ fn open_any(
     }
 }
 
+/// Whether an array has no name of its own: that of an `.npy` file, or one that numpy calls so.
+fn is_unnamed(name: &str) -> bool {
+    matches!(name, "" | "arr_0")
+}
+
 struct Opener<'a> {
     source: String,
     inputs: &'a [ModelInput],
@@ -112,14 +117,14 @@ impl Opener<'_> {
         DataError::mismatch(&self.source, what).note(note)
     }
 
-    /// Samples from the rows of arrays; a single one needs no name.
+    /// Samples from the rows of arrays, which are named after inputs; a single one needs no name.
     fn arrays(&self, arrays: Vec<(String, Tensor)>) -> Result<Samples, DataError> {
         let alone = arrays.len() == 1;
         let mut given: Vec<Given> = Vec::new();
         let mut extra = Vec::new();
         for (name, array) in arrays {
             let at = match self.inputs.iter().position(|it| it.name == name) {
-                None if alone => self.sole(&array)?,
+                None if alone && is_unnamed(&name) => self.sole(&array)?,
                 Some(at) => at,
                 None => {
                     extra.push(format!("'{name}'"));
@@ -165,7 +170,18 @@ impl Opener<'_> {
 
     fn rows(&self, at: usize, array: Tensor) -> Result<Given, DataError> {
         let Some(input) = self.inputs.get(at) else { return Err(self.mismatch("no such input")) };
-        let flat = self.tokens == Some(at) && array.rank() == 1 && array.dtype().is_int();
+        let is_tokens = self.tokens == Some(at);
+        // Several rows in a run that is open to any number of them are more likely a mistake.
+        if is_tokens
+            && input.rank() == Some(2)
+            && let [_, batch, _] = *array.dims()
+            && batch != input.known(0).unwrap_or(1)
+        {
+            let what =
+                format!("input {input} is given an array {}{:?}", array.dtype(), array.dims());
+            return Err(self.mismatch(&what).help("give token ids as [samples, length]"));
+        }
+        let flat = is_tokens && array.rank() == 1 && array.dtype().is_int();
         let array = if flat {
             windows(&array, self.seq_len().unwrap_or(DEFAULT_SEQ_LEN))
         } else {

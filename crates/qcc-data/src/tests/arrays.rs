@@ -135,6 +135,33 @@ fn named_arrays_go_to_their_inputs() {
 }
 
 #[test]
+fn a_name_that_no_input_has_is_refused() {
+    let error = opened(&[("foo", &ids(&[2, 3]))], &decoder(), &plain()).unwrap_err();
+    assert_eq!(error.code.name(), "QCC0402");
+    assert!(
+        error.message.contains("nothing is given for 'input_ids' i64[batch, length]"),
+        "{error}"
+    );
+    assert!(error.notes.iter().any(|it| it == "the file has 'foo'"), "{error}");
+    // What numpy calls an array that was given no name.
+    assert_eq!(opened(&[("arr_0", &ids(&[2, 3]))], &decoder(), &plain()).unwrap().len(), 2);
+}
+
+#[test]
+fn token_ids_of_three_axes_are_runs_of_one_batch() {
+    for name in ["", "input_ids"] {
+        let error = opened(&[(name, &ids(&[2, 3, 4]))], &decoder(), &plain()).unwrap_err();
+        assert_eq!(error.code.name(), "QCC0402");
+        let text = "input 'input_ids' i64[batch, length] is given an array i64[2, 3, 4]";
+        assert!(error.message.contains(text), "{error}");
+        let samples = opened(&[(name, &ids(&[2, 1, 4]))], &decoder(), &plain()).unwrap();
+        assert_eq!((samples.len(), samples.length()), (2, Some(4)));
+    }
+    let fixed = [input("input_ids", DType::I64, &["3", "4"])];
+    assert_eq!(opened(&[("", &ids(&[2, 3, 4]))], &fixed, &plain()).unwrap().len(), 2);
+}
+
+#[test]
 fn inputs_that_are_no_tokens() {
     let inputs = [
         input("image", DType::F32, &["n", "2", "2"]),

@@ -39,6 +39,8 @@ fn samples_that_cannot_be_used() {
         ("empty.npz", Vec::new(), CANNOT_BE_READ, "empty.npz"),
         ("text.npz", good.clone(), CANNOT_BE_READ, "text.npz"),
         ("ids.bin", good, CANNOT_BE_READ, "samples are .npy, .npz"),
+        ("foo.npz", archive(&[("foo", ids(&[2, 16], &[]))]), DO_NOT_FIT, "nothing is given for"),
+        ("rank.npy", array(ids(&[2, 3, 4], &[])), DO_NOT_FIT, "is given an array i64[2, 3, 4]"),
         ("names.npz", two, DO_NOT_FIT, "nothing is given for 'input_ids'"),
         (
             "floats.npy",
