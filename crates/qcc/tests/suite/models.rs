@@ -72,6 +72,10 @@ fn what_is_no_model() {
     bench.refused(RTN, 1, "QCC0102", &["in.onnx", "the file is empty"]);
     bench.put("in.onnx", b"version https://git-lfs.github.com/spec/v1\n");
     bench.refused(RTN, 1, "QCC0102", &["git lfs pull"]);
+    bench.put("in.onnx", b"GGUF\x03\0\0\0\x02\0\0\0");
+    bench.refused(RTN, 1, "QCC0102", &["it is a GGUF file; qcc reads ONNX"]);
+    bench.put("in.onnx", b"\x10\0\0\0\0\0\0\0{\"w\":{}}        and more");
+    bench.refused(RTN, 1, "QCC0102", &["it is a safetensors file", "qcc reads ONNX"]);
     std::fs::remove_file(bench.path("in.onnx")).unwrap();
     bench.refused(RTN, 1, "QCC0101", &["in.onnx", "help: check the path"]);
     std::fs::create_dir(bench.path("in.onnx")).unwrap();
