@@ -171,6 +171,21 @@ fn a_weight_that_is_not_finite_is_left_or_refused() {
 }
 
 #[test]
+fn weights_whose_squares_overflow_have_a_figure() {
+    let mut values = numbers(SIZE * SIZE);
+    (values[5], values[77]) = (1e38, -3e38);
+    let bench =
+        Bench::new(&model(product(&[-1, SIZE as i64], floats("w", &[SIZE, SIZE], &values))));
+    for recipe in ["rtn", "kl"] {
+        let args = ["in.onnx", "-O", recipe, "-o", "out.onnx", "-f", "--json"];
+        let output = bench.command(&args).output().unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let snr_db = record["weights"][0]["snr_db"].as_f64();
+        assert!(snr_db.is_some_and(|it| it > 0.0), "{recipe}: {snr_db:?}");
+    }
+}
+
+#[test]
 fn groups_and_bits_that_do_not_fit() {
     let bench = Bench::new(&model(good()));
     bench.refused(&rtn(&["-g", "24"]), 1, "QCC0305", &["'w'", "groups of 24", "help: --format"]);
