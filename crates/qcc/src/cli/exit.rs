@@ -153,7 +153,9 @@ pub(super) fn end(json: Option<&Json>, run: impl FnOnce() -> Result<Ended, Error
             say(message);
             let exit_code = code(message);
             let record = ErrorRecord { error: Note::from(message), exit_code };
-            if let Some(Err(error)) = json.map(|it| it.write(&record)) {
+            if let Some(Err(error)) = json.map(|it| it.write(&record))
+                && error.diagnostic() != message
+            {
                 say(error.diagnostic());
             }
             ExitCode::from(exit_code)
