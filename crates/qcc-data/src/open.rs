@@ -171,9 +171,12 @@ impl Opener<'_> {
     fn rows(&self, at: usize, array: Tensor) -> Result<Given, DataError> {
         let Some(input) = self.inputs.get(at) else { return Err(self.mismatch("no such input")) };
         let is_tokens = self.tokens == Some(at);
-        // A run more than one row of the array would have to guess which axis is the batch.
-        let batch = if array.rank() == 3 { array.dims()[1] } else { 1 };
-        if is_tokens && input.rank() == Some(2) && batch != input.known(0).unwrap_or(1) {
+        // Several rows in a run that is open to any number of them are more likely a mistake.
+        if is_tokens
+            && input.rank() == Some(2)
+            && let [_, batch, _] = *array.dims()
+            && batch != input.known(0).unwrap_or(1)
+        {
             let what =
                 format!("input {input} is given an array {}{:?}", array.dtype(), array.dims());
             return Err(self.mismatch(&what).help("give token ids as [samples, length]"));

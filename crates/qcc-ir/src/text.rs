@@ -12,8 +12,9 @@
 //! The grammar is in `docs/qir.md`. Printer and parser are each other's inverse: what is printed
 //! reads back as a graph that [`Graph::same_as`](crate::Graph::same_as) finds equal, and prints as
 //! the same text. Large constants are named by file range and hash instead of written out, so
-//! reading them back takes somebody who has their bytes.
+//! reading them back takes somebody who has their bytes: the files, and what [`hash_alone`] gives.
 
+mod by_hash;
 mod element;
 mod error;
 mod lex;
@@ -24,6 +25,7 @@ mod quote;
 mod round_trip;
 mod tensor;
 
+pub use by_hash::hash_alone;
 pub use error::ParseError;
 pub use parse::{DEFAULT_OPSET, Load, MAX_DEPTH, MakeOp, Stored, no_bytes, parse};
 pub use print::{PrintOptions, operator, print, print_with, write};

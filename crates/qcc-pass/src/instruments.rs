@@ -1,6 +1,7 @@
 //! Ways of looking on, one a file.
 
 pub(crate) mod bisect;
+mod bytes;
 pub(crate) mod print;
 pub(crate) mod reproducer;
 pub(crate) mod stop;

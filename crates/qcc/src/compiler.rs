@@ -12,7 +12,7 @@ use qcc_pass::{
 
 use crate::carried::Carried;
 use crate::file_size::{Sizer, quick};
-use crate::own_text::OwnText;
+use crate::own_text::{Need, OwnText};
 use crate::provenance::Calibration;
 use crate::{
     Error, FORMATS, Model, Output, OwnTextSize, PRESETS, RECIPES, Recipe, SaveOptions, ahead, dry,
@@ -412,7 +412,9 @@ impl Compiler {
         let mut own_text = None;
         if self.session.samples.is_none() {
             if let (Some(random), Some(size)) = (random, self.own_text) {
-                own_text = Some(Arc::new(OwnText::new(model, &self.session, size, random)));
+                let need = if self.is_dry { dry::need(&pipeline) } else { Need::Tokens };
+                let text = OwnText::new(model, &self.session, size, need, random);
+                own_text = Some(Arc::new(text));
             }
             self.session.own_text = own_text.clone().map(|it| it as _);
             if let (Some(text), true) = (&self.session.own_text, self.wants_text) {

@@ -3,6 +3,16 @@
 use qcc_pass::{PassInfo, Pipeline};
 
 use crate::error::Error;
+use crate::own_text::Need;
+
+/// Passes whose choices follow from what the samples hold.
+const READERS: &[&str] = &["allocate-bits", "kl-precalibrate", "adpq", "gptq"];
+
+/// What a pipeline without tuning needs of samples: their size alone, unless a pass reads them.
+pub(crate) fn need(pipeline: &Pipeline) -> Need {
+    let reads = |name: &str| READERS.contains(&name);
+    if pipeline.steps().iter().any(|it| reads(it.pass.name)) { Need::Tokens } else { Need::Size }
+}
 
 /// A pipeline that probes instead of tuning, and rounds to nearest: what it writes has the sizes of
 /// the other.

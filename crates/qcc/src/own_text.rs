@@ -26,11 +26,21 @@ pub struct OwnTextSize {
     pub length: Option<usize>,
 }
 
+/// What the text is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Its tokens.
+    Tokens,
+    /// How many there are, to find out what a run on them takes: random tokens stand in for them.
+    Size,
+}
+
 /// Text that the model writes, or random tokens where it cannot.
 pub(crate) struct OwnText {
     model: Model,
     session: Session,
     size: Size,
+    need: Need,
     random: Arc<Samples>,
     made: OnceLock<Made>,
 }
@@ -47,13 +57,14 @@ impl OwnText {
         model: &Model,
         session: &Session,
         size: OwnTextSize,
+        need: Need,
         random: Arc<Samples>,
     ) -> Self {
         let length = size.length.unwrap_or(SIZE.length);
         let length = length.min(model.context().unwrap_or(usize::MAX));
         let size = Size { rows: size.samples.unwrap_or(SIZE.rows).max(1), length, ..SIZE };
         let made = OnceLock::new();
-        Self { model: model.clone(), session: session.clone(), size, random, made }
+        Self { model: model.clone(), session: session.clone(), size, need, random, made }
     }
 
     /// The samples, once a pass has asked for them.
@@ -85,7 +96,10 @@ impl OwnText {
             Some(cap) if self.logits_bytes(vocab) > cap / 4 => {
                 Err("its logits take more than a quarter of the memory".to_owned())
             }
-            _ => writer.write(self.size),
+            _ => match self.need {
+                Need::Tokens => writer.write(self.size),
+                Need::Size => writer.stand_in(self.size),
+            },
         };
         self.session.progress.finish();
         let text = text?;

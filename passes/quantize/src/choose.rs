@@ -8,7 +8,7 @@ use qcc_ir::{Graph, NodeId, Patch, Scope, Value};
 use qcc_ops::quant::{Numbers, NumbersBuffer, Quant};
 use qcc_pass::{Ctx, PassError};
 use qcc_quant::codes::Codes;
-use qcc_quant::error::{SquaredError, measure_codes};
+use qcc_quant::error::{SquaredError, measure, measure_codes};
 use qcc_quant::numbers::NumbersMut;
 use qcc_quant::rows::{NonFinite, WeightRows};
 use qcc_tensor::Tensor;
@@ -101,12 +101,23 @@ pub(crate) fn for_each(
         let bad = (!error.energy.is_finite()).then(|| rows.non_finite()).flatten();
         patches.push(match bad {
             Some(found) => leave(root, ctx, weight, found, pass)?,
-            None => patch(root, ctx, weight, buffer.finish()?, error, pass)?,
+            None => {
+                let numbers = buffer.finish()?;
+                let is_small = error.energy.is_finite() && error.squared.is_finite();
+                let error = if is_small { error } else { measured(&rows, &numbers) };
+                patch(root, ctx, weight, numbers, error, pass)?
+            }
         });
         ctx.session.progress.step(weight.tensor.len() as u64, &weight.name);
     }
     ctx.session.progress.finish();
     Ok(patches)
+}
+
+/// The error of numbers, from squares that f32 does not hold.
+fn measured(rows: &WeightRows<'_>, numbers: &Numbers) -> SquaredError {
+    let view = numbers.view();
+    measure(rows, None, &|row, out| view.dequantize(row, &mut vec![0; rows.k()], out)).plain()
 }
 
 /// The numbers of codes, and their error.

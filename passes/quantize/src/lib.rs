@@ -28,11 +28,13 @@ pub mod select;
 pub mod signround;
 mod sites;
 pub mod tune_scales;
+mod unfit;
 pub mod whole;
 
 use qcc_pass::PassInfo;
 
 pub use sites::{Role, Site, Skip, find_sites};
+pub use unfit::find_unfit;
 
 /// The passes of this crate.
 pub const PASSES: &[&PassInfo] = &[

@@ -21,7 +21,9 @@ pub const INFO: PassInfo = PassInfo {
 fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let weights = choose::weights(graph);
     let Some((samples, _)) = activations::source(ctx) else { return Ok(Vec::new()) };
-    if !signround::is_by_block(ctx, samples.as_ref()) {
+    let is_by_block = signround::is_by_block(ctx, samples.as_ref());
+    ctx.check_cancelled()?; // while the samples were made
+    if !is_by_block {
         return Ok(Vec::new());
     }
     let options = signround::block_options(ctx);

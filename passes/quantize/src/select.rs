@@ -20,6 +20,7 @@ use qcc_tensor::{DType, Tensor};
 use crate::coded::note_quantized;
 use crate::overrides::{Override, Pattern, group};
 use crate::sites::{Role, Site, Skip, find_sites, leaf_uses};
+use crate::unfit::find_unfit;
 
 /// The pass.
 pub const INFO: PassInfo = PassInfo {
@@ -109,7 +110,8 @@ pub const INFO: PassInfo = PassInfo {
 };
 
 fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
-    let sites = find_sites(graph);
+    let mut sites = find_sites(graph);
+    sites.extend(find_unfit(graph));
     note_quantized(graph, ctx);
     let mut rules = Rules::new(ctx)?;
     let mut chosen: BTreeMap<(Scope, Value), Vec<Chosen<'_>>> = BTreeMap::new();

@@ -66,6 +66,8 @@ pub enum Skip {
     Type(DType),
     /// Holds NaN or infinity.
     NotFinite,
+    /// The model makes the operand of it by this operator.
+    Made(String),
     /// An operator that has no form with codes.
     Operator(&'static str),
     /// Codes already.
@@ -102,6 +104,11 @@ impl fmt::Display for Skip {
             Self::OneRow => f.write_str("it has one output only"),
             Self::Type(dtype) => write!(f, "its element type is {dtype}"),
             Self::NotFinite => f.write_str("it holds values that are not finite"),
+            Self::Made(by) => write!(
+                f,
+                "{by} stands between it and the product; fold before select in --passes makes one \
+                 constant of both"
+            ),
             Self::Operator(op) => write!(f, "{op} has no form with codes"),
             Self::Quantized => f.write_str("it is quantized already"),
             Self::Excluded => f.write_str("it is excluded"),
@@ -129,7 +136,7 @@ impl Site {
 }
 
 /// Weights below this size stay in float: scales and the change of operator cost more.
-const MIN_ELEMENTS: usize = 4096;
+pub(crate) const MIN_ELEMENTS: usize = 4096;
 const MIN_K: usize = 16;
 
 /// Every use of a constant of two or more dimensions as a weight, in topological order, scope by

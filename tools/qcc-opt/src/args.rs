@@ -11,6 +11,10 @@ pub(crate) struct Args {
     /// A .qir or .onnx file; stdin, as text, when it is absent or -
     pub(crate) file: Option<PathBuf>,
 
+    /// Where the files are that constants of a text lie in; beside the text when absent
+    #[arg(long, value_name = "DIR")]
+    pub(crate) files: Option<PathBuf>,
+
     /// Pipeline text: a,b{option=value}
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub(crate) passes: String,

@@ -8,6 +8,7 @@ mod args;
 mod gradient;
 mod input;
 mod kernels;
+mod stored;
 mod work;
 
 use std::process::ExitCode;

@@ -22,7 +22,8 @@ use crate::kernels;
 pub(crate) fn run(args: &Args) -> Result<(), Box<Diagnostic>> {
     let pipeline = Pipeline::parse(&args.passes, &qcc::passes(), &[])?;
     let later = Pipeline::parse(&args.gradient_passes, &qcc::passes(), &[])?;
-    let Input { graphs, opset, warnings } = input::read(args.file.as_deref())?;
+    let Input { graphs, opset, warnings } =
+        input::read(args.file.as_deref(), args.files.as_deref())?;
     warnings.iter().for_each(|it| eprintln!("{it}"));
     let mut session =
         Session { seed: args.seed, opset: args.opset.unwrap_or(opset), ..Session::default() };

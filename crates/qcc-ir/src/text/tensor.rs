@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display};
 
-use qcc_tensor::Tensor;
+use qcc_tensor::{Origin, Tensor};
 
 use super::PrintOptions;
 use super::element::{Part, bits_at, parts};
@@ -36,9 +36,7 @@ impl Display for TensorText<'_> {
         if self.options.inline_all {
             return write!(f, "bytes \"{}\"", Hex(bytes));
         }
-        if let Some(origin) = tensor.origin()
-            && origin.len == bytes.len() as u64
-        {
+        if let Some(origin) = place(tensor) {
             let (file, offset, len) = (Quoted(origin.file.as_bytes()), origin.offset, origin.len);
             write!(f, "file {file} offset {offset} length {len} blake3")?;
         } else {
@@ -48,6 +46,16 @@ impl Display for TensorText<'_> {
         tensor.release(); // all of a model would be in memory at the end of its text
         write!(f, " \"{hash}\"")
     }
+}
+
+/// The range of a file that has the bytes of a tensor as they are.
+fn place(tensor: &Tensor) -> Option<&Origin> {
+    tensor.origin().filter(|it| it.len == tensor.bytes().len() as u64)
+}
+
+/// Whether the text has only the hash of a tensor: the bytes are neither in it nor in a file.
+pub(super) fn is_hash_alone(tensor: &Tensor) -> bool {
+    tensor.as_strings().is_none() && tensor.len() > MAX_LISTED && place(tensor).is_none()
 }
 
 /// Values between brackets.
@@ -88,7 +96,7 @@ fn has_clean_padding(tensor: &Tensor) -> bool {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use qcc_tensor::{DType, Origin};
+    use qcc_tensor::DType;
 
     use super::*;
 

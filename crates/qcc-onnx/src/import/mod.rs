@@ -199,11 +199,8 @@ fn check_wire(
     if bytes.is_empty() {
         return Err(ReadError::not_onnx(path, "the file is empty"));
     }
-    if bytes.starts_with(b"version https://git-lfs") {
-        return Err(ReadError::not_onnx(
-            path,
-            "it is a Git LFS pointer; fetch it with git lfs pull",
-        ));
+    if let Some(what) = other_kind(bytes) {
+        return Err(ReadError::not_onnx(path, what));
     }
     let found = unknown_fields(bytes).map_err(|error| {
         let what = match &error {
@@ -235,6 +232,30 @@ fn check_wire(
     let note = "they are kept wherever no pass changes the message";
     warnings.push(Diagnostic::warning(codes::QCC0108, text).with_note(note));
     Ok(())
+}
+
+/// What a file is that begins as one of another kind, and the way to a model.
+fn other_kind(bytes: &[u8]) -> Option<&'static str> {
+    // Of safetensors: the length of a JSON object in 8 bytes, and the object.
+    let header = bytes.first_chunk().map(|it| u64::from_le_bytes(*it));
+    let is_header = |len: u64| len < bytes.len() as u64 && bytes.get(8..10) == Some(b"{\"");
+    Some(match bytes {
+        [b'G', b'G', b'U', b'F', ..] => {
+            "it is a GGUF file; qcc reads ONNX, which an export of the original model gives"
+        }
+        [b'P', b'K', 3, 4, ..] => {
+            "it is a zip archive, as PyTorch writes checkpoints; qcc reads ONNX, which \
+             torch.onnx.export gives"
+        }
+        _ if bytes.starts_with(b"version https://git-lfs") => {
+            "it is a Git LFS pointer; fetch it with git lfs pull"
+        }
+        _ if header.is_some_and(is_header) => {
+            "it is a safetensors file, which holds weights and no graph; qcc reads ONNX, which an \
+             export of the model gives"
+        }
+        _ => return None,
+    })
 }
 
 /// The fields of the model message beside its graph.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use qcc_diag::{Diagnostic, codes};
 use qcc_ir::Graph;
 
-use crate::instruments::{unwritten, write};
+use crate::instruments::{bytes, unwritten, write};
 use crate::{After, Before, Flow, Instrument, Pipeline};
 
 /// Which passes are meant.
@@ -108,7 +108,8 @@ impl Instrument for Print<'_> {
 }
 
 /// Writes the graph after each pass to a file of a directory, `02-rtn.qir` say; `00-source.qir`
-/// is the graph that the run began with.
+/// is the graph that the run began with. Constants that a text knows by hash alone are in the
+/// folder `bytes` beside it, so that it reads back.
 pub struct Dump<'w> {
     dir: PathBuf,
     print: Box<dyn Fn(&Graph) -> String + Send + 'w>,
@@ -123,6 +124,7 @@ impl<'w> Dump<'w> {
     fn save(&self, number: usize, name: &str, graph: &Graph) -> Result<(), Box<Diagnostic>> {
         let path = self.dir.join(format!("{number:02}-{name}.qir"));
         fs::write(&path, (self.print)(graph))
+            .and_then(|()| bytes::save(&path, graph))
             .map_err(|it| Box::new(unwritten(&it).at(path.display().to_string())))
     }
 }

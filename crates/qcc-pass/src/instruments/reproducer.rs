@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use qcc_diag::Diagnostic;
 use qcc_ir::Graph;
 
+use crate::instruments::bytes;
 use crate::{Failed, Instrument};
 
 /// When a pass fails by a bug, writes the graph before it, with what was left of the pipeline in
-/// a first line `// pipeline: ...`, and names the file in the message.
+/// a first line `// pipeline: ...`, and names the file in the message. Constants that the text
+/// knows by hash alone are in the folder `bytes` beside it.
 ///
 /// A bug is a code of the family 09, or a graph that breaks an invariant. What the user can mend
 /// needs no reproducer.
@@ -33,7 +35,7 @@ impl Instrument for Reproducer<'_> {
         }
         let text = format!("// pipeline: {}\n{}", at.pipeline, (self.print)(at.graph));
         let path = self.path.display();
-        match fs::write(&self.path, text) {
+        match fs::write(&self.path, text).and_then(|()| bytes::save(&self.path, at.graph)) {
             Ok(()) => message.help.push(format!("report it with the reproducer '{path}'")),
             Err(it) => {
                 message.notes.push(format!("the reproducer '{path}' cannot be written: {it}"));

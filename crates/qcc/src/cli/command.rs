@@ -8,7 +8,7 @@ use qcc::{FORMATS, RECIPES};
 use super::color::Color;
 use super::verify::Verify;
 pub(super) use super::watch::Kind as Progress;
-use super::words::{OpType, ScaleType, Scheme, bpw, positive, threads};
+use super::words::{OpType, ScaleType, Scheme, bits, bpw, positive, threads};
 
 /// Quantizing compiler for ONNX models.
 ///
@@ -114,7 +114,7 @@ pub(super) struct QuantizeArgs {
     pub(super) recipe: Option<String>,
 
     /// Bits of a code, 2 to 8
-    #[arg(short, long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=8))]
+    #[arg(short, long, default_value_t = 4, value_parser = bits)]
     pub(super) bits: u8,
 
     /// Bits of weights and of activations in one word: W4A16, W8A16, W4A8; A8 is accuracy level 4

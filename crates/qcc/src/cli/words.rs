@@ -116,6 +116,20 @@ pub(super) fn limit_threads() -> Result<(), Error> {
     Ok(())
 }
 
+/// Bits of a code.
+///
+/// # Errors
+/// Says what it takes, and of a fraction which option takes it.
+pub(super) fn bits(text: &str) -> Result<u8, String> {
+    match text.parse() {
+        Ok(it @ 2..=8) => Ok(it),
+        _ if text.contains('.') && bpw(text).is_ok() => {
+            Err(format!("it takes a whole number from 2 to 8; write --bpw {text} for a mean"))
+        }
+        _ => Err("it takes a whole number from 2 to 8".to_owned()),
+    }
+}
+
 /// Stored bits for each weight.
 ///
 /// # Errors

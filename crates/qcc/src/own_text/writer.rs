@@ -25,6 +25,9 @@ const MAX_CACHE_BYTES: u64 = 256 << 20;
 /// Tokens that are written at most.
 const MAX_TOKENS: usize = 1 << 24;
 
+/// Tokens of a row that tries whether a model can write.
+const TRIED_TOKENS: usize = 8;
+
 /// What is written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Size {
@@ -61,7 +64,7 @@ impl Writer<'_> {
         let tokens = token_input(self.inputs).and_then(|at| self.inputs.get(at));
         let dims = tokens.and_then(|it| it.dims.as_deref());
         let [batch, time] = dims.ok_or("it takes no token ids")? else {
-            return Err("its token ids have no axis of rows and one of tokens".into());
+            return Err(NO_ROWS.into());
         };
         let length = time.known().unwrap_or(size.length);
         let has = |want: Role| self.inputs.iter().any(|it| role(it) == Some(want));
@@ -88,6 +91,22 @@ impl Writer<'_> {
         }
         self.by_round(&mut ids, batch.unwrap_or(1))?;
         Ok(Text { ids: ids.tensor()?, has_cache: false })
+    }
+
+    /// Random tokens in the shape of what [`Writer::write`] gives, after a short try whether the
+    /// model can write.
+    ///
+    /// # Errors
+    /// As [`Writer::write`].
+    pub(super) fn stand_in(&self, size: Size) -> Result<Text, String> {
+        let short = Size { rows: 1, length: size.length.min(TRIED_TOKENS), rounds: 2 };
+        let tried = self.write(short)?;
+        let &[batch, length] = tried.ids.dims() else { return Err(NO_ROWS.into()) };
+        // The length is that of the try only where the model fixes it.
+        let length = if length == short.length { size.length } else { length };
+        let rows = size.rows.checked_next_multiple_of(batch.max(1)).unwrap_or(size.rows);
+        let ids = Rows::random(Size { rows, length, ..size }, self.vocab, self.session);
+        Ok(Text { ids: ids.tensor()?, has_cache: tried.has_cache })
     }
 
     /// Draws all tokens of a row at once, round after round.
@@ -206,6 +225,7 @@ impl Writer<'_> {
     }
 }
 
+const NO_ROWS: &str = "its token ids have no axis of rows and one of tokens";
 const NO_NUMBERS: &str = "its logits are not finite";
 
 /// Whether logits are equal but for rounding.
@@ -323,6 +343,21 @@ graph @cached(%input_ids: i64[b, t], %past_0: f32[b, 1, p, 5]) -> (%logits: f32[
     }
 
     const SIZE: Size = Size { rows: 6, length: 9, rounds: 8 };
+
+    #[test]
+    fn a_stand_in_has_the_shape_of_the_text() {
+        for (text, time) in [(CHAIN, "t"), (CHAIN, "4"), (CACHED, "t")] {
+            let (graph, inputs) = (graph(text), inputs(text, time));
+            let session = Session { seed: 3, ..Session::default() };
+            let writer =
+                Writer { graph: &graph, inputs: &inputs, vocab: 5, cache: None, session: &session };
+            let size = Size { rows: 6, length: 12, rounds: 8 };
+            let (want, got) = (writer.write(size).unwrap(), writer.stand_in(size).unwrap());
+            assert_eq!(got.ids.dims(), want.ids.dims(), "{time}");
+            assert_eq!(got.has_cache, want.has_cache);
+            assert_ne!(got.ids, want.ids);
+        }
+    }
 
     #[test]
     fn rows_follow_the_model() {

@@ -108,6 +108,9 @@ fn a_hard_link_is_read_and_never_written() {
     std::fs::remove_file(bench.path("out.onnx")).unwrap();
     bench.put("precious", b"precious");
     std::fs::hard_link(bench.path("precious"), bench.path("out.onnx")).unwrap();
+    // What it is a name of does not read the data, which another model may.
+    bench.refused(&[RTN, &["-f"]].concat(), 1, "QCC0106", &["'out.onnx' does not read it"]);
+    std::fs::remove_file(bench.path("out.onnx.data")).unwrap();
     bench.passes(&[RTN, &["-f"]].concat());
     assert_eq!(bench.read("precious"), b"precious");
 }

@@ -72,6 +72,10 @@ fn what_is_no_model() {
     bench.refused(RTN, 1, "QCC0102", &["in.onnx", "the file is empty"]);
     bench.put("in.onnx", b"version https://git-lfs.github.com/spec/v1\n");
     bench.refused(RTN, 1, "QCC0102", &["git lfs pull"]);
+    bench.put("in.onnx", b"GGUF\x03\0\0\0\x02\0\0\0");
+    bench.refused(RTN, 1, "QCC0102", &["it is a GGUF file; qcc reads ONNX"]);
+    bench.put("in.onnx", b"\x10\0\0\0\0\0\0\0{\"w\":{}}        and more");
+    bench.refused(RTN, 1, "QCC0102", &["it is a safetensors file", "qcc reads ONNX"]);
     std::fs::remove_file(bench.path("in.onnx")).unwrap();
     bench.refused(RTN, 1, "QCC0101", &["in.onnx", "help: check the path"]);
     std::fs::create_dir(bench.path("in.onnx")).unwrap();
@@ -163,6 +167,21 @@ fn a_weight_that_is_not_finite_is_left_or_refused() {
         assert_eq!(kept.unwrap().bytes()[..], bytes_of(&values), "{wrong}: every bit of it");
         let products = output.graph().nodes().filter_map(|it| it.1.op());
         assert_eq!(products.filter(|it| it.is_named("MatMul")).count(), 2, "damaged, and the head");
+    }
+}
+
+#[test]
+fn weights_whose_squares_overflow_have_a_figure() {
+    let mut values = numbers(SIZE * SIZE);
+    (values[5], values[77]) = (1e38, -3e38);
+    let bench =
+        Bench::new(&model(product(&[-1, SIZE as i64], floats("w", &[SIZE, SIZE], &values))));
+    for recipe in ["rtn", "kl"] {
+        let args = ["in.onnx", "-O", recipe, "-o", "out.onnx", "-f", "--json"];
+        let output = bench.command(&args).output().unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let snr_db = record["weights"][0]["snr_db"].as_f64();
+        assert!(snr_db.is_some_and(|it| it > 0.0), "{recipe}: {snr_db:?}");
     }
 }
 

@@ -9,7 +9,7 @@ use qcc_ir::Graph;
 use qcc_quant::error::measure_codes;
 use qcc_quant::rtn::rtn;
 use qcc_quant::spec::{Bits, Grid, GroupSize, ScaleType, WeightSpec};
-use qcc_quantize::{Role, Site, find_sites};
+use qcc_quantize::{Role, Site, find_sites, find_unfit};
 use qcc_report::{bytes, columns};
 use qcc_tensor::Tensor;
 use serde_json::{Value, json};
@@ -43,7 +43,8 @@ pub(super) struct Weights {
 impl Weights {
     /// Looks for weights. Types must have been inferred.
     pub(super) fn of(root: &Graph) -> Self {
-        let sites = find_sites(root);
+        let mut sites = find_sites(root);
+        sites.extend(find_unfit(root));
         let mut without: BTreeMap<String, usize> = BTreeMap::new();
         for scope in root.scopes() {
             let Some(graph) = root.at(&scope) else { continue };
