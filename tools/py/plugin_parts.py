@@ -3,7 +3,7 @@
     plugin.py --lib libqcc_ort.so --parts MODEL [--past 128] [--rounds 60] [--threads 0]
 
 Caches and turns are those of --bench. A line for each kind of node: how many there are, and the milliseconds of all of them in
-the median run. 'between' is what is left of a run without a profile, negative where the profile costs more than that.
+the median run. 'between' is the rest of a run that is profiled. The profile slows runs down, so the first line has both times.
 """
 
 import collections
@@ -60,15 +60,15 @@ def run(runtime, args):
                     steps[i]()
                     each.append(1000 * (time.perf_counter() - start))
                 found[i].append(statistics.median(each))
-        whole = {side: statistics.median(found[i]) for i, (side, profiled, _) in enumerate(made) if not profiled}
+        whole = {(side, profiled): statistics.median(found[i]) for i, (side, profiled, _) in enumerate(made)}
         for side, profiled, session in made:
             if not profiled:
                 continue
             parts = medians(session.end_profiling())
-            print(f"{side}: {whole[side]:.2f} ms")
+            print(f"{side}: {whole[side, False]:.2f} ms, with a profile {whole[side, True]:.2f} ms")
             few = [it for it in parts.values() if it[1] < 0.02]
             for kind, (count, spent) in sorted(parts.items(), key=lambda it: -it[1][1]):
                 if spent >= 0.02:
                     print(f"  {kind}: {count}, {spent:.2f} ms")
             print(f"  others: {sum(it[0] for it in few)}, {sum(it[1] for it in few):.2f} ms")
-            print(f"  between: {whole[side] - sum(it[1] for it in parts.values()):.2f} ms")
+            print(f"  between: {whole[side, True] - sum(it[1] for it in parts.values()):.2f} ms")
