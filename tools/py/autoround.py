@@ -183,17 +183,10 @@ def with_weights(model_path, folder, weights, out):
     onnx.save(model, out, save_as_external_data=True, location=data)
 
 
-def embeddings(path, feeds):
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    given = {it.name: feeds[it.name] for it in session.get_inputs()}
-    found = session.run(["sentence_embedding"], given)[0]
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
-
-
 def scores(a, path):
     if a.feeds:
+        from embeddings import embeddings
+
         feeds = np.load(a.feeds)
         want, got = embeddings(a.model, feeds), embeddings(path, feeds)
         cosine, change = (want * got).sum(axis=1), np.abs(want @ want.T - got @ got.T)

@@ -4,7 +4,7 @@
     python tools/py/speed.py --qcc target/ci/qcc [--gib 1] [--group 32] [--rounds 3] [--recipe rtn] [--peer PYTHON --mode default]
 
 Makes a model of --gib GiB of float weights (external data) in --dir, then runs qcc and, with --peer, ONNX Runtime's
-MatMulNBitsQuantizer in turns, the input in the page cache. PYTHON is one that has onnxruntime and onnx_ir. Its time
+MatMulNBitsQuantizer (by peers.py) in turns, the input in the page cache. PYTHON is one that has onnxruntime and onnx_ir. Its time
 is given twice: of quantizing and saving, and with the loading of the model, but never with imports. That of qcc is the
 whole command, loading and digest of the input among it. Anonymous memory is what the process holds besides mapped files.
 """
@@ -18,23 +18,7 @@ import tempfile
 import time
 
 WIDTH, INNER = 2048, 8192
-PEER = """
-import sys, time, onnx, resource
-from onnxruntime.quantization import matmul_nbits_quantizer as q
-source, out, mode, group = sys.argv[1:5]
-before = time.process_time()
-model = onnx.load(source)
-start = time.process_time()
-if mode == "default":
-    quantizer = q.MatMulNBitsQuantizer(model, bits=4, block_size=int(group), is_symmetric=False)
-else:
-    config = q.KQuantWeightOnlyQuantConfig()
-    quantizer = q.MatMulNBitsQuantizer(model, bits=4, block_size=int(group), algo_config=config)
-    config.block_size = int(group)
-quantizer.process()
-quantizer.model.save_model_to_file(out, True)
-print("cpu", start - before, time.process_time() - start)
-"""
+TOOL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers.py")
 
 
 def make(path, gib):
@@ -111,11 +95,8 @@ def main():
         for _ in range(args.rounds):
             if args.peer:
                 out = os.path.join(folder, "peer.onnx")
-                for path in (out, out + ".data"):
-                    if os.path.exists(path):
-                        os.remove(path)
-                text = run([args.peer, "-c", PEER, source, out, args.mode, str(args.group)])[2]
-                load, rest = map(float, text.split("cpu ")[-1].split())
+                text = run([args.peer, TOOL, source, "--tool", args.mode, "--group", str(args.group), "-o", out])[2]
+                load, rest = map(float, text.split("cpu ")[-1].split(":")[0].split())
                 peers.append((rest, load + rest))
             run(command)  # the other tool has used the caches
             spent, most, _ = run(command)
