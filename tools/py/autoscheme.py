@@ -83,7 +83,7 @@ def run(a, side, bpw, work):
         inner = [sys.executable, __file__, *sys.argv[1:], "--inner", f"{bpw}:{weights}", "--calib", a.calib]
         log, row = autoround.measured(inner, {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(a.threads)})
         row.update(json.loads(re.findall(r"^result (.*)$", log, re.M)[-1]))
-        autoround.with_weights(a.model, weights, out)
+        autoround.with_weights(a.model, None, weights, out)
     else:
         record = work / "record.json"
         candidates = ",".join(map(str, a.bits))
