@@ -51,12 +51,6 @@ impl KernelCache {
         (blake3::hash(object).as_bytes() == hash).then(|| object.to_vec())
     }
 
-    /// Whether something is kept under `key`, whole or not.
-    #[must_use]
-    pub fn contains(&self, key: &str) -> bool {
-        self.file(key).is_file()
-    }
-
     /// Keeps an object file. Others see all of it or nothing.
     ///
     /// # Errors
@@ -95,9 +89,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let cache = KernelCache::new(folder.path().join("new"));
         assert_eq!(cache.get("key"), None);
-        assert!(!cache.contains("key"));
         cache.put("key", b"code").expect("kept");
-        assert!(cache.contains("key"));
         assert_eq!(cache.get("key").as_deref(), Some(&b"code"[..]));
         cache.put("key", b"other").expect("kept");
         assert_eq!(cache.get("key").as_deref(), Some(&b"other"[..]));

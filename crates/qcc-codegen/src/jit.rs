@@ -7,6 +7,7 @@ use crate::image::Image;
 use crate::{CodegenError, Target};
 use qcc_kernels::{Isa, Kernel, KernelError, KernelSource, KernelSpec};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Compiles kernels for the CPU at hand, each when it is first asked for, and keeps them.
@@ -24,6 +25,7 @@ pub struct Jit {
     /// The CPU at hand, as LLVM knows it.
     target: Once<Target>,
     engine: Once<Engine>,
+    compiled: AtomicBool,
 }
 
 type Once<T> = OnceLock<Result<T, CodegenError>>;
@@ -41,7 +43,8 @@ impl Jit {
         let isa = here.best();
         let (kernels, images) = (Mutex::default(), Mutex::default());
         let (target, engine) = (OnceLock::new(), OnceLock::new());
-        Ok(Jit { here, isa, cache: None, kernels, images, target, engine })
+        let compiled = AtomicBool::new(false);
+        Ok(Jit { here, isa, cache: None, kernels, images, target, engine, compiled })
     }
 
     /// Keeps compiled kernels in a folder as well. A folder that cannot be used costs only time.
@@ -59,17 +62,10 @@ impl Jit {
         Ok(Jit { isa, ..self })
     }
 
-    /// Whether a kernel is in memory or on disk. One that is on disk may turn out to be damaged
-    /// when it is asked for; then it is compiled.
+    /// Whether a kernel was compiled: then LLVM is in memory, and others cost only their own time.
     #[must_use]
-    pub fn has(&self, spec: &KernelSpec) -> bool {
-        let in_memory = {
-            let kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
-            kernels.get(spec).is_some_and(|it| matches!(it.get(), Some(Ok(_))))
-        };
-        let on_disk =
-            |cache: &KernelCache| self.key(&spec.to_string()).is_ok_and(|key| cache.contains(&key));
-        in_memory || self.cache.as_ref().is_some_and(on_disk)
+    pub fn has_compiled(&self) -> bool {
+        self.compiled.load(Ordering::Relaxed)
     }
 
     /// Whether the CPU at hand has an instruction set.
@@ -140,7 +136,9 @@ impl Jit {
 
     fn compile(&self, spec: &KernelSpec) -> Result<Vec<u8>, CodegenError> {
         let unit = emit::Unit::new(self.target()?)?;
-        unit.draft(std::slice::from_ref(spec))?.object()
+        let object = unit.draft(std::slice::from_ref(spec))?.object()?;
+        self.compiled.store(true, Ordering::Relaxed);
+        Ok(object)
     }
 
     fn load(&self, object: &[u8], name: &str) -> Result<Kernel, CodegenError> {

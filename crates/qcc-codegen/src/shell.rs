@@ -52,9 +52,9 @@ impl Jit {
         Ok(self)
     }
 
-    /// Whether a kernel is in memory or on disk.
+    /// Whether a kernel was compiled.
     #[must_use]
-    pub fn has(&self, _: &KernelSpec) -> bool {
+    pub fn has_compiled(&self) -> bool {
         match *self {}
     }
 

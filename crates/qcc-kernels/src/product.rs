@@ -191,28 +191,21 @@ impl Product {
         Ok(())
     }
 
-    /// Its kernels of `rows` rows, 1 to [`KernelSpec::MOST_ROWS`]: for panels of two tiles and of
-    /// one, as far as the weight has them.
-    pub fn specs(&self, rows: u8) -> impl Iterator<Item = KernelSpec> {
-        [1, 2].into_iter().filter_map(move |tiles| self.spec(rows, tiles))
-    }
-
-    /// The kernel of so many rows for panels of so many tiles, if there are any.
-    fn spec(&self, rows: u8, tiles: u8) -> Option<KernelSpec> {
-        let layout = &self.layout;
-        let last = layout.tiles(layout.panels() - 1);
-        let exists = usize::from(tiles) == last || (tiles == 2 && layout.panels() > 1);
-        // An overlay comes before the end.
-        let end = if self.overlay.is_some() { Epilogue::None } else { self.epilogue };
-        let spec = KernelSpec::new(layout, rows, tiles, self.planes, self.source.isa());
-        exists.then(|| spec.with_epilogue(end))
-    }
-
     /// Kernels of so many rows: for panels of two tiles and of one.
     fn chosen(&self, rows: usize) -> Result<[Option<Chosen>; 2], KernelError> {
-        let find = |tiles: u8| {
-            let Some(spec) = self.spec(rows as u8, tiles) else { return Ok(None) };
-            let slot = &self.kernels[usize::from(tiles) - 1][rows - 1];
+        let layout = &self.layout;
+        let last = layout.tiles(layout.panels() - 1);
+        let find = |tiles: usize| {
+            let exists = tiles == last || (tiles == 2 && layout.panels() > 1);
+            if !exists {
+                return Ok(None);
+            }
+            let spec =
+                KernelSpec::new(layout, rows as u8, tiles as u8, self.planes, self.source.isa());
+            // An overlay comes before the end.
+            let end = if self.overlay.is_some() { Epilogue::None } else { self.epilogue };
+            let spec = spec.with_epilogue(end);
+            let slot = &self.kernels[tiles - 1][rows - 1];
             let kernel = match slot.get() {
                 Some(kernel) => *kernel,
                 None => {

@@ -1,10 +1,8 @@
 //! Where kernels come from: compiled for the CPU, or in plain Rust where one cannot be.
 
-use crate::ahead;
 use crate::options::{Cache, Options};
 use qcc_codegen::{CodegenError, Jit};
-use qcc_kernels::{Isa, KernelError, KernelSource, KernelSpec, OrScalar, Product, Scalar};
-use std::collections::BTreeSet;
+use qcc_kernels::{Isa, KernelSource, OrScalar, Scalar};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -16,8 +14,6 @@ struct Shared {
     source: Arc<OrScalar>,
     /// What compiles them.
     jit: Option<Arc<Jit>>,
-    /// Those that were looked for on disk.
-    asked: Mutex<BTreeSet<KernelSpec>>,
     /// Why nothing does, if that was wished for.
     why: Option<String>,
     /// Whether the user knows that they are slow.
@@ -54,8 +50,7 @@ impl Kernels {
             None => Arc::new(Scalar),
         };
         let source = Arc::new(OrScalar::new(source));
-        let (asked, told) = (Mutex::default(), AtomicBool::new(false));
-        Self(Arc::new(Shared { source, jit, asked, why, told }))
+        Self(Arc::new(Shared { source, jit, why, told: AtomicBool::new(false) }))
     }
 
     /// Where products find them.
@@ -73,24 +68,9 @@ impl Kernels {
         self.0.why.as_deref()
     }
 
-    /// Finds the kernels of a product for one row, if they are compiled. Has all others compiled
-    /// [ahead](crate::ahead): a run that comes before one is there waits for it.
-    ///
-    /// # Errors
-    /// If there is no kernel for the product, not even in plain Rust.
-    pub(crate) fn prepare(&self, product: &Product) -> Result<(), KernelError> {
-        let Shared { source, jit: Some(jit), asked, .. } = &*self.0 else {
-            return product.prepare(1);
-        };
-        let is_new =
-            |spec: &KernelSpec| asked.lock().unwrap_or_else(PoisonError::into_inner).insert(*spec);
-        for spec in (1..=KernelSpec::MOST_ROWS).flat_map(|rows| product.specs(rows)) {
-            if is_new(&spec) && !jit.has(&spec) {
-                ahead::ask(source, spec);
-            }
-        }
-        let found = product.specs(1).all(|it| jit.has(&it));
-        if found { product.prepare(1) } else { Ok(()) }
+    /// Whether LLVM is in memory already: then more kernels cost only their own time.
+    pub(crate) fn has_compiled(&self) -> bool {
+        self.0.jit.as_ref().is_some_and(|it| it.has_compiled())
     }
 
     /// A line for the log, once: that kernels in plain Rust run, and why.

@@ -12,7 +12,6 @@
 
 #[allow(unsafe_code, reason = "the interface of ONNX Runtime is one of C")]
 mod abi;
-mod ahead;
 #[allow(unsafe_code, reason = "the interface of ONNX Runtime is one of C")]
 mod api;
 mod around;
