@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Times of a language model in `qcc bench` beside ONNX Runtime's CPU provider, in turns.
 
-    python tools/py/run_bench.py MODEL --qcc target/ci/qcc [--threads 1] [--past 128] [--rounds 10] [--runs 15]
+    python tools/py/run_bench.py MODEL --qcc target/ci/qcc [--threads 1] [--past 128] [--rounds 10] [--runs 15] [--rows N]
 
 A round times --runs tokens after --past others in ONNX Runtime, then in a process of qcc, and the same for 128 tokens
 at once; the order alternates. Printed: medians over the rounds of the median of each, of their ratio (ONNX Runtime's
 time over that of qcc), and the best of each. MODEL has inputs input_ids and past_key_values.*; accuracy levels are
-those of the file, on both sides.
+those of the file, on both sides. With --rows N, --runs times N tokens at once are timed alone; a model in float will do.
 """
 
 import argparse
@@ -77,12 +77,16 @@ def tell(threads, what, ort, qcc):
 def main():
     parser = arguments(__doc__, 10)
     parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--rows", type=int)
     args = parser.parse_args()
     session = open_session(args)
-    for what, rows, past, runs in (
+    cases = [
         (f"a token after {args.past}", 1, args.past, args.runs),
         ("128 tokens", 128, 0, max(args.runs // 4, 3)),
-    ):
+    ]
+    if args.rows:
+        cases = [(f"{args.rows} tokens", args.rows, 0, args.runs)]
+    for what, rows, past, runs in cases:
         inputs = feeds(session, rows, past)
         sides = (lambda: in_runtime(session, inputs, runs), lambda: in_qcc(args, rows, past, runs))
         tell(args.threads, what, *in_turns(sides, args.rounds))
