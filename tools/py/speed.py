@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """CPU seconds and memory of quantizing and saving a model of random weights, beside ONNX Runtime's quantizer.
 
-    python tools/py/speed.py --qcc target/ci/qcc [--gib 1] [--group 32] [--rounds 3] [--recipe rtn] [--peer PYTHON --mode default]
+    python tools/py/speed.py --qcc target/ci/qcc [--gib 1] [--group 32] [--rounds 3] [--recipe rtn] [--format nbits] [--peer PYTHON --mode default]
 
 Makes a model of --gib GiB of float weights (external data) in --dir, then runs qcc and, with --peer, ONNX Runtime's
 MatMulNBitsQuantizer (by peers.py) in turns, the input in the page cache. PYTHON is one that has onnxruntime and onnx_ir. Its time
@@ -81,6 +81,7 @@ def main():
     parser.add_argument("--group", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--recipe", default="rtn")
+    parser.add_argument("--format", default="nbits")
     parser.add_argument("--peer")
     parser.add_argument("--mode", choices=["default", "k_quant"], default="default")
     parser.add_argument("--dir")
@@ -90,7 +91,7 @@ def main():
         gib = make(source, args.gib)
         # The last product reads no less than others: it is a head, and the other tool takes it too.
         command = [args.qcc, source, "-O", args.recipe, "-b4", f"-g{args.group}", "--lm-head", "4", "-f"]
-        command += ["-o", os.path.join(folder, "qcc.onnx"), "--progress", "off"]
+        command += ["-o", os.path.join(folder, "qcc.onnx"), "--progress", "off", "--format", args.format]
         ours, peers, anonymous = [], [], 0
         for _ in range(args.rounds):
             if args.peer:
