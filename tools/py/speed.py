@@ -74,6 +74,13 @@ def run(command):
     return spent, anonymous, out
 
 
+def clear(folder):
+    """Takes older outputs away, so that no run has to."""
+    for name in os.listdir(folder):
+        if name.startswith(("peer", "qcc")):
+            os.remove(os.path.join(folder, name))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--qcc", required=True)
@@ -82,6 +89,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--recipe", default="rtn")
     parser.add_argument("--format", default="nbits")
+    parser.add_argument("--no-provenance", action="store_true", help="no digest of the input, which the other tool does not make")
     parser.add_argument("--peer")
     parser.add_argument("--mode", choices=["default", "k_quant"], default="default")
     parser.add_argument("--dir")
@@ -92,14 +100,17 @@ def main():
         # The last product reads no less than others: it is a head, and the other tool takes it too.
         command = [args.qcc, source, "-O", args.recipe, "-b4", f"-g{args.group}", "--lm-head", "4", "-f"]
         command += ["-o", os.path.join(folder, "qcc.onnx"), "--progress", "off", "--format", args.format]
+        command += ["--no-provenance"] if args.no_provenance else []
         ours, peers, anonymous = [], [], 0
         for _ in range(args.rounds):
+            clear(folder)
             if args.peer:
                 out = os.path.join(folder, "peer.onnx")
                 text = run([args.peer, TOOL, source, "--tool", args.mode, "--group", str(args.group), "-o", out])[2]
                 load, rest = map(float, text.split("cpu ")[-1].split(":")[0].split())
                 peers.append((rest, load + rest))
             run(command)  # the other tool has used the caches
+            clear(folder)
             spent, most, _ = run(command)
             ours.append(spent)
             anonymous = max(anonymous, most)
