@@ -179,18 +179,17 @@ impl Body {
 
     /// A vector of integers of the given ONNX type.
     fn tensor(&mut self, name: &str, kind: i64, values: &[i64]) -> String {
-        let mut tensor = TensorProto {
+        // Raw bytes: OpenVINO 2026.4 reads `uint64_data` of 32-bit numbers wrongly.
+        let bytes = |it: &i64| match kind {
+            INT32 | UINT32 => (*it as u32).to_le_bytes().to_vec(),
+            _ => it.to_le_bytes().to_vec(),
+        };
+        let tensor = TensorProto {
             dims: vec![values.len() as i64],
             data_type: i32::try_from(kind).ok(),
+            raw_data: Some(values.iter().flat_map(bytes).collect::<Vec<u8>>().into()),
             ..TensorProto::default()
         };
-        match kind {
-            INT32 => tensor.int32_data = values.iter().map(|&it| it as i32).collect(),
-            UINT32 | UINT64 => {
-                tensor.uint64_data = values.iter().map(|it| it.cast_unsigned()).collect();
-            }
-            _ => tensor.int64_data = values.to_vec(),
-        }
         self.constant(name, tensor)
     }
 
