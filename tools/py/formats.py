@@ -427,7 +427,7 @@ def speed(g, full):
     os.environ["RAYON_NUM_THREADS"] = "1"
     model = save(g.path("large"), [("p", 2048, 2048, "MatMul")], np.float32)
     feeds = {"a2048": np.random.default_rng(3).standard_normal((1, 2048)).astype(np.float32)}
-    cells = [(4, 32)] + ([(4, 128), (8, 32), (2, 32), (2, 64)] if full else [])
+    cells = [(4, 32)] + ([(4, 128), (4, 256), (8, 32), (2, 16), (2, 32), (2, 64)] if full else [])
     sessions = {("float",): oracle.session(model)}
     for bits, block in cells:
         for format_ in ("nbits", "qdq") if full else ("nbits",):

@@ -13,8 +13,8 @@ mod source;
 
 pub use error::{ReadError, WriteError};
 pub use export::{
-    External, WriteOptions, Written, check_opset, check_places, check_stream, is_same_file, size,
-    write, write_file, write_stream,
+    External, WriteOptions, Written, check_opset, check_places, check_stream, data_beside,
+    is_same_file, size, write, write_file, write_stream,
 };
 pub use import::{ReadOptions, read, read_stream, read_tensor};
 pub use source::{Model, Source};

@@ -5,17 +5,17 @@ use qcc_pass::{PassInfo, Pipeline};
 use crate::error::Error;
 use crate::own_text::Need;
 
-/// Passes whose choices follow from what the samples hold.
-const READERS: &[&str] = &["allocate-bits", "kl-precalibrate", "adpq", "gptq"];
+/// The pass whose sizes follow from what the samples hold.
+const READER: &str = "allocate-bits";
 
-/// What a pipeline without tuning needs of samples: their size alone, unless a pass reads them.
+/// What a pipeline without tuning needs of samples: their size alone, unless bits follow from them.
 pub(crate) fn need(pipeline: &Pipeline) -> Need {
-    let reads = |name: &str| READERS.contains(&name);
-    if pipeline.steps().iter().any(|it| reads(it.pass.name)) { Need::Tokens } else { Need::Size }
+    let reads = pipeline.steps().iter().any(|it| it.pass.name == READER);
+    if reads { Need::Tokens } else { Need::Size }
 }
 
-/// A pipeline that probes instead of tuning, and rounds to nearest: what it writes has the sizes of
-/// the other.
+/// A pipeline that probes instead of tuning, and rounds to nearest instead of searching: what it
+/// writes has the sizes of the other.
 ///
 /// # Errors
 /// When there is no such pass among `passes`.
@@ -34,6 +34,9 @@ pub(crate) fn pipeline(
                 let probe = step.to_string().replacen("signround", "probe-blocks", 1);
                 let instead = Pipeline::parse(&format!("{probe},rtn"), passes, &[])?;
                 steps.extend_from_slice(instead.steps());
+            }
+            "kl-precalibrate" | "gptq" => {
+                steps.extend_from_slice(Pipeline::parse("rtn", passes, &[])?.steps());
             }
             _ => steps.push(step.clone()),
         }

@@ -28,13 +28,13 @@ use crate::source::{GraphSource, What, called};
 use crate::{Source, WriteError};
 use file::Pending;
 pub use file::{is_same_file, write_file};
-use places::{beside, free_data, free_model};
+use places::{data_name, free_data, free_model};
 use rope::Rope;
 use sidecar::Sidecar;
 use upgrade::Upgrade;
 
 pub use opset::check_opset;
-pub use places::{check_places, check_stream};
+pub use places::{check_places, check_stream, data_beside};
 
 /// Models above this size keep their tensors in a file of their own: protobuf libraries refuse
 /// messages of 2 GiB.
@@ -207,7 +207,7 @@ fn parts(
         }
     };
     if moves {
-        let mut new = Sidecar::new(beside(path));
+        let mut new = Sidecar::new(data_name(path));
         model = message(graph, source, options, needs, (Some(&mut new), files))?;
         sidecar = Some(new).filter(|it| !it.is_empty());
     }

@@ -1,6 +1,6 @@
 //! Where a model and its data file go, and what may not be there.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::External;
 use super::file::{is_same_file, try_place};
@@ -27,7 +27,7 @@ pub fn check_places(
     if !moves {
         return Ok(());
     }
-    let data = path.with_file_name(beside(path));
+    let data = data_beside(path);
     free_data(source, &data, path)?;
     try_place(&data)
 }
@@ -80,7 +80,12 @@ fn reads(model: &Path, data: &Path) -> bool {
     crate::read(model, &options).is_ok_and(|it| it.source.has_data(data))
 }
 
+/// Place of the data file of a model that is written to `path`.
+pub fn data_beside(path: &Path) -> PathBuf {
+    path.with_file_name(data_name(path))
+}
+
 /// Name of the data file of a model.
-pub(super) fn beside(path: &Path) -> String {
+pub(super) fn data_name(path: &Path) -> String {
     format!("{}.data", path.file_name().unwrap_or_default().to_string_lossy())
 }

@@ -108,7 +108,7 @@ pub(super) fn check(
     let mut writes: Vec<(&str, PathBuf)> = Vec::new();
     if has_model && writes_model && !streams::is_stream(output) {
         writes.push(("-o", output.to_owned()));
-        writes.push(("the data file", data_beside(output)));
+        writes.push(("the data file", qcc_onnx::data_beside(output)));
     }
     writes.extend(code.into_iter().map(|it| ("--emit", it)));
     let json = match json {
@@ -145,12 +145,6 @@ fn reads(args: &QuantizeArgs, model: &Model) -> Vec<(&'static str, PathBuf)> {
     ];
     reads.extend(options.into_iter().filter_map(|(name, it)| Some((name, it.clone()?))));
     reads
-}
-
-/// The data file that a model may get.
-fn data_beside(output: &Path) -> PathBuf {
-    let name = output.file_name().unwrap_or_default().to_string_lossy();
-    output.with_file_name(format!("{name}.data"))
 }
 
 /// Whether the model is written as it is.
