@@ -7,7 +7,6 @@ use crate::image::Image;
 use crate::{CodegenError, Target};
 use qcc_kernels::{Isa, Kernel, KernelError, KernelSource, KernelSpec};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Compiles kernels for the CPU at hand, each when it is first asked for, and keeps them.
@@ -25,7 +24,6 @@ pub struct Jit {
     /// The CPU at hand, as LLVM knows it.
     target: Once<Target>,
     engine: Once<Engine>,
-    compiled: AtomicBool,
 }
 
 type Once<T> = OnceLock<Result<T, CodegenError>>;
@@ -43,8 +41,7 @@ impl Jit {
         let isa = here.best();
         let (kernels, images) = (Mutex::default(), Mutex::default());
         let (target, engine) = (OnceLock::new(), OnceLock::new());
-        let compiled = AtomicBool::new(false);
-        Ok(Jit { here, isa, cache: None, kernels, images, target, engine, compiled })
+        Ok(Jit { here, isa, cache: None, kernels, images, target, engine })
     }
 
     /// Keeps compiled kernels in a folder as well. A folder that cannot be used costs only time.
@@ -60,12 +57,6 @@ impl Jit {
     pub fn with_isa(self, isa: Isa) -> Result<Self, CodegenError> {
         self.check(isa)?;
         Ok(Jit { isa, ..self })
-    }
-
-    /// Whether a kernel was compiled: then LLVM is in memory, and others cost only their own time.
-    #[must_use]
-    pub fn has_compiled(&self) -> bool {
-        self.compiled.load(Ordering::Relaxed)
     }
 
     /// Whether the CPU at hand has an instruction set.
@@ -136,9 +127,7 @@ impl Jit {
 
     fn compile(&self, spec: &KernelSpec) -> Result<Vec<u8>, CodegenError> {
         let unit = emit::Unit::new(self.target()?)?;
-        let object = unit.draft(std::slice::from_ref(spec))?.object()?;
-        self.compiled.store(true, Ordering::Relaxed);
-        Ok(object)
+        unit.draft(std::slice::from_ref(spec))?.object()
     }
 
     fn load(&self, object: &[u8], name: &str) -> Result<Kernel, CodegenError> {

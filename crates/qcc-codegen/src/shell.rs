@@ -52,12 +52,6 @@ impl Jit {
         Ok(self)
     }
 
-    /// Whether a kernel was compiled.
-    #[must_use]
-    pub fn has_compiled(&self) -> bool {
-        match *self {}
-    }
-
     /// Whether the CPU at hand has an instruction set.
     ///
     /// # Errors

@@ -234,7 +234,6 @@ impl Kernel {
         }
         let packed = pack(self.shape, &operands)?;
         let linear = Linear::new(packed, &self.kernels, self.planes, None, Epilogue::None)?;
-        linear.prepare_all(&self.kernels)?;
         Ok((Multiply::Panels(Group::new(vec![linear.into()])?), None))
     }
 

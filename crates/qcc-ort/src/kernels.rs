@@ -12,8 +12,6 @@ pub(crate) struct Kernels(Arc<Shared>);
 
 struct Shared {
     source: Arc<OrScalar>,
-    /// What compiles them.
-    jit: Option<Arc<Jit>>,
     /// Why nothing does, if that was wished for.
     why: Option<String>,
     /// Whether the user knows that they are slow.
@@ -39,18 +37,15 @@ impl Kernels {
     fn new(options: &Options) -> Self {
         let made = match options.isa {
             Some(Isa::Scalar) => Ok(None),
-            _ => jit(options).map(|it| Some(Arc::new(it))),
+            _ => jit(options).map(Some),
         };
-        let (jit, why) = match made {
-            Ok(jit) => (jit, None),
-            Err(error) => (None, Some(error.to_string())),
-        };
-        let source: Arc<dyn KernelSource> = match &jit {
-            Some(jit) => Arc::<Jit>::clone(jit),
-            None => Arc::new(Scalar),
+        let (source, why): (Arc<dyn KernelSource>, _) = match made {
+            Ok(Some(jit)) => (Arc::new(jit), None),
+            Ok(None) => (Arc::new(Scalar), None),
+            Err(error) => (Arc::new(Scalar), Some(error.to_string())),
         };
         let source = Arc::new(OrScalar::new(source));
-        Self(Arc::new(Shared { source, jit, why, told: AtomicBool::new(false) }))
+        Self(Arc::new(Shared { source, why, told: AtomicBool::new(false) }))
     }
 
     /// Where products find them.
@@ -66,11 +61,6 @@ impl Kernels {
     /// Why no kernel can be compiled as the session asks for.
     pub(crate) fn refused(&self) -> Option<&str> {
         self.0.why.as_deref()
-    }
-
-    /// Whether LLVM is in memory already: then more kernels cost only their own time.
-    pub(crate) fn has_compiled(&self) -> bool {
-        self.0.jit.as_ref().is_some_and(|it| it.has_compiled())
     }
 
     /// A line for the log, once: that kernels in plain Rust run, and why.

@@ -11,10 +11,9 @@ use crate::threads::Host;
 use crate::weight::Packed;
 use ort_sys::{OrtKernelContext, OrtLoggingLevel};
 use qcc_kernels::{
-    ActLayout, Activations, Alone, Epilogue, Factor, KernelSpec, Operands, Planes, Pool, Product,
-    ProductError, Share, Threads,
+    ActLayout, Activations, Alone, Epilogue, Factor, Operands, Planes, Pool, Product, ProductError,
+    Share, Threads,
 };
-use std::ops::RangeInclusive;
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -88,7 +87,8 @@ impl Scratch {
     }
 }
 
-/// A weight with its kernels and bias.
+/// A weight with its kernels and bias. That of one row is found at once, those of more rows when a
+/// run has them.
 pub(crate) struct Linear {
     product: Product,
     bias: Option<Vec<f32>>,
@@ -106,26 +106,8 @@ impl Linear {
     ) -> Result<Self, Failure> {
         let product = Product::new(Arc::new(matrix), kernels.source(), planes, epilogue);
         let linear = Self { product: product.with_overlay(overlay.map(Arc::new)), bias };
-        linear.prepare(1..=1)?;
+        linear.product.prepare(1).map_err(|it| Failure::other(it.to_string()))?;
         Ok(linear)
-    }
-
-    /// Asks for the kernels of every number of rows, where LLVM is in memory anyhow: so no run
-    /// waits for a compiler.
-    ///
-    /// # Errors
-    /// As [`Self::new`].
-    pub(crate) fn prepare_all(&self, kernels: &Kernels) -> Result<(), Failure> {
-        let rows = 1..=usize::from(KernelSpec::MOST_ROWS);
-        if kernels.has_compiled() { self.prepare(rows) } else { Ok(()) }
-    }
-
-    fn prepare(&self, rows: RangeInclusive<usize>) -> Result<(), Failure> {
-        for rows in rows {
-            let done = self.product.prepare(rows);
-            done.map_err(|it| Failure::other(it.to_string()))?;
-        }
-        Ok(())
     }
 
     fn operands(&self) -> Operands<'_> {

@@ -160,8 +160,6 @@ impl Provider {
         for (_, linear) in done {
             linears.push(linear?);
         }
-        // Only now it is known whether something had to be compiled.
-        linears.par_iter().try_for_each(|it| it.prepare_all(kernels))?;
         self.tell();
         Ok(linears)
     }
