@@ -6,6 +6,7 @@
 
 mod abi;
 mod act;
+pub mod attention;
 pub mod ends;
 pub mod epilogue;
 pub mod limits;

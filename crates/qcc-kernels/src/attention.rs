@@ -1,0 +1,361 @@
+//! Causal attention over a cache of keys and values, where several heads of queries may share one
+//! of keys and values (`com.microsoft.GroupQueryAttention`), in f32.
+//!
+//! New keys go behind the past of their row, turned by their positions like the queries. A few new
+//! tokens run [tile by tile](tile) over the cache, which is read once for the heads that share it;
+//! more of them are products of blocks of queries with all keys that the block sees.
+
+mod tile;
+
+use crate::Threads;
+use gemm::Parallelism;
+use std::ops::Range;
+
+/// Most rows of queries, new tokens times heads of a group, that run without whole products.
+const FEW: usize = 32;
+
+/// New tokens of a block of queries.
+const BLOCK: usize = 32;
+
+/// Sizes of one computation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Heads of queries; a multiple of `kv_heads`.
+    pub heads: usize,
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// Features of a head.
+    pub size: usize,
+    /// New tokens of a row of the batch.
+    pub len: usize,
+    /// Positions of a row of the cache.
+    pub present: usize,
+}
+
+/// Where the new tokens of a row of the batch stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The position of the first one.
+    pub first: usize,
+    /// Keys that the row has with them; tokens from there on are padding.
+    pub keys: usize,
+}
+
+/// Features of new tokens, `[tokens][width]`, those of the heads from `first` on.
+#[derive(Clone, Copy, Debug)]
+pub struct Tokens<'a> {
+    /// All of them.
+    pub data: &'a [f32],
+    /// Features of a token in `data`.
+    pub width: usize,
+    /// Where those of the first head begin in it.
+    pub first: usize,
+}
+
+/// Turns of features by position: pairs are feature i and the one half the turned features on.
+#[derive(Clone, Copy, Debug)]
+pub struct Rotary<'a> {
+    /// `[positions][half]`.
+    pub cos: &'a [f32],
+    /// As `cos`.
+    pub sin: &'a [f32],
+    /// Half the features that are turned; at most half a head.
+    pub half: usize,
+}
+
+/// Keys or values of the past, `[batch][kv_heads][positions][size]`, which the cache gets a copy of.
+#[derive(Clone, Copy, Debug)]
+pub struct Past<'a> {
+    /// All of them.
+    pub data: &'a [f32],
+    /// Positions of a head.
+    pub positions: usize,
+}
+
+/// One computation.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention<'a> {
+    /// Its sizes.
+    pub shape: AttentionShape,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// New queries, keys and values, the rows of the batch one after the other.
+    pub new: [Tokens<'a>; 3],
+    /// How queries and keys are turned.
+    pub rotary: Option<Rotary<'a>>,
+    /// One for each row of the batch.
+    pub spans: &'a [Span],
+    /// Keys and values of the past; None where the cache holds them already.
+    pub past: [Option<Past<'a>>; 2],
+}
+
+/// What does not fit in an [`Attention`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("attention: {0}")]
+pub struct AttentionError(&'static str);
+
+/// Floats that several threads write, each its own.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+
+// SAFETY: `Shared::part` says who may use which floats.
+#[allow(unsafe_code)]
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    fn at(&self, first: usize) -> *mut f32 {
+        self.0.wrapping_add(first)
+    }
+
+    /// # Safety
+    /// The floats lie in a slice that is borrowed for `'a`, and nobody else uses them then.
+    #[allow(unsafe_code, clippy::mut_from_ref)]
+    unsafe fn part<'a>(&self, range: Range<usize>) -> &'a mut [f32] {
+        // SAFETY: what the caller promises.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
+    }
+}
+
+impl Attention<'_> {
+    /// Floats of `turned` in [`Self::run`].
+    #[must_use]
+    pub fn room(&self) -> usize {
+        let AttentionShape { heads, size, len, .. } = self.shape;
+        self.spans.len() * heads * len * size
+    }
+
+    /// Multiplications of it, about.
+    #[must_use]
+    pub fn work(&self) -> usize {
+        let AttentionShape { heads, size, len, .. } = self.shape;
+        self.spans.iter().map(|it| 2 * heads * len * size * it.keys).sum()
+    }
+
+    /// Writes new keys and values into the cache, `[batch][kv_heads][present][size]` each, and the
+    /// result `y: [batch][len][heads * size]`. `turned` is room.
+    ///
+    /// # Errors
+    /// When sizes do not fit each other, before anything is written.
+    pub fn run(
+        &self,
+        threads: &dyn Threads,
+        cache: [&mut [f32]; 2],
+        turned: &mut [f32],
+        y: &mut [f32],
+    ) -> Result<(), AttentionError> {
+        let AttentionShape { heads, kv_heads, size, len, present } = self.shape;
+        self.check([cache[0].len(), cache[1].len()], turned.len(), y.len())?;
+        let [keys, values] = cache.map(|it| Shared(it.as_mut_ptr()));
+        let (turned, y) = (Shared(turned.as_mut_ptr()), Shared(y.as_mut_ptr()));
+        let (rows, group) = (self.spans.len(), heads / kv_heads);
+        let is_few = group * len <= FEW;
+        threads.run(rows * kv_heads, &|range| {
+            for i in range {
+                let (row, head) = (i / kv_heads, i % kv_heads);
+                let (cache, queries) = (present * size, group * len * size);
+                // SAFETY: head `i` of the cache, and the queries of its group: `check` says that
+                // there are so many, and each number is given to one thread.
+                #[allow(unsafe_code)]
+                let (keys, values, turned) = unsafe {
+                    let of = |it: &Shared, len: usize| it.part(i * len..(i + 1) * len);
+                    (of(&keys, cache), of(&values, cache), of(&turned, queries))
+                };
+                self.append(row, head, keys, values);
+                self.turn(row, head, turned);
+                if is_few {
+                    let span = self.spans[row];
+                    tile::run(size, len, span, [turned, keys, values], |query, result| {
+                        let (of_group, token) = (query / len, query % len);
+                        let at = ((row * len + token) * heads + head * group + of_group) * size;
+                        // SAFETY: the result of one head for one token, which only this job has.
+                        #[allow(unsafe_code)]
+                        unsafe { y.part(at..at + size) }.copy_from_slice(result);
+                    });
+                }
+            }
+        });
+        if is_few {
+            return Ok(());
+        }
+        let blocks = len.div_ceil(BLOCK);
+        threads.run(rows * heads * blocks, &|range| {
+            let mut scores = Vec::new();
+            for i in range {
+                // Later blocks see more keys: they come first.
+                let block = blocks - 1 - i / (rows * heads);
+                let (row, head) = (i % (rows * heads) / heads, i % heads);
+                let tokens = block * BLOCK..len.min((block + 1) * BLOCK);
+                let (of_cache, at) = (row * kv_heads + head / group, row * heads + head);
+                // SAFETY: nobody writes the cache and the queries any more.
+                #[allow(unsafe_code)]
+                let (keys, values, queries) = unsafe {
+                    let of = |it: &Shared, i: usize, len: usize| &*it.part(i * len..(i + 1) * len);
+                    (
+                        of(&keys, of_cache, present * size),
+                        of(&values, of_cache, present * size),
+                        of(&turned, at, len * size),
+                    )
+                };
+                let queries = &queries[tokens.start * size..tokens.end * size];
+                let y = y.at(((row * len + tokens.start) * heads + head) * size);
+                let first = self.spans[row].first + tokens.start;
+                let end = |token: usize| (first + token + 1).min(self.spans[row].keys.max(1));
+                let (count, seen) = (tokens.len(), end(tokens.len() - 1));
+                scores.resize(count * seen, 0.0);
+                // SAFETY: `queries` has `count` rows of `size`, `keys` has `seen` rows and more.
+                #[allow(unsafe_code)]
+                unsafe {
+                    let (to, strides) = (scores.as_mut_ptr(), [size, 1, 1, size]);
+                    multiply([count, seen, size], (to, seen), queries, keys, strides);
+                }
+                for (token, scores) in scores.chunks_exact_mut(seen).enumerate() {
+                    let (near, far) = scores.split_at_mut(end(token));
+                    tile::softmax(near);
+                    far.fill(0.0);
+                }
+                // SAFETY: as above; the result of one head for the tokens of a block lies in `y` in
+                // rows of all heads, and only this job has it.
+                #[allow(unsafe_code)]
+                unsafe {
+                    let strides = [seen, 1, size, 1];
+                    multiply([count, size, seen], (y, heads * size), &scores, values, strides);
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn check(&self, cache: [usize; 2], turned: usize, y: usize) -> Result<(), AttentionError> {
+        let AttentionShape { heads, kv_heads, size, len, present } = self.shape;
+        let fits = |fits: bool, what| if fits { Ok(()) } else { Err(AttentionError(what)) };
+        let rows = self.spans.len();
+        fits(kv_heads > 0 && size > 0 && heads.is_multiple_of(kv_heads), "heads do not divide")?;
+        let all = rows * kv_heads * present * size;
+        fits(cache == [all, all], "the cache has not its size")?;
+        fits(turned == self.room() && y == self.room(), "the result has not its size")?;
+        for (tokens, heads) in self.new.iter().zip([heads, kv_heads, kv_heads]) {
+            let is_wide = tokens.first + heads * size <= tokens.width;
+            let is_long = tokens.data.len() >= rows * len * tokens.width;
+            fits(is_wide && is_long, "new tokens have not their size")?;
+        }
+        for past in self.past.iter().flatten() {
+            let want = rows * kv_heads * past.positions * size;
+            fits(past.data.len() == want, "the past has not its size")?;
+            fits(past.positions <= present, "the past is longer than the cache")?;
+            let has_all = self.spans.iter().all(|it| it.first <= past.positions);
+            fits(has_all, "tokens do not follow the past")?;
+        }
+        let is_in = |it: &Span| it.first + len <= present && it.keys <= present;
+        fits(self.spans.iter().all(is_in), "tokens are beyond the cache")?;
+        if let Some(Rotary { cos, sin, half }) = self.rotary {
+            fits(2 * half <= size && cos.len() == sin.len(), "turns do not fit a head")?;
+            let last = self.spans.iter().map(|it| it.first + len).max().unwrap_or(0);
+            fits(cos.len() >= last.max(2) * half, "there are no turns for so many positions")?;
+        }
+        Ok(())
+    }
+
+    /// The position of a new token, as far as turns go: padding stands at 1.
+    fn position(&self, row: usize, token: usize) -> usize {
+        let Span { first, keys } = self.spans[row];
+        if first + token < keys { first + token } else { 1 }
+    }
+
+    /// Writes past and new keys and values of a head.
+    fn append(&self, row: usize, head: usize, keys: &mut [f32], values: &mut [f32]) {
+        let AttentionShape { kv_heads, size, len, .. } = self.shape;
+        let first = self.spans[row].first;
+        for (to, past) in [&mut *keys, &mut *values].into_iter().zip(self.past) {
+            if let Some(Past { data, positions }) = past {
+                let from = (row * kv_heads + head) * positions * size;
+                let (near, far) = to.split_at_mut(first * size);
+                near.copy_from_slice(&data[from..from + first * size]);
+                far[len * size..].fill(0.0);
+            }
+        }
+        for token in 0..len {
+            let at = (first + token) * size;
+            let key = &mut keys[at..at + size];
+            key.copy_from_slice(self.new[1].head(row * len + token, head, size));
+            if let Some(rotary) = &self.rotary {
+                rotary.turn(self.position(row, token), key);
+            }
+            values[at..at + size].copy_from_slice(self.new[2].head(row * len + token, head, size));
+        }
+    }
+
+    /// Queries of the group of a head, `[group][len][size]`, turned and scaled.
+    fn turn(&self, row: usize, head: usize, turned: &mut [f32]) {
+        let AttentionShape { heads, kv_heads, size, len, .. } = self.shape;
+        let group = heads / kv_heads;
+        for (i, to) in turned.chunks_exact_mut(size).enumerate() {
+            let (of_group, token) = (i / len, i % len);
+            to.copy_from_slice(self.new[0].head(row * len + token, head * group + of_group, size));
+            if let Some(rotary) = &self.rotary {
+                rotary.turn(self.position(row, token), to);
+            }
+            to.iter_mut().for_each(|it| *it *= self.scale);
+        }
+    }
+}
+
+impl<'a> Tokens<'a> {
+    fn head(&self, token: usize, head: usize, size: usize) -> &'a [f32] {
+        &self.data[token * self.width + self.first + head * size..][..size]
+    }
+}
+
+impl Rotary<'_> {
+    fn turn(&self, position: usize, head: &mut [f32]) {
+        let at = position * self.half..(position + 1) * self.half;
+        let (cos, sin) = (&self.cos[at.clone()], &self.sin[at]);
+        let (a, b) = head[..2 * self.half].split_at_mut(self.half);
+        for ((a, b), (cos, sin)) in a.iter_mut().zip(b).zip(cos.iter().zip(sin)) {
+            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+        }
+    }
+}
+
+/// `to[m][n] = a[m][k] b[k][n]`, rows of `to` as far apart as it says. Strides are those of rows
+/// and columns of a, and of rows and columns of b.
+///
+/// # Safety
+/// All elements lie in what `to` leads to, which nobody else uses, and in `a` and `b`.
+#[allow(unsafe_code)]
+unsafe fn multiply(
+    [m, n, k]: [usize; 3],
+    (to, apart): (*mut f32, usize),
+    a: &[f32],
+    b: &[f32],
+    strides: [usize; 4],
+) {
+    let [a_row, a_col, b_row, b_col] = strides.map(usize::cast_signed);
+    let (a, b) = (a.as_ptr(), b.as_ptr());
+    // SAFETY: what the caller promises.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            to,
+            1,
+            apart.cast_signed(),
+            false,
+            a,
+            a_col,
+            a_row,
+            b,
+            b_col,
+            b_row,
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;
