@@ -198,8 +198,7 @@ impl Attention<'_> {
                 };
                 let queries = &queries[tokens.start * size..tokens.end * size];
                 let y = y.at(((row * len + tokens.start) * heads + head) * size);
-                let first = self.spans[row].first + tokens.start;
-                let end = |token: usize| (first + token + 1).min(self.spans[row].keys.max(1));
+                let end = |token: usize| end(self.spans[row], tokens.start + token);
                 let (count, seen) = (tokens.len(), end(tokens.len() - 1));
                 scores.resize(count * seen, 0.0);
                 // SAFETY: `queries` has `count` rows of `size`, `keys` has `seen` rows and more.
@@ -297,6 +296,11 @@ impl Attention<'_> {
             to.iter_mut().for_each(|it| *it *= self.scale);
         }
     }
+}
+
+/// Keys that a new token of a row sees.
+fn end(span: Span, token: usize) -> usize {
+    (span.first + token + 1).min(span.keys.max(1))
 }
 
 impl<'a> Tokens<'a> {

@@ -10,48 +10,98 @@ use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
 
+/// What runs in the place of nodes.
+pub(crate) trait Work {
+    /// Computes the results of the running operator.
+    fn compute(
+        &self,
+        api: &Api,
+        context: *mut OrtKernelContext,
+        room: &Room,
+    ) -> Result<(), Failure>;
+}
+
 /// `ComputeInfo` with what belongs to it. The runtime has a pointer to the first member.
 #[repr(C)]
 pub(crate) struct Fused {
     head: ComputeInfo,
     api: Api,
     room: Arc<Room>,
+    work: Box<dyn Work>,
+}
+
+impl Fused {
+    pub(crate) fn new(api: Api, room: Arc<Room>, work: Box<dyn Work>) -> Self {
+        let head = ComputeInfo { version: VERSION, create_state, compute, release_state };
+        Self { head, api, room, work }
+    }
+}
+
+/// Inputs and outputs of the node that was made of others, by the names that they had.
+pub(crate) struct Places<'a> {
+    inputs: Vec<Option<ValueInfo<'a>>>,
+    outputs: Vec<Option<ValueInfo<'a>>>,
+}
+
+impl<'a> Places<'a> {
+    pub(crate) fn of(node: &Node<'a>) -> Result<Self, Failure> {
+        Ok(Self { inputs: node.inputs()?, outputs: node.outputs()? })
+    }
+
+    pub(crate) fn input(&self, value: &ValueInfo<'_>) -> Result<usize, Failure> {
+        find(&self.inputs, value)
+    }
+
+    pub(crate) fn output(&self, value: &ValueInfo<'_>) -> Result<usize, Failure> {
+        find(&self.outputs, value)
+    }
+}
+
+fn find(among: &[Option<ValueInfo<'_>>], value: &ValueInfo<'_>) -> Result<usize, Failure> {
+    let name = value.name()?;
+    for (at, other) in among.iter().enumerate() {
+        if let Some(other) = other
+            && other.name()? == name
+        {
+            return Ok(at);
+        }
+    }
+    Err(Failure::other(format!("'{name}' is not of the node that was made of it")))
+}
+
+/// Products in the place of nodes.
+pub(crate) struct Products {
     group: Group,
     /// Which input of the node are the activations, which outputs the results.
     x: usize,
     ys: Vec<usize>,
 }
 
-impl Fused {
-    /// Products that are to stand for a node.
+impl Products {
     pub(crate) fn new(
-        api: Api,
-        room: Arc<Room>,
         group: Group,
-        node: &Node<'_>,
+        places: &Places<'_>,
         units: &[Unit<'_>],
     ) -> Result<Self, Failure> {
-        let (inputs, outputs) = (node.inputs()?, node.outputs()?);
-        let place = |among: &[Option<ValueInfo<'_>>], value: &ValueInfo<'_>| {
-            let name = value.name()?;
-            for (at, other) in among.iter().enumerate() {
-                if let Some(other) = other
-                    && other.name()? == name
-                {
-                    return Ok(at);
-                }
-            }
-            Err(Failure::other(format!("'{name}' is not of the node that was made of it")))
-        };
         let first = units.first().ok_or_else(|| Failure::other("a node of nothing"))?;
-        let x = place(&inputs, &first.claim.x)?;
-        let ys = units.iter().map(|it| place(&outputs, &it.y)).collect::<Result<_, Failure>>()?;
-        let head = ComputeInfo { version: VERSION, create_state, compute, release_state };
-        Ok(Self { head, api, room, group, x, ys })
+        let x = places.input(&first.claim.x)?;
+        let ys = units.iter().map(|it| places.output(&it.y)).collect::<Result<_, Failure>>()?;
+        Ok(Self { group, x, ys })
     }
 }
 
-/// There is no state: products are never written to.
+impl Work for Products {
+    fn compute(
+        &self,
+        api: &Api,
+        context: *mut OrtKernelContext,
+        room: &Room,
+    ) -> Result<(), Failure> {
+        self.group.compute(api, context, room, self.x, &self.ys)
+    }
+}
+
+/// There is no state: what runs is never written to.
 unsafe extern "system" fn create_state(
     _: *mut ComputeInfo,
     _: *mut c_void,
@@ -71,6 +121,6 @@ unsafe extern "system" fn compute(
 ) -> OrtStatusPtr {
     // SAFETY: the runtime gives back a pointer of `Provider::compile`.
     let fused = unsafe { &*this.cast::<Fused>() };
-    let Fused { api, room, group, x, ys, .. } = fused;
-    api.guard(|| group.compute(api, context, room, *x, ys))
+    let Fused { api, room, work, .. } = fused;
+    api.guard(|| work.compute(api, context, room))
 }

@@ -4,7 +4,7 @@
 //!
 //! - `CreateEpFactories` and `ReleaseEpFactory` make it an execution provider, `QccExecutionProvider`,
 //!   that takes `MatMulNBits`, the functions of `ai.qcc` and products over `DequantizeLinear`, with
-//!   constant weights.
+//!   constant weights, and attention over a cache beside them.
 //! - `RegisterCustomOps` registers the operators of `ai.qcc`, which then stand for the functions
 //!   of the same names in a model.
 //!
@@ -15,6 +15,8 @@ mod abi;
 #[allow(unsafe_code, reason = "the interface of ONNX Runtime is one of C")]
 mod api;
 mod around;
+#[allow(unsafe_code, reason = "the interface of ONNX Runtime is one of C")]
+mod attention;
 mod claim;
 mod constants;
 #[allow(unsafe_code, reason = "the interface of ONNX Runtime is one of C")]

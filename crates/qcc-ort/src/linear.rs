@@ -17,7 +17,7 @@ use qcc_kernels::{
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Smaller products, in multiplications, are done before other threads have started.
+/// Less work, in multiplications, is done before other threads have started.
 const ALONE: usize = 640 << 10;
 
 /// Threads for products.
@@ -47,7 +47,7 @@ pub(crate) struct Room {
 
 /// Room for what lies between activations and results.
 #[derive(Default)]
-struct Scratch {
+pub(crate) struct Scratch {
     acts: Activations,
     /// Factors of gates.
     floats: Vec<f32>,
@@ -68,10 +68,21 @@ impl Room {
         }
     }
 
-    fn with<T>(&self, body: impl FnOnce(&mut Scratch) -> T) -> T {
+    /// Runs so many multiplications of a running operator, on as many threads as they are worth.
+    pub(crate) fn run<T>(
+        &self,
+        api: &Api,
+        context: *mut OrtKernelContext,
+        work: usize,
+        body: impl FnOnce(&dyn Threads, &mut Scratch) -> T,
+    ) -> T {
         let spare = || self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         let mut scratch = spare().pop().unwrap_or_default();
-        let result = body(&mut scratch);
+        let result = match &self.workers {
+            _ if work < ALONE => body(&Alone, &mut scratch),
+            Workers::Own(pool) => body(pool, &mut scratch),
+            Workers::Host(threads) => body(&Host::new(api, context, *threads), &mut scratch),
+        };
         spare().push(scratch);
         result
     }
@@ -79,7 +90,7 @@ impl Room {
 
 impl Scratch {
     /// So many floats, whatever is in them.
-    fn floats(&mut self, count: usize) -> (&mut Activations, &mut [f32]) {
+    pub(crate) fn floats(&mut self, count: usize) -> (&mut Activations, &mut [f32]) {
         if self.floats.len() < count {
             self.floats.resize(count, 0.0);
         }
@@ -221,13 +232,9 @@ impl Group {
         let floats = x.floats()?;
         let mut ys: Vec<&mut [f32]> = outputs.iter_mut().map(Output::floats).collect();
         let columns: usize = self.parts.iter().flat_map(Part::linears).map(Linear::n).sum();
-        let small = rows.saturating_mul(self.k).saturating_mul(columns) < ALONE;
-        room.with(|scratch| match &room.workers {
-            _ if small => self.run(&Alone, scratch, &floats, &mut ys),
-            Workers::Own(pool) => self.run(pool, scratch, &floats, &mut ys),
-            Workers::Host(threads) => {
-                self.run(&Host::new(api, context, *threads), scratch, &floats, &mut ys)
-            }
+        let work = rows.saturating_mul(self.k).saturating_mul(columns);
+        room.run(api, context, work, |threads, scratch| {
+            self.run(threads, scratch, &floats, &mut ys)
         })
         .map_err(|error| Failure::other(error.to_string()))?;
         outputs.into_iter().for_each(Output::finish);

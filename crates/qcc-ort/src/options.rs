@@ -5,6 +5,7 @@
 //! | `planes` | `auto`, `a8`, `a15`, `a22`: how exactly activations are kept |
 //! | `threads` | `auto`: those of the session; a number: own threads |
 //! | `isa` | `auto`, or the name of an instruction set |
+//! | `attention` | `auto`: taken beside products; `off` |
 //! | `cache` | `auto`, `off`, or the folder of compiled kernels |
 //!
 //! Given to the provider as they are, or as entries of the session's configuration, `qcc.planes`.
@@ -27,7 +28,7 @@ const SHORT: &str = "qcc.";
 const LEVEL: &str = "session.qdq_matmulnbits_accuracy_level";
 
 /// What a session asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Options {
     /// None: as the accuracy level of each node says.
     pub(crate) planes: Option<Planes>,
@@ -38,7 +39,16 @@ pub(crate) struct Options {
     pub(crate) threads: Option<usize>,
     /// None: the fastest that the CPU has.
     pub(crate) isa: Option<Isa>,
+    /// Whether attention over a cache is taken, too.
+    pub(crate) attention: bool,
     pub(crate) cache: Cache,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let cache = Cache::default();
+        Self { planes: None, level: None, threads: None, isa: None, attention: true, cache }
+    }
 }
 
 /// Where compiled kernels are kept.
@@ -91,6 +101,11 @@ impl Options {
             "isa" => {
                 self.isa = Some(value.parse::<Isa>().map_err(|_| wrong(&names(Isa::ALL)))?);
             }
+            "attention" => match value {
+                "auto" => self.attention = true,
+                "off" => self.attention = false,
+                _ => return Err(wrong("off")),
+            },
             "cache" => {
                 self.cache = match value {
                     "auto" => Cache::OfUser,
@@ -99,7 +114,7 @@ impl Options {
                 }
             }
             _ => {
-                let known = "planes, threads, isa, cache";
+                let known = "planes, threads, isa, attention, cache";
                 return Err(Failure::wrong(format!("there is no option '{key}'; known: {known}")));
             }
         }
@@ -129,12 +144,14 @@ mod tests {
             ("ep.QccExecutionProvider.isa", "avx2"),
             ("qcc.threads", "3"),
             ("qcc.cache", "off"),
+            ("qcc.attention", "off"),
         ]);
         let want = Options {
             planes: Some(Planes::A15),
             level: Some(4),
             threads: Some(3),
             isa: Some(Isa::Avx2),
+            attention: false,
             cache: Cache::Off,
         };
         assert_eq!(options.unwrap(), want);
@@ -152,9 +169,14 @@ mod tests {
         );
         assert_eq!(
             error("ep.qccexecutionprovider.plane", "a8"),
-            "there is no option 'ep.qccexecutionprovider.plane'; known: planes, threads, isa, cache"
+            "there is no option 'ep.qccexecutionprovider.plane'; known: planes, threads, isa, attention, cache"
         );
-        for (key, value) in [("qcc.threads", "0"), ("qcc.threads", "x"), ("qcc.isa", "sse9")] {
+        for (key, value) in [
+            ("qcc.threads", "0"),
+            ("qcc.threads", "x"),
+            ("qcc.isa", "sse9"),
+            ("qcc.attention", "on"),
+        ] {
             assert!(error(key, value).contains(value));
         }
     }

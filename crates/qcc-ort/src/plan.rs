@@ -13,7 +13,8 @@
 
 use crate::api::Failure;
 use crate::around::Around;
-use crate::claim::{Claim, claim, is_of_products};
+use crate::attention::{self, is_attention};
+use crate::claim::{Claim, Left, claim, is_of_products};
 use crate::graph::{Graph, Node, ValueInfo};
 use crate::options::Options;
 use qcc_kernels::Epilogue;
@@ -25,7 +26,9 @@ use std::collections::BTreeMap;
 pub(crate) struct Plan<'a> {
     /// Products by their activations.
     pub(crate) groups: Vec<Vec<Unit<'a>>>,
-    /// Products that are not taken, and why.
+    /// Attention over caches.
+    pub(crate) attentions: Vec<attention::Claim<'a>>,
+    /// Nodes that are not taken, and why.
     pub(crate) left: Vec<(Node<'a>, String)>,
 }
 
@@ -63,19 +66,26 @@ impl<'a> Unit<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Finds products.
+    /// Finds products and attention.
     pub(crate) fn of(graph: &Graph<'a>, options: &Options) -> Result<Self, Failure> {
         let mut plan = Self::default();
         let (nodes, mut units) = (graph.nodes()?, Vec::new());
         let mut may_be_taken = false;
         for node in &nodes {
-            may_be_taken |= is_of_products(node)?;
+            may_be_taken |= is_of_products(node)? || is_attention(node)?;
         }
         if !may_be_taken {
             return Ok(plan);
         }
         let around = Around::new(nodes)?;
         for (at, node) in around.nodes.iter().enumerate() {
+            if options.attention && is_attention(node)? {
+                match attention::Claim::of(node) {
+                    Ok(claim) => plan.attentions.push(claim),
+                    Err(Left::Why(why)) => plan.left.push((*node, why)),
+                    Err(Left::Failed(failure)) => return Err(failure),
+                }
+            }
             match claim(&around, at, options)? {
                 None => {}
                 Some(Ok(claim)) => {

@@ -4,7 +4,7 @@ use crate::abi::{ComputeInfo, Ep, FusionOptions, SupportInfo, VERSION};
 use crate::api::{Api, Failure};
 use crate::constants::Constants;
 use crate::factory::{NAME, array};
-use crate::fused::Fused;
+use crate::fused::{Fused, Places, Products};
 use crate::graph::{Graph, Node};
 use crate::kernels::Kernels;
 use crate::linear::{Group, Linear, Part, Room, Workers};
@@ -74,21 +74,34 @@ impl Provider {
         }
     }
 
-    /// Tells the runtime which nodes are taken: those that read the same activations together.
+    /// Tells the runtime which nodes are taken: products that read the same activations together,
+    /// and attention where there are products.
     fn capability(&self, graph: Graph<'_>, support: *mut SupportInfo) -> Result<(), Failure> {
         let ep = self.api.ep()?;
         let plan = Plan::of(&graph, &self.options)?;
         for (node, why) in &plan.left {
             self.info(&format!("qcc: {} '{}' is left: {why}", node.op()?, node.name()?));
         }
-        for group in &plan.groups {
-            let nodes: Vec<_> = group.iter().flat_map(Unit::all_nodes).map(|it| it.raw()).collect();
-            let options = FusionOptions { version: VERSION, drop_constant_initializers: true };
+        let take = |nodes: &[*const OrtNode], drop_constant_initializers| {
+            let options = FusionOptions { version: VERSION, drop_constant_initializers };
             // SAFETY: nodes of the graph that is asked about; the options are read.
             let status = unsafe {
                 (ep.add_nodes_to_fuse)(support, nodes.as_ptr(), nodes.len(), &raw const options)
             };
-            self.api.check(status)?;
+            self.api.check(status)
+        };
+        for group in &plan.groups {
+            let nodes: Vec<_> = group.iter().flat_map(Unit::all_nodes).map(|it| it.raw()).collect();
+            take(&nodes, true)?;
+        }
+        if !plan.groups.is_empty() {
+            for attention in &plan.attentions {
+                take(&[attention.node.raw()], false)?;
+            }
+            let count = plan.attentions.len();
+            if count > 0 {
+                self.info(&format!("qcc: attention over caches taken: {count} nodes"));
+            }
         }
         let (taken, left) = (plan.products(), plan.left.len());
         if taken + left > 0 {
@@ -101,15 +114,21 @@ impl Provider {
         Ok(())
     }
 
-    /// Packs the weights of claimed nodes and finds their kernels.
+    /// Packs the weights of claimed nodes and finds their kernels. The result has one of each node.
     fn compile(&self, graphs: &[Graph<'_>], fused: &[Node<'_>]) -> Result<Vec<Fused>, Failure> {
+        let mut compiled: Vec<Option<Fused>> = Vec::with_capacity(fused.len());
         let mut groups = Vec::with_capacity(graphs.len());
         let mut inputs = Vec::new();
-        for graph in graphs {
+        let stands = |work| Fused::new(self.api, Arc::clone(&self.room), work);
+        for (graph, node) in graphs.iter().zip(fused) {
             let folder = graph.folder();
             let plan = Plan::of(graph, &self.options)?;
             if let Some((_, why)) = plan.left.first() {
                 return Err(Failure::other(why.clone()));
+            }
+            if let ([], [attention]) = (&plan.groups[..], &plan.attentions[..]) {
+                compiled.push(Some(stands(attention.work(&Places::of(node)?)?)));
+                continue;
             }
             let Ok([group]) = <[_; 1]>::try_from(plan.groups) else {
                 return Err(Failure::other("a node that was not claimed"));
@@ -122,22 +141,22 @@ impl Provider {
                 let name = unit.nodes.first().map_or(Ok(""), Node::name)?;
                 inputs.push((name, Constants::of(unit, folder.as_deref())?));
             }
-            groups.push(group);
+            groups.push((compiled.len(), group, node));
+            compiled.push(None);
         }
         let mut linears = self.linears(&inputs)?.into_iter();
         give_back();
-        let mut compiled = Vec::with_capacity(fused.len());
-        for (group, node) in groups.iter().zip(fused) {
+        for (at, group, node) in &groups {
             let mut parts = Vec::with_capacity(group.len());
             for unit in group {
                 let up = unit.up.is_some();
                 let Some(linear) = linears.next() else { break };
                 parts.push(Part { linear, up: if up { linears.next() } else { None } });
             }
-            let products = Group::new(parts)?;
-            compiled.push(Fused::new(self.api, Arc::clone(&self.room), products, node, group)?);
+            let products = Products::new(Group::new(parts)?, &Places::of(node)?, group)?;
+            compiled[*at] = Some(stands(Box::new(products)));
         }
-        Ok(compiled)
+        Ok(compiled.into_iter().flatten().collect())
     }
 
     /// Products that are ready, for constants with the names of their nodes.

@@ -19,6 +19,7 @@ pub(crate) enum Kind {
     I4,
     U2,
     I2,
+    I32,
     Other,
 }
 
@@ -29,6 +30,7 @@ impl Kind {
             1 => Self::F32,
             2 => Self::U8,
             3 => Self::I8,
+            6 => Self::I32,
             21 => Self::U4,
             22 => Self::I4,
             24 => Self::U2,
@@ -52,18 +54,68 @@ impl Kind {
             Self::I4 => Some((4, true)),
             Self::U2 => Some((2, false)),
             Self::I2 => Some((2, true)),
-            Self::F32 | Self::F16 | Self::Bf16 | Self::Other => None,
+            Self::F32 | Self::F16 | Self::Bf16 | Self::I32 | Self::Other => None,
         }
     }
 
     /// Bytes of so many elements; None beyond the address space.
     fn bytes(self, count: usize) -> Option<usize> {
         let bits = match self {
-            Self::F32 => 32,
+            Self::F32 | Self::I32 => 32,
             Self::F16 | Self::Bf16 => 16,
             _ => self.codes().map_or(0, |it| it.0),
         };
         Some(count.checked_mul(usize::from(bits))?.div_ceil(8))
+    }
+}
+
+/// Memory of a tensor, which may be written while it is known.
+#[derive(Clone, Copy)]
+pub(crate) struct Memory<'a> {
+    kind: Kind,
+    pub(crate) dims: &'a [i64],
+    pub(crate) data: *const u8,
+    len: usize,
+}
+
+impl<'a> Memory<'a> {
+    /// # Errors
+    /// If the value is not a tensor in memory.
+    ///
+    /// # Safety
+    /// `value` is null or a value of the runtime that nobody frees during `'a`.
+    pub(crate) unsafe fn new(api: &'a Api, value: *const OrtValue) -> Result<Self, Failure> {
+        if value.is_null() {
+            return Err(Failure::wrong("an operand is missing"));
+        }
+        let (mut kind, mut shape, mut rank, mut data) = (0i32, ptr::null(), 0, ptr::null());
+        // The runtime may be newer than the names that this library has for types.
+        let number = (&raw mut kind).cast();
+        ort!(
+            api,
+            GetTensorElementTypeAndShapeDataReference(value, number, &raw mut shape, &raw mut rank)
+        )?;
+        let kind = Kind::of(kind);
+        // SAFETY: the shape is part of the value.
+        let dims = if rank == 0 { &[] } else { unsafe { slice::from_raw_parts(shape, rank) } };
+        let count = count(dims)?;
+        ort!(api, GetTensorData(value, &raw mut data))?;
+        let len = kind.bytes(count).ok_or_else(too_large)?;
+        let len = if data.is_null() { 0 } else { len };
+        Ok(Self { kind, dims, data: data.cast(), len })
+    }
+
+    /// The tensor.
+    ///
+    /// # Safety
+    /// Nobody writes it during `'a`.
+    pub(crate) unsafe fn read(self) -> Tensor<'a> {
+        let Self { kind, dims, data, len } = self;
+        if len == 0 {
+            return Tensor { kind, dims, bytes: &[] };
+        }
+        // SAFETY: the data of a tensor are as many elements as its shape says.
+        Tensor { kind, dims, bytes: unsafe { slice::from_raw_parts(data, len) } }
     }
 }
 
@@ -82,33 +134,22 @@ impl<'a> Tensor<'a> {
     /// # Safety
     /// `value` is null or a value of the runtime that nobody writes or frees during `'a`.
     pub(crate) unsafe fn new(api: &'a Api, value: *const OrtValue) -> Result<Self, Failure> {
-        if value.is_null() {
-            return Err(Failure::wrong("an operand is missing"));
-        }
-        let (mut kind, mut shape, mut rank, mut data) = (0i32, ptr::null(), 0, ptr::null());
-        // The runtime may be newer than the names that this library has for types.
-        let number = (&raw mut kind).cast();
-        ort!(
-            api,
-            GetTensorElementTypeAndShapeDataReference(value, number, &raw mut shape, &raw mut rank)
-        )?;
-        let kind = Kind::of(kind);
-        // SAFETY: the shape is part of the value.
-        let dims = if rank == 0 { &[] } else { unsafe { slice::from_raw_parts(shape, rank) } };
-        let count = count(dims)?;
-        ort!(api, GetTensorData(value, &raw mut data))?;
-        let len = kind.bytes(count).ok_or_else(too_large)?;
-        if len == 0 || data.is_null() {
-            return Ok(Self { kind, dims, bytes: &[] });
-        }
-        // SAFETY: the data of a tensor are as many elements as its shape says.
-        let bytes = unsafe { slice::from_raw_parts(data.cast::<u8>(), len) };
-        Ok(Self { kind, dims, bytes })
+        // SAFETY: what the caller promises.
+        unsafe { Ok(Memory::new(api, value)?.read()) }
     }
 
     /// Bytes of a tensor of codes, low bits first over the whole tensor.
     pub(crate) fn bytes(&self) -> Result<&'a [u8], Failure> {
         self.kind.codes().map(|_| self.bytes).ok_or_else(|| other("integer"))
+    }
+
+    /// Elements of a tensor of int32.
+    pub(crate) fn ints(&self) -> Result<Vec<i32>, Failure> {
+        if self.kind != Kind::I32 {
+            return Err(other("int32"));
+        }
+        let ints = self.bytes.chunks_exact(4);
+        Ok(ints.map(|it| i32::from_le_bytes([it[0], it[1], it[2], it[3]])).collect())
     }
 
     /// Elements as f32, exact.

@@ -2,13 +2,10 @@
 
 use super::Span;
 use crate::epilogue::exp;
-use pulp::{Arch, NullaryFnOnce};
+use pulp::{Arch, Simd, WithSimd};
 
 /// Queries side by side.
 const SIDE: usize = 4;
-
-/// Floats of a vector.
-const LANES: usize = 16;
 
 /// Vectors of features whose sums lie in registers at a time.
 const VECTORS: usize = 4;
@@ -25,21 +22,19 @@ pub(super) fn run(
     let arch = Arch::new();
     let mut scores = Vec::new();
     let mut out = vec![0.0; SIDE * size];
-    let end = |query: usize| (span.first + query % len + 1).min(span.keys.max(1));
     for (tile, some) in queries.chunks(SIDE * size).enumerate() {
         let first = tile * SIDE;
         let count = some.len() / size;
-        let seen = (first..first + count).map(end).max().unwrap_or(0);
-        scores.clear();
+        let ends = std::array::from_fn(|i| super::end(span, (first + i) % len));
+        let seen = ends.iter().take(count).copied().max().unwrap_or(0);
         scores.resize(SIDE * seen, 0.0);
-        let out = &mut out[..some.len()];
-        let (scores, ends) = (&mut *scores, |query| end(first + query));
-        let tile = Tile { size, seen, queries: some, keys, values, scores, out: &mut *out };
+        let (scores, out) = (&mut *scores, &mut out[..some.len()]);
+        let tile = Tile { size, seen, ends, queries: some, keys, values, scores, out: &mut *out };
         match count {
-            1 => arch.dispatch(One::<1>(tile, &ends)),
-            2 => arch.dispatch(One::<2>(tile, &ends)),
-            3 => arch.dispatch(One::<3>(tile, &ends)),
-            _ => arch.dispatch(One::<SIDE>(tile, &ends)),
+            1 => arch.dispatch(One::<1>(tile)),
+            2 => arch.dispatch(One::<2>(tile)),
+            3 => arch.dispatch(One::<3>(tile)),
+            _ => arch.dispatch(One::<SIDE>(tile)),
         }
         for (i, result) in out.chunks_exact(size).enumerate() {
             give(first + i, result);
@@ -56,6 +51,8 @@ struct Tile<'a> {
     size: usize,
     /// Keys that any of the queries sees.
     seen: usize,
+    /// Keys that each of them sees.
+    ends: [usize; SIDE],
     /// `[side][size]`.
     queries: &'a [f32],
     keys: &'a [f32],
@@ -66,144 +63,117 @@ struct Tile<'a> {
     out: &'a mut [f32],
 }
 
-/// A tile of `R` queries, and how many keys each of them sees.
-struct One<'a, const R: usize>(Tile<'a>, &'a dyn Fn(usize) -> usize);
+/// A tile of `R` queries.
+struct One<'a, const R: usize>(Tile<'a>);
 
-type Lanes = [f32; LANES];
-
-#[inline(always)]
-fn add(sums: &mut Lanes, a: &Lanes, b: &Lanes) {
-    for i in 0..LANES {
-        sums[i] = a[i].mul_add(b[i], sums[i]);
-    }
-}
-
-/// The sum of all lanes.
-#[inline(always)]
-fn sum(mut lanes: Lanes) -> f32 {
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
-    }
-    lanes[0]
-}
-
-impl<const R: usize> NullaryFnOnce for One<'_, R> {
+impl<const R: usize> WithSimd for One<'_, R> {
     type Output = ();
 
     #[inline(always)]
-    fn call(self) {
-        let Self(Tile { size, seen, queries, keys, values, scores, out }, end) = self;
-        let queries: [&[f32]; R] = std::array::from_fn(|r| &queries[r * size..(r + 1) * size]);
-        let whole: [&[Lanes]; R] = queries.map(|it| it.as_chunks().0);
-        let rest: [&[f32]; R] = queries.map(|it| it.as_chunks::<LANES>().1);
-        for (at, key) in keys.chunks_exact(size).take(seen).enumerate() {
-            let (vectors, tail) = key.as_chunks::<LANES>();
-            let mut sums = [[0.0; LANES]; R];
-            for (i, key) in vectors.iter().enumerate() {
-                for r in 0..R {
-                    add(&mut sums[r], &whole[r][i], key);
-                }
-            }
-            for r in 0..R {
-                let mut score = sum(sums[r]);
-                for (q, k) in rest[r].iter().zip(tail) {
-                    score = q.mul_add(*k, score);
-                }
-                scores[r * seen + at] = score;
-            }
-        }
-        for r in 0..R {
-            let (near, far) = scores[r * seen..(r + 1) * seen].split_at_mut(end(r));
-            Softmax(near).call();
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self(mut tile) = self;
+        tile.score::<S, R>(simd);
+        for (scores, &end) in tile.scores.chunks_exact_mut(tile.seen).take(R).zip(&tile.ends) {
+            let (near, far) = scores.split_at_mut(end);
+            Softmax(near).with_simd(simd);
             far.fill(0.0);
         }
-        let mut first = 0;
-        while first + VECTORS * LANES <= size {
-            weigh::<R, VECTORS>(seen, size, first, scores, values, out);
-            first += VECTORS * LANES;
+        let (lanes, mut first) = (S::F32_LANES, 0);
+        while first + VECTORS * lanes <= tile.size {
+            tile.weigh::<S, R, VECTORS>(simd, first);
+            first += VECTORS * lanes;
         }
-        while first + LANES <= size {
-            weigh::<R, 1>(seen, size, first, scores, values, out);
-            first += LANES;
+        while first + lanes <= tile.size {
+            tile.weigh::<S, R, 1>(simd, first);
+            first += lanes;
         }
-        for column in first..size {
-            for r in 0..R {
-                let mut sum = 0.0f32;
-                for at in 0..seen {
-                    sum = scores[r * seen + at].mul_add(values[at * size + column], sum);
-                }
-                out[r * size + column] = sum;
-            }
+        for column in first..tile.size {
+            tile.weigh_column::<R>(column);
         }
     }
 }
 
-/// Columns of the result from `first` on, `V` vectors of them.
-#[inline(always)]
-fn weigh<const R: usize, const V: usize>(
-    seen: usize,
-    size: usize,
-    first: usize,
-    scores: &[f32],
-    values: &[f32],
-    out: &mut [f32],
-) {
-    let scores: [&[f32]; R] = std::array::from_fn(|r| &scores[r * seen..(r + 1) * seen]);
-    let mut sums = [[[0.0; LANES]; V]; R];
-    for at in 0..seen {
-        let value = &values[at * size + first..][..V * LANES];
-        let (value, _) = value.as_chunks::<LANES>();
-        for r in 0..R {
-            let score = [scores[r][at]; LANES];
-            for v in 0..V {
-                add(&mut sums[r][v], &score, &value[v]);
+impl Tile<'_> {
+    /// The products of queries and keys.
+    #[inline(always)]
+    fn score<S: Simd, const R: usize>(&mut self, simd: S) {
+        let Self { size, seen, .. } = *self;
+        let query = |r: usize| S::as_simd_f32s(&self.queries[r * size..(r + 1) * size]);
+        let whole: [&[S::f32s]; R] = std::array::from_fn(|r| query(r).0);
+        let rest: [&[f32]; R] = std::array::from_fn(|r| query(r).1);
+        for (at, key) in self.keys.chunks_exact(size).take(seen).enumerate() {
+            let (vectors, tail) = S::as_simd_f32s(key);
+            let mut sums = [simd.splat_f32s(0.0); R];
+            for (i, &key) in vectors.iter().enumerate() {
+                for r in 0..R {
+                    sums[r] = simd.mul_add_f32s(whole[r][i], key, sums[r]);
+                }
+            }
+            for r in 0..R {
+                let mut score = simd.reduce_sum_f32s(sums[r]);
+                for (q, k) in rest[r].iter().zip(tail) {
+                    score = q.mul_add(*k, score);
+                }
+                self.scores[r * seen + at] = score;
             }
         }
     }
-    for r in 0..R {
-        for v in 0..V {
-            out[r * size + first + v * LANES..][..LANES].copy_from_slice(&sums[r][v]);
+
+    /// Columns of the results from `first` on, `V` vectors of them.
+    #[inline(always)]
+    fn weigh<S: Simd, const R: usize, const V: usize>(&mut self, simd: S, first: usize) {
+        let Self { size, seen, .. } = *self;
+        let row = |r: usize| &self.scores[r * seen..(r + 1) * seen];
+        let scores: [&[f32]; R] = std::array::from_fn(row);
+        let mut sums = [[simd.splat_f32s(0.0); V]; R];
+        for (at, value) in self.values.chunks_exact(size).take(seen).enumerate() {
+            let (vectors, _) = S::as_simd_f32s(&value[first..first + V * S::F32_LANES]);
+            for r in 0..R {
+                let score = simd.splat_f32s(scores[r][at]);
+                for v in 0..V {
+                    sums[r][v] = simd.mul_add_f32s(score, vectors[v], sums[r][v]);
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            let out = &mut self.out[r * size + first..][..V * S::F32_LANES];
+            S::as_mut_simd_f32s(out).0.copy_from_slice(sums);
+        }
+    }
+
+    fn weigh_column<const R: usize>(&mut self, column: usize) {
+        let Self { size, seen, .. } = *self;
+        for r in 0..R {
+            let scores = &self.scores[r * seen..(r + 1) * seen];
+            let values = self.values.chunks_exact(size).map(|it| it[column]);
+            let sum =
+                scores.iter().zip(values).fold(0.0, |sum, (a, b): (&f32, f32)| a.mul_add(b, sum));
+            self.out[r * size + column] = sum;
         }
     }
 }
 
 struct Softmax<'a>(&'a mut [f32]);
 
-impl NullaryFnOnce for Softmax<'_> {
+impl WithSimd for Softmax<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn call(self) {
-        let (vectors, rest) = self.0.as_chunks_mut::<LANES>();
-        let mut most = [f32::NEG_INFINITY; LANES];
-        for vector in &*vectors {
-            for i in 0..LANES {
-                most[i] = if vector[i] > most[i] { vector[i] } else { most[i] };
-            }
-        }
-        let most =
-            most.iter().chain(&*rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-        let mut sums = [0.0; LANES];
-        for vector in &mut *vectors {
-            for i in 0..LANES {
-                vector[i] = exp(vector[i] - most);
-                sums[i] += vector[i];
-            }
-        }
-        let mut total = sum(sums);
-        for x in &mut *rest {
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (vectors, rest) = S::as_simd_f32s(self.0);
+        let most = vectors
+            .iter()
+            .fold(simd.splat_f32s(f32::NEG_INFINITY), |most, &it| simd.max_f32s(most, it));
+        let most = rest
+            .iter()
+            .fold(simd.reduce_max_f32s(most), |most, &it| if it > most { it } else { most });
+        for x in &mut *self.0 {
             *x = exp(*x - most);
-            total += *x;
         }
-        let factor = 1.0 / total;
-        for vector in vectors {
-            for x in vector {
-                *x *= factor;
-            }
-        }
-        for x in rest {
+        let (vectors, rest) = S::as_simd_f32s(self.0);
+        let sum = vectors.iter().fold(simd.splat_f32s(0.0), |sum, &it| simd.add_f32s(sum, it));
+        let factor = 1.0 / (simd.reduce_sum_f32s(sum) + rest.iter().sum::<f32>());
+        for x in self.0 {
             *x *= factor;
         }
     }
