@@ -8,8 +8,8 @@
 mod tile;
 
 use crate::Threads;
+use crate::shared::Shared;
 use gemm::Parallelism;
-use std::ops::Range;
 
 /// Most rows of queries, new tokens times heads of a group, that run without whole products.
 const FEW: usize = 32;
@@ -94,28 +94,6 @@ pub struct Attention<'a> {
 #[error("attention: {0}")]
 pub struct AttentionError(&'static str);
 
-/// Floats that several threads write, each its own.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-
-// SAFETY: `Shared::part` says who may use which floats.
-#[allow(unsafe_code)]
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    fn at(&self, first: usize) -> *mut f32 {
-        self.0.wrapping_add(first)
-    }
-
-    /// # Safety
-    /// The floats lie in a slice that is borrowed for `'a`, and nobody else uses them then.
-    #[allow(unsafe_code, clippy::mut_from_ref)]
-    unsafe fn part<'a>(&self, range: Range<usize>) -> &'a mut [f32] {
-        // SAFETY: what the caller promises.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
-    }
-}
-
 impl Attention<'_> {
     /// Floats of `turned` in [`Self::run`].
     #[must_use]
@@ -145,8 +123,8 @@ impl Attention<'_> {
     ) -> Result<(), AttentionError> {
         let AttentionShape { heads, kv_heads, size, len, present } = self.shape;
         self.check([cache[0].len(), cache[1].len()], turned.len(), y.len())?;
-        let [keys, values] = cache.map(|it| Shared(it.as_mut_ptr()));
-        let (turned, y) = (Shared(turned.as_mut_ptr()), Shared(y.as_mut_ptr()));
+        let [keys, values] = cache.map(Shared::new);
+        let (turned, y) = (Shared::new(turned), Shared::new(y));
         let (rows, group) = (self.spans.len(), heads / kv_heads);
         let is_few = group * len <= FEW;
         threads.run(rows * kv_heads, &|range| {

@@ -79,6 +79,11 @@ impl<'a> Around<'a> {
         Ok(number)
     }
 
+    /// The number of a value, if a node of this graph reads or gives it.
+    pub(crate) fn find(&self, name: &str) -> Option<usize> {
+        self.numbers.get(name).copied()
+    }
+
     /// The node that a value is the first result of, if it is one of this graph.
     pub(crate) fn producer(&self, value: usize) -> Option<usize> {
         self.producers[value]

@@ -255,7 +255,7 @@ impl Kernel {
             }
         };
         match product {
-            Multiply::Panels(group) => group.compute(api, context, &self.room, 0, &[0]),
+            Multiply::Panels(group) => group.compute(api, context, &self.room, (0, None), &[0]),
             Multiply::Floats(weight) => {
                 let (x, Shape { n, k, .. }) = (input(0)?, self.shape);
                 let rows = rows(&x, k)?;

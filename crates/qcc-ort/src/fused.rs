@@ -4,7 +4,8 @@ use crate::abi::{ComputeInfo, VERSION};
 use crate::api::{Api, Failure};
 use crate::graph::{Node, ValueInfo};
 use crate::linear::{Group, Room};
-use crate::plan::Unit;
+use crate::norms;
+use crate::plan::Bundle;
 use ort_sys::{OrtKernelContext, OrtStatusPtr};
 use std::ffi::c_void;
 use std::ptr;
@@ -72,7 +73,10 @@ fn find(among: &[Option<ValueInfo<'_>>], value: &ValueInfo<'_>) -> Result<usize,
 /// Products in the place of nodes.
 pub(crate) struct Products {
     group: Group,
-    /// Which input of the node are the activations, which outputs the results.
+    /// What gives the activations.
+    norm: Option<norms::Ready>,
+    /// Which input of the node are the activations, or what they are the norm of; which outputs the
+    /// results.
     x: usize,
     ys: Vec<usize>,
 }
@@ -81,12 +85,16 @@ impl Products {
     pub(crate) fn new(
         group: Group,
         places: &Places<'_>,
-        units: &[Unit<'_>],
+        Bundle { units, norm }: &Bundle<'_>,
     ) -> Result<Self, Failure> {
         let first = units.first().ok_or_else(|| Failure::other("a node of nothing"))?;
-        let x = places.input(&first.claim.x)?;
+        let norm = norm.as_ref().map(|it| it.ready(places)).transpose()?;
+        let x = match &norm {
+            Some(norm) => norm.x,
+            None => places.input(&first.claim.x)?,
+        };
         let ys = units.iter().map(|it| places.output(&it.y)).collect::<Result<_, Failure>>()?;
-        Ok(Self { group, x, ys })
+        Ok(Self { group, norm, x, ys })
     }
 }
 
@@ -97,7 +105,8 @@ impl Work for Products {
         context: *mut OrtKernelContext,
         room: &Room,
     ) -> Result<(), Failure> {
-        self.group.compute(api, context, room, self.x, &self.ys)
+        let norm = self.norm.as_ref();
+        self.group.compute(api, context, room, (self.x, norm), &self.ys)
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! - `CreateEpFactories` and `ReleaseEpFactory` make it an execution provider, `QccExecutionProvider`,
 //!   that takes `MatMulNBits`, the functions of `ai.qcc` and products over `DequantizeLinear`, with
-//!   constant weights, and attention over a cache beside them.
+//!   constant weights, and norms and attention over a cache beside them.
 //! - `RegisterCustomOps` registers the operators of `ai.qcc`, which then stand for the functions
 //!   of the same names in a model.
 //!
@@ -31,6 +31,8 @@ mod graph;
 mod kernels;
 #[allow(unsafe_code, reason = "the interface of ONNX Runtime is one of C")]
 mod linear;
+#[allow(unsafe_code, reason = "the interface of ONNX Runtime is one of C")]
+mod norms;
 mod options;
 mod plan;
 #[allow(unsafe_code, reason = "the interface of ONNX Runtime is one of C")]

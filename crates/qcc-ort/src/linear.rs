@@ -6,6 +6,7 @@
 
 use crate::api::{Api, Failure, ort};
 use crate::kernels::Kernels;
+use crate::norms;
 use crate::tensor::{Kind, Output, Tensor, count};
 use crate::threads::Host;
 use crate::weight::Packed;
@@ -51,6 +52,8 @@ pub(crate) struct Scratch {
     acts: Activations,
     /// Factors of gates.
     floats: Vec<f32>,
+    /// Activations behind a norm.
+    normed: Vec<f32>,
 }
 
 impl Room {
@@ -207,14 +210,14 @@ impl Group {
         Ok(Self { k, parts, classes, apart })
     }
 
-    /// Computes the results of a running operator: its input `x`, its outputs `ys`, one per
-    /// product.
+    /// Computes the results of a running operator: its input `x` or the norm of that, its outputs
+    /// `ys`, one per product.
     pub(crate) fn compute(
         &self,
         api: &Api,
         context: *mut OrtKernelContext,
         room: &Room,
-        x: usize,
+        (x, norm): (usize, Option<&norms::Ready>),
         ys: &[usize],
     ) -> Result<(), Failure> {
         let mut value = ptr::null();
@@ -234,9 +237,17 @@ impl Group {
         let columns: usize = self.parts.iter().flat_map(Part::linears).map(Linear::n).sum();
         let work = rows.saturating_mul(self.k).saturating_mul(columns);
         room.run(api, context, work, |threads, scratch| {
-            self.run(threads, scratch, &floats, &mut ys)
-        })
-        .map_err(|error| Failure::other(error.to_string()))?;
+            let Some(norm) = norm else {
+                return self.run(threads, scratch, &floats, &mut ys).map_err(Failure::from);
+            };
+            let mut normed = std::mem::take(&mut scratch.normed);
+            normed.resize(floats.len(), 0.0);
+            let done = norm.run(api, context, threads, (&x, &floats), &mut normed);
+            let done = done
+                .and_then(|()| self.run(threads, scratch, &normed, &mut ys).map_err(Failure::from));
+            scratch.normed = normed;
+            done
+        })?;
         outputs.into_iter().for_each(Output::finish);
         room.tell(api, context);
         Ok(())
@@ -286,6 +297,12 @@ impl Group {
             part.linear.product.run(threads, acts, x, operands, ys[i])?;
         }
         Ok(())
+    }
+}
+
+impl From<ProductError> for Failure {
+    fn from(error: ProductError) -> Self {
+        Self::other(error.to_string())
     }
 }
 

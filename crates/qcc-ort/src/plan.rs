@@ -16,6 +16,7 @@ use crate::around::Around;
 use crate::attention::{self, is_attention};
 use crate::claim::{Claim, Left, claim, is_of_products};
 use crate::graph::{Graph, Node, ValueInfo};
+use crate::norms::Norm;
 use crate::options::Options;
 use qcc_kernels::Epilogue;
 use qcc_kernels::ends::{self, Gated};
@@ -25,11 +26,27 @@ use std::collections::BTreeMap;
 #[derive(Default)]
 pub(crate) struct Plan<'a> {
     /// Products by their activations.
-    pub(crate) groups: Vec<Vec<Unit<'a>>>,
+    pub(crate) groups: Vec<Bundle<'a>>,
     /// Attention over caches.
     pub(crate) attentions: Vec<attention::Claim<'a>>,
     /// Nodes that are not taken, and why.
     pub(crate) left: Vec<(Node<'a>, String)>,
+}
+
+/// Products of the same activations.
+#[derive(Default)]
+pub(crate) struct Bundle<'a> {
+    pub(crate) units: Vec<Unit<'a>>,
+    /// What gives the activations, where nobody else reads them.
+    pub(crate) norm: Option<Norm<'a>>,
+}
+
+impl<'a> Bundle<'a> {
+    /// All nodes that it stands for.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = Node<'a>> {
+        let norm = self.norm.iter().map(|it| it.node);
+        norm.chain(self.units.iter().flat_map(Unit::all_nodes))
+    }
 }
 
 /// A product with its end.
@@ -104,22 +121,33 @@ impl<'a> Plan<'a> {
             let next = plan.groups.len();
             let at = *by_input.entry(unit.claim.x.name()?).or_insert(next);
             if at == next {
-                plan.groups.push(Vec::new());
+                plan.groups.push(Bundle::default());
             }
-            plan.groups[at].push(unit);
+            plan.groups[at].units.push(unit);
+        }
+        for bundle in &mut plan.groups {
+            bundle.norm = Norm::before(&around, &bundle.units)?;
         }
         Ok(plan)
     }
 
     /// Products that are taken.
     pub(crate) fn products(&self) -> usize {
-        self.groups.iter().flatten().map(|it| it.products().count()).sum()
+        self.units().map(|it| it.products().count()).sum()
+    }
+
+    fn units(&self) -> impl Iterator<Item = &Unit<'a>> {
+        self.groups.iter().flat_map(|it| &it.units)
+    }
+
+    /// Norms before products that are taken with them.
+    pub(crate) fn norms(&self) -> usize {
+        self.groups.iter().filter(|it| it.norm.is_some()).count()
     }
 
     /// Nodes after products that are taken with them.
     pub(crate) fn ends(&self) -> usize {
-        let units = self.groups.iter().flatten().flat_map(Unit::products);
-        units.map(|it| it.nodes.len() - 1).sum()
+        self.units().flat_map(Unit::products).map(|it| it.nodes.len() - 1).sum()
     }
 }
 

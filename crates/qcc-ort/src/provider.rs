@@ -91,7 +91,7 @@ impl Provider {
             self.api.check(status)
         };
         for group in &plan.groups {
-            let nodes: Vec<_> = group.iter().flat_map(Unit::all_nodes).map(|it| it.raw()).collect();
+            let nodes: Vec<_> = group.nodes().map(|it| it.raw()).collect();
             take(&nodes, true)?;
         }
         if !plan.groups.is_empty() {
@@ -106,9 +106,10 @@ impl Provider {
         let (taken, left) = (plan.products(), plan.left.len());
         if taken + left > 0 {
             let (groups, ends, isa) = (plan.groups.len(), plan.ends(), self.kernels.isa());
+            let norms = plan.norms();
             self.info(&format!(
                 "qcc: {taken} products taken in {groups} groups, {left} left; \
-                 nodes after them taken: {ends}; kernels: {isa}"
+                 nodes after them taken: {ends}; norms before them: {norms}; kernels: {isa}"
             ));
         }
         Ok(())
@@ -133,11 +134,10 @@ impl Provider {
             let Ok([group]) = <[_; 1]>::try_from(plan.groups) else {
                 return Err(Failure::other("a node that was not claimed"));
             };
-            let nodes: usize = group.iter().map(|it| it.all_nodes().count()).sum();
-            if nodes != graph.nodes()?.len() {
+            if group.nodes().count() != graph.nodes()?.len() {
                 return Err(Failure::other("nodes that were not claimed"));
             }
-            for unit in group.iter().flat_map(Unit::products) {
+            for unit in group.units.iter().flat_map(Unit::products) {
                 let name = unit.nodes.first().map_or(Ok(""), Node::name)?;
                 inputs.push((name, Constants::of(unit, folder.as_deref())?));
             }
@@ -147,8 +147,8 @@ impl Provider {
         let mut linears = self.linears(&inputs)?.into_iter();
         give_back();
         for (at, group, node) in &groups {
-            let mut parts = Vec::with_capacity(group.len());
-            for unit in group {
+            let mut parts = Vec::with_capacity(group.units.len());
+            for unit in &group.units {
                 let up = unit.up.is_some();
                 let Some(linear) = linears.next() else { break };
                 parts.push(Part { linear, up: if up { linears.next() } else { None } });
