@@ -229,10 +229,11 @@ impl Group {
         for (part, &at) in self.parts.iter().zip(ys) {
             outputs.push(output(api, context, at, &x, part.linear.n(), rows)?);
         }
-        if rows == 0 {
-            return Ok(());
-        }
         let floats = x.floats()?;
+        if rows == 0 {
+            // Its sum is a result as well.
+            return norm.map_or(Ok(()), |it| it.run(api, context, &Alone, (&x, &floats), &mut []));
+        }
         let mut ys: Vec<&mut [f32]> = outputs.iter_mut().map(Output::floats).collect();
         let columns: usize = self.parts.iter().flat_map(Part::linears).map(Linear::n).sum();
         let work = rows.saturating_mul(self.k).saturating_mul(columns);

@@ -106,6 +106,19 @@ impl Ready {
         (x, floats): (&Tensor<'_>, &[f32]),
         y: &mut [f32],
     ) -> Result<(), Failure> {
+        let mut sum = match self.sum {
+            Some(at) => {
+                let (dims, mut value) = (x.dims, ptr::null_mut());
+                let out = &raw mut value;
+                ort!(api, KernelContext_GetOutput(context, at, dims.as_ptr(), dims.len(), out))?;
+                // SAFETY: a new tensor of f32, as the operator has.
+                Some(unsafe { Output::new(api, value, Kind::F32, floats.len())? })
+            }
+            None => None,
+        };
+        if floats.is_empty() {
+            return Ok(());
+        }
         let skip = match self.skip {
             Some(at) => {
                 let mut value: *const OrtValue = ptr::null();
@@ -121,16 +134,6 @@ impl Ready {
         }) {
             return Err(Failure::wrong("what is added before a norm does not fit it"));
         }
-        let mut sum = match self.sum {
-            Some(at) => {
-                let (dims, mut value) = (x.dims, ptr::null_mut());
-                let out = &raw mut value;
-                ort!(api, KernelContext_GetOutput(context, at, dims.as_ptr(), dims.len(), out))?;
-                // SAFETY: a new tensor of f32, as the operator has.
-                Some(unsafe { Output::new(api, value, Kind::F32, floats.len())? })
-            }
-            None => None,
-        };
         self.norm.run(threads, floats, skip.as_deref(), sum.as_mut().map(Output::floats), y);
         Ok(())
     }
