@@ -11,8 +11,8 @@ use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
 
-/// What runs in the place of nodes.
-pub(crate) trait Work {
+/// What runs in the place of nodes, in several runs at a time.
+pub(crate) trait Work: Send + Sync {
     /// Computes the results of the running operator.
     fn compute(
         &self,
