@@ -6,7 +6,7 @@ use std::ops::Range;
 #[derive(Clone, Copy)]
 pub(crate) struct Shared(*mut f32);
 
-// SAFETY: `Shared::part` says who may use which floats.
+// SAFETY: `Shared::part` and `Shared::read` say who may use which floats.
 #[allow(unsafe_code)]
 unsafe impl Sync for Shared {}
 
@@ -25,5 +25,13 @@ impl Shared {
     pub(crate) unsafe fn part<'a>(&self, range: Range<usize>) -> &'a mut [f32] {
         // SAFETY: what the caller promises.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
+    }
+
+    /// # Safety
+    /// The floats lie in the slice, which is borrowed for `'a`, and nobody writes them then.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn read<'a>(&self, range: Range<usize>) -> &'a [f32] {
+        // SAFETY: what the caller promises.
+        unsafe { std::slice::from_raw_parts(self.0.add(range.start), range.len()) }
     }
 }
