@@ -27,9 +27,11 @@ use std::collections::BTreeMap;
 pub(crate) struct Plan<'a> {
     /// Products by their activations.
     pub(crate) groups: Vec<Bundle<'a>>,
-    /// Attention over caches.
+    /// Attention over caches, to be taken where there are groups.
     pub(crate) attentions: Vec<attention::Claim<'a>>,
-    /// Nodes that are not taken, and why.
+    /// Attention that is not taken, and why.
+    pub(crate) left_attentions: Vec<(Node<'a>, String)>,
+    /// Products that are not taken, and why.
     pub(crate) left: Vec<(Node<'a>, String)>,
 }
 
@@ -99,7 +101,7 @@ impl<'a> Plan<'a> {
             if options.attention && is_attention(node)? {
                 match attention::Claim::of(node) {
                     Ok(claim) => plan.attentions.push(claim),
-                    Err(Left::Why(why)) => plan.left.push((*node, why)),
+                    Err(Left::Why(why)) => plan.left_attentions.push((*node, why)),
                     Err(Left::Failed(failure)) => return Err(failure),
                 }
             }

@@ -79,9 +79,13 @@ impl Provider {
     fn capability(&self, graph: Graph<'_>, support: *mut SupportInfo) -> Result<(), Failure> {
         let ep = self.api.ep()?;
         let plan = Plan::of(&graph, &self.options)?;
-        for (node, why) in &plan.left {
-            self.info(&format!("qcc: {} '{}' is left: {why}", node.op()?, node.name()?));
-        }
+        let tell_left = |left: &[(Node<'_>, String)]| {
+            for (node, why) in left {
+                self.info(&format!("qcc: {} '{}' is left: {why}", node.op()?, node.name()?));
+            }
+            Ok::<_, Failure>(())
+        };
+        tell_left(&plan.left)?;
         let take = |nodes: &[*const OrtNode], drop_constant_initializers| {
             let options = FusionOptions { version: VERSION, drop_constant_initializers };
             // SAFETY: nodes of the graph that is asked about; the options are read.
@@ -95,6 +99,7 @@ impl Provider {
             take(&nodes, true)?;
         }
         if !plan.groups.is_empty() {
+            tell_left(&plan.left_attentions)?;
             for attention in &plan.attentions {
                 take(&[attention.node.raw()], false)?;
             }
