@@ -26,7 +26,7 @@ import plugin_bench
 import plugin_parts
 from checks import expect
 from onnx import helper
-from plugin_attention import attention_forms, attention_in_place, attention_left, attention_wrong
+from plugin_attention import attention_at_once, attention_forms, attention_in_place, attention_left, attention_wrong
 from plugin_dequantized import dequantized, dequantized_apart, dequantized_elsewhere, dequantized_together
 from plugin_ends import gates, gates_apart, other_ends
 from plugin_models import ERROR, Linear, Outliers, Weight, activations, branches, compare, fails, model, rounded, with_functions
@@ -406,7 +406,7 @@ def main():
     tally.run("outliers as custom operators", outliers, runtime, True)
     for check in (outliers_ends, slow_outliers, wrong_outliers, dequantized, dequantized_apart, dequantized_together, dequantized_elsewhere):
         tally.run(check.__name__, check, runtime)
-    for check in (attention_forms, attention_in_place, attention_left, attention_wrong, norms, norms_left):
+    for check in (attention_forms, attention_in_place, attention_left, attention_wrong, attention_at_once, norms, norms_left):
         tally.run(check.__name__, check, runtime)
     for check in (together, gates, gates_apart, other_ends, halves, inner_graphs, left, wrong, options, at_once, without_llvm):
         tally.run(check.__name__, check, runtime)

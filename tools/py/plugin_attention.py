@@ -1,5 +1,6 @@
 """Attention over a cache that the plug-in of ONNX Runtime takes beside products: checks of plugin.py."""
 
+import concurrent.futures
 import itertools
 
 import numpy as np
@@ -181,3 +182,19 @@ def attention_wrong(runtime):
     ):
         fails(why, lambda: session.run(None, good | change))
     expect(all((a == b).all() for a, b in zip(session.run(None, good), want)), "other bits after errors")
+
+
+def attention_at_once(runtime):
+    """A session that is run by four threads at a time gives each its own results."""
+    source = attention(half=16)
+    session = runtime.session(source)
+    given = [feeds(source, rows, 30, [30 + rows], seed=rows) for rows in (1, 2, 8, 40)]
+    want = [session.run(None, it) for it in given]
+
+    def rounds(which):
+        for _ in range(60):
+            got = session.run(None, given[which])
+            expect(all((a == b).all() for a, b in zip(got, want[which])), "other bits when run at once")
+
+    with concurrent.futures.ThreadPoolExecutor(len(given)) as pool:
+        list(pool.map(rounds, range(len(given))))
