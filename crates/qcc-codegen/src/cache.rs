@@ -45,7 +45,10 @@ impl KernelCache {
     /// The object file kept under `key`, if there is one and it is whole.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<Vec<u8>> {
-        let bytes = fs::read(self.file(key)).ok()?;
+        let path = self.file(key);
+        // A pipe or a device has no end.
+        fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
+        let bytes = fs::read(path).ok()?;
         let rest = bytes.strip_prefix(MAGIC)?;
         let (hash, object) = rest.split_at_checked(HASH)?;
         (blake3::hash(object).as_bytes() == hash).then(|| object.to_vec())
@@ -113,6 +116,17 @@ mod tests {
             fs::write(cache.file("key"), bytes).expect("written");
             assert_eq!(cache.get("key"), None, "byte {at}");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_not_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let cache = KernelCache::new(folder.path());
+        std::os::unix::fs::symlink("/dev/zero", cache.file("key")).expect("a link");
+        assert_eq!(cache.get("key"), None);
+        cache.put("key", b"code").expect("kept in its place");
+        assert_eq!(cache.get("key").as_deref(), Some(&b"code"[..]));
     }
 
     #[test]
