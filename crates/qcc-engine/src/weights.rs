@@ -16,7 +16,7 @@ mod nbits;
 use std::borrow::Cow;
 use std::fmt;
 
-use qcc_ir::{Graph, Node, NodeId, Scope, Value};
+use qcc_ir::{Graph, Node, NodeId, Opaque, Scope, Value};
 use qcc_kernels::{Overlay, Planes};
 use qcc_ops::fused_matmul::FusedMatMul;
 use qcc_ops::matmul::{Gemm, MatMul};
@@ -99,8 +99,19 @@ pub fn low_bit(root: &Graph, scope: &Scope, id: NodeId) -> Option<Result<LowBit,
         let turns_x = op.a.matrix || op.a.batch || op.b.batch;
         linear::read(&place, linear::Form { alpha: op.alpha, turns_x, turns_w: op.b.matrix })
     } else {
-        None
+        op.is::<Opaque>().and_then(unread).map(Err)
     }
+}
+
+/// Why a product that is stored in few bits by its name has attributes that no product has.
+/// `None` for other operators.
+fn unread(op: &Opaque) -> Option<Refused> {
+    let of_products = [qcc_ops::nbits::OPS, qcc_ops::matmul_q::OPS, qcc_ops::outliers::OPS];
+    let mut known = of_products.into_iter().flatten();
+    let is_product = known.any(|it| (it.domain, it.name) == (&*op.domain, &*op.name));
+    // Their attributes are the same in all versions of their domains.
+    let parsed = is_product.then(|| qcc_ops::parse(&op.domain, &op.name, 1, op.attrs.clone()));
+    parsed?.err().map(|error| Refused(error.to_string()))
 }
 
 /// How exactly activations are kept. Without a level that allows less, as exactly as their type.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use qcc_ir::{EvalCx, GraphBuilder, OpRef, Output, Type};
+use qcc_ir::{Attr, EvalCx, GraphBuilder, OpRef, Output, Type};
 use qcc_ops::dequantize::DequantizeLinear;
 use qcc_ops::transpose::Transpose;
 use qcc_quant::layout::Dense;
@@ -376,4 +376,29 @@ fn what_stays_says_why() {
         Leaf::Op(Arc::new(MatMul), vec![Some(0), Some(1)]),
     ];
     assert!(find(&plain).is_none());
+}
+
+#[test]
+fn attributes_that_no_product_has_are_told() {
+    let opaque = |domain: &str, name: &str, attrs: &[(&str, i64)]| {
+        let attrs = attrs.iter().map(|&(name, it)| (name.to_owned(), Attr::Int(it))).collect();
+        Arc::new(Opaque { domain: domain.to_owned(), name: name.to_owned(), attrs })
+    };
+    let with = |op| {
+        let mut leaves = nbits_graph(8, 32, 4, 16, (false, false, false));
+        let at = leaves.len() - 1;
+        leaves[at] = Leaf::Op(op, vec![Some(0), Some(1), Some(2)]);
+        leaves
+    };
+    for (name, value) in [("bits", 5), ("block_size", 24), ("block_size", -32), ("K", -1), ("N", 0)]
+    {
+        let mut attrs = vec![("K", 32), ("N", 8), ("bits", 4), ("block_size", 16)];
+        attrs.iter_mut().filter(|it| it.0 == name).for_each(|it| it.1 = value);
+        let why = why(&with(opaque("com.microsoft", "MatMulNBits", &attrs)));
+        assert!(why.contains(&format!("'{name}'")), "{why}");
+    }
+    let ours = with(opaque("ai.qcc", "MatMulQ4", &[("K", 32), ("N", 8), ("block_size", 0)]));
+    assert!(why(&ours).contains("'block_size'"), "{}", why(&ours));
+    let other = with(opaque("my.domain", "MatMulNBits", &[("bits", 5)]));
+    assert_eq!(find(&other).map(|it| it.is_ok()), None);
 }

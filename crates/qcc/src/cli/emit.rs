@@ -28,7 +28,8 @@ pub(super) struct EmitArgs {
     #[arg(long, value_name = "LIST")]
     target: Option<String>,
 
-    /// Where code has its weights: in itself, or in a file beside it (.qpk) [default: inline]
+    /// Where code has its weights: in itself, or in a file beside it (.qpk), which a header alone
+    /// only names [default: inline]
     #[arg(long, value_enum, value_name = "WHERE")]
     weights: Option<Weights>,
 
@@ -93,18 +94,21 @@ impl EmitArgs {
         self.emit.iter().all(|it| *it == Emit::Onnx)
     }
 
-    /// Whether no option of code was given, where none is written.
+    /// Whether each option of code has code to be for.
     ///
     /// # Errors
-    /// QCC0304 with the first that was.
-    fn check_none(&self) -> Result<(), Error> {
-        let given = [
-            ("--target", self.target.is_some()),
-            ("--weights", self.weights.is_some()),
-            ("--linker", self.linker.is_some()),
+    /// QCC0304 with the first that has none.
+    fn check_used(&self) -> Result<(), Error> {
+        let is_code = !self.is_model_alone();
+        let is_linked = self.emit.contains(&Emit::Shared);
+        let options = [
+            ("--target", self.target.is_some(), is_code, "code"),
+            ("--weights", self.weights.is_some(), is_code, "code"),
+            ("--linker", self.linker.is_some(), is_linked, "shared library"),
         ];
-        let Some((option, _)) = given.iter().find(|it| it.1) else { return Ok(()) };
-        let text = format!("{option} does nothing: no code is written");
+        let mut useless = options.iter().filter(|it| it.1 && !it.2);
+        let Some((option, .., what)) = useless.next() else { return Ok(()) };
+        let text = format!("{option} does nothing: no {what} is written");
         Err(Diagnostic::error(codes::QCC0304, text)
             .at(format!("option {option}"))
             .with_help("--emit shared,header writes some; qcc quantize --help lists what there is")
@@ -135,15 +139,22 @@ impl Plan {
     /// Looks at the options; `None` if the model is all that is asked for.
     ///
     /// # Errors
-    /// A target that there is none of; no linker; options of code where none is written.
+    /// A target that there is none of; no linker; options of code where none is written; a folder
+    /// for the name of files.
     pub(super) fn of(args: &EmitArgs, output: &Path) -> Result<Option<Self>, Error> {
+        args.check_used()?;
         let mut kinds = args.emit.clone();
         kinds.sort();
         kinds.dedup();
         let is_alone = kinds.len() == 1;
         kinds.retain(|it| *it != Emit::Onnx);
         if kinds.is_empty() {
-            return args.check_none().map(|()| None);
+            return Ok(None);
+        }
+        // Files of several kinds would be beside it, with its name.
+        let is_folder = output.as_os_str().as_encoded_bytes().ends_with(b"/") || output.is_dir();
+        if is_folder {
+            return Err(unwritten(output, &io::ErrorKind::IsADirectory.into()));
         }
         let targets = aot::targets(args.target.as_deref().unwrap_or("native"))?;
         let storage = match args.weights {
@@ -382,7 +393,7 @@ mod tests {
             emit: kinds.to_vec(),
             target: Some("aarch64".into()),
             weights: Some(weights),
-            linker: Some("true".into()),
+            linker: kinds.contains(&Emit::Shared).then(|| "true".into()),
         };
         Plan::of(&args, Path::new(output)).unwrap().unwrap()
     }

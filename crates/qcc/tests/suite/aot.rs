@@ -332,6 +332,11 @@ fn what_cannot_be_made_is_refused() {
     bench.put("m.h", b"precious");
     refused(&["--emit", "onnx,header", "-o", "m"], 1, "QCC0106", &["'m.h' exists"]);
     std::fs::create_dir(bench.path("d.s")).unwrap();
+    std::fs::create_dir(bench.path("folder")).unwrap();
+    for output in ["folder", "folder/", "none/"] {
+        let args = ["--emit", "obj,header", "-o", output, "-f"];
+        refused(&args, 1, "QCC0105", &[output, "is a directory", "help: choose another"]);
+    }
     refused(&["--emit", "asm,llvm-ir", "-o", "d", "-f"], 1, "QCC0105", &["it is not a file"]);
 }
 
@@ -348,6 +353,23 @@ fn weights_without_a_kernel_are_named() {
     let ran = bench.passes(&args);
     assert!(ran.stderr.contains("warning[QCC0703]: 'product' is left out"), "{}", ran.stderr);
     bench.refused(&[&args[..], &["--strict", "-f"]].concat(), 1, "QCC0703", &["'product'"]);
+}
+
+/// What another tool wrote wrongly is carried in a model, but no product of a program.
+#[test]
+fn products_with_wrong_attributes_are_named() {
+    let bench = Bench::new(&three());
+    bench.passes(&rtn(&["-o", "q.onnx"]));
+    let mut bytes = bench.read("q.onnx");
+    let four: &[u8] = b"bits\x18\x04"; // a name, then its integer
+    let at = bytes.windows(four.len()).position(|it| it == four).unwrap() + four.len() - 1;
+    bytes[at] = 5;
+    bench.put("q.onnx", &bytes);
+    let args = ["q.onnx", "-O", "none", "--emit", "obj"];
+    let ran = bench.passes(&args);
+    let text = "is left out: MatMulNBits: attribute 'bits' is not 2, 4 or 8";
+    assert!(ran.stderr.contains("warning[QCC0703]") && ran.stderr.contains(text), "{}", ran.stderr);
+    bench.refused(&[&args[..], &["--strict", "-f"]].concat(), 1, "QCC0703", &[text]);
 }
 
 #[test]

@@ -92,8 +92,11 @@ fn options_that_would_do_nothing() {
     }
     for option in [["--target", "x86-64"], ["--weights", "file"], ["--linker", "cc"]] {
         let args = [&["in.onnx", "-o", "out.onnx", "-O", "rtn"], &option[..]].concat();
-        bench.refused(&args, 2, "QCC0304", &[option[0], "no code is written"]);
+        let texts = &[option[0], "does nothing: no ", " is written"];
+        bench.refused(&args, 2, "QCC0304", texts);
     }
+    let linker = ["in.onnx", "-O", "rtn", "--emit", "obj,header", "--linker", "cc"];
+    bench.refused(&linker, 2, "QCC0304", &["--linker does nothing: no shared library is written"]);
     let passes = "infer-types,select,rtn,pack,to-nbits";
     for option in [
         &["-O", "rtn"][..],
