@@ -251,9 +251,12 @@ def wrong(runtime):
     short = model([weight])
     tensor = next(t for t in short.graph.initializer if t.name == "y0_2")
     tensor.CopyFrom(onnx.numpy_helper.from_array(weight.scales.reshape(-1)[1:], "y0_2"))
-    fails("option 'ep.qccexecutionprovider.planes' is 'a9'", lambda: runtime.session(source, options={"planes": "a9"}))
+    fails("option 'planes' is 'a9'", lambda: runtime.session(source, options={"planes": "a9"}))
     fails("there is no option", lambda: runtime.session(source, options={"plane": "a8"}))
     fails("neon", lambda: runtime.session(source, options={"isa": "neon"}))
+    ours = model([Weight(16, 64, 4, 32, domain="ai.qcc")])
+    fails("neon", lambda: runtime.session(ours, custom=True, qcc__isa="neon"))
+    fails("option 'qcc.planes' is 'a9'", lambda: runtime.session(ours, custom=True, qcc__planes="a9"))
     fails("scales", lambda: runtime.session(short))
     session = runtime.session(source)
     fails("", lambda: session.run(None, {"x": activations(63, 2)}))
@@ -320,11 +323,30 @@ def freed(runtime, custom, weights):
     return f"{grown:+.1f} MiB"
 
 
+def one_room(runtime):
+    """Custom operators of a session have one set of own threads and one of kernels, not one each."""
+    threads = lambda: len(os.listdir("/proc/self/task"))
+    source, x = model([Weight(512, 1024, 4, 32, domain="ai.qcc", seed=seed) for seed in range(8)]), activations(1024, 8)
+    runtime.session(source, custom=True, threads=1).run(None, {"x": x})
+    before = threads()
+    session = runtime.session(source, custom=True, threads=1, qcc__threads="3", qcc__cache="off")
+    session.run(None, {"x": x})
+    grown = threads() - before
+    expect(1 <= grown <= 3, f"8 operators have {grown} threads")
+    log = runtime.logged(source, custom=True, qcc__isa="scalar")
+    expect(log.count("plain Rust") <= 1, "kernels are told more than once")
+
+
 def again(runtime):
-    """The library is given back and taken again."""
+    """The library is given back, while a session of it is there, and taken again."""
     for _ in range(3):
-        gc.collect()
+        weight = Weight(64, 256, 4, 32)
+        x = activations(256, 2)
+        session = runtime.session(model([weight]))
         ort.unregister_execution_provider_library(NAME)
+        compare(session.run(None, {"x": x})[0], weight.apply(x), 2e-6, "no longer registered")
+        del session
+        gc.collect()
         expect(not any(d.ep_name == PROVIDER for d in ort.get_ep_devices()), "the provider is still there")
         runtime.register()
         weight = Weight(16, 64, 4, 32)
@@ -408,7 +430,7 @@ def main():
         tally.run(check.__name__, check, runtime)
     for check in (attention_forms, attention_in_place, attention_left, attention_wrong, attention_at_once, norms, norms_left):
         tally.run(check.__name__, check, runtime)
-    for check in (together, gates, gates_apart, other_ends, halves, inner_graphs, left, wrong, options, at_once, without_llvm):
+    for check in (together, gates, gates_apart, other_ends, halves, inner_graphs, left, wrong, options, one_room, at_once, without_llvm):
         tally.run(check.__name__, check, runtime)
     sizes = ((2048, 1024, 8, 32), (1024, 1024, 8, 32))
     tally.run("freed", freed, runtime, False, [Weight(*size) for size in sizes])

@@ -23,7 +23,7 @@ use qcc_quant::panel::{GroupedWeight, PanelError};
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// The version of `OrtCustomOp` whose members are set here.
 const OP_VERSION: u32 = 18;
@@ -46,8 +46,7 @@ struct Kernel {
     shape: Shape,
     beside: Beside,
     planes: Planes,
-    kernels: Kernels,
-    room: Room,
+    room: Arc<Room>,
     /// None: the weight is no constant.
     product: Option<Multiply>,
 }
@@ -160,12 +159,11 @@ impl Kernel {
         let warn = |line: &str| {
             api.log(logger, OrtLoggingLevel::ORT_LOGGING_LEVEL_WARNING, line);
         };
-        let kernels = Kernels::of(&options);
+        let room = room(&options)?;
         // The body multiplies floats.
         let planes = options.planes.unwrap_or(Planes::A22);
-        let room = Room::new(Workers::new(options.threads), kernels.clone());
         let beside = op.beside;
-        let mut kernel = Self { api, shape, beside, planes, kernels, room, product: None };
+        let mut kernel = Self { api, shape, beside, planes, room, product: None };
         let constant = |at: usize| {
             let (mut constant, mut value) = (0, ptr::null());
             ort!(
@@ -191,7 +189,7 @@ impl Kernel {
         } else {
             warn("qcc: a weight that is no constant is packed in every run");
         }
-        if let Some(line) = kernel.kernels.news() {
+        if let Some(line) = kernel.room.kernels().news() {
             warn(&line);
         }
         Ok(kernel)
@@ -233,7 +231,7 @@ impl Kernel {
             return Ok((Multiply::Floats(floats(&weight, outliers)), Some(error)));
         }
         let packed = pack(self.shape, &operands)?;
-        let linear = Linear::new(packed, &self.kernels, self.planes, None, Epilogue::None)?;
+        let linear = Linear::new(packed, self.room.kernels(), self.planes, None, Epilogue::None)?;
         Ok((Multiply::Panels(Group::new(vec![linear.into()])?), None))
     }
 
@@ -295,6 +293,21 @@ fn floats(weight: &GroupedWeight, outliers: Option<&Outliers>) -> Vec<f32> {
 
 fn dot(x: &[f32], w: &[f32]) -> f32 {
     x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>() as f32
+}
+
+/// What all operators share that are there and have the same options: each is made by itself, and
+/// nothing tells of which session.
+fn room(options: &Options) -> Result<Arc<Room>, Failure> {
+    static ROOMS: Mutex<Vec<(Options, Weak<Room>)>> = Mutex::new(Vec::new());
+    let mut rooms = ROOMS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut same = rooms.iter().filter(|it| it.0 == *options);
+    if let Some(room) = same.find_map(|it| it.1.upgrade()) {
+        return Ok(room);
+    }
+    let room = Arc::new(Room::new(Workers::new(options.threads), Kernels::of(options)?));
+    rooms.retain(|it| it.1.strong_count() > 0);
+    rooms.push((options.clone(), Arc::downgrade(&room)));
+    Ok(room)
 }
 
 /// The name of the node that a kernel is of.

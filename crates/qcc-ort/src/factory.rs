@@ -10,6 +10,7 @@ use ort_sys::{
 };
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_void};
+use std::sync::{Mutex, PoisonError};
 use std::{ptr, slice};
 
 /// [`PROVIDER`] for C.
@@ -83,6 +84,20 @@ impl Factory {
     }
 }
 
+/// The address of the factory. A session may give its provider back when the library is given back
+/// already, so there is one per runtime, which stays, as the code does: see `build.rs`.
+fn address(api: Api) -> usize {
+    static MADE: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let runtime = ptr::from_ref(api.raw()).addr();
+    if let Some((_, factory)) = made.iter().find(|it| it.0 == runtime) {
+        return *factory;
+    }
+    let factory = Box::into_raw(Box::new(Factory::new(api))).expose_provenance();
+    made.push((runtime, factory));
+    factory
+}
+
 /// `CreateEpFactories`: the one factory of this library.
 ///
 /// # Safety
@@ -107,26 +122,14 @@ pub(crate) unsafe fn create(
         if most == 0 || factories.is_null() || count.is_null() {
             return Err(Failure::wrong("no room for a factory"));
         }
-        let factory = Box::into_raw(Box::new(Factory::new(api)));
+        let factory = ptr::with_exposed_provenance_mut(address(api));
         // SAFETY: there is room for `most`. The head is the first member.
         unsafe {
-            factories.write(factory.cast());
+            factories.write(factory);
             count.write(1);
         }
         Ok(())
     })
-}
-
-/// `ReleaseEpFactory`.
-///
-/// # Safety
-/// `factory` is null or of [`create`], and not released.
-pub(crate) unsafe fn release(factory: *mut EpFactory) -> OrtStatusPtr {
-    if !factory.is_null() {
-        // SAFETY: what the caller promises.
-        drop(unsafe { Box::from_raw(factory.cast::<Factory>()) });
-    }
-    OrtStatusPtr(ptr::null_mut())
 }
 
 /// An array of C; none at null.

@@ -1,5 +1,6 @@
 //! Where kernels come from: compiled for the CPU, or in plain Rust where one cannot be.
 
+use crate::api::Failure;
 use crate::options::{Cache, Options};
 use qcc_codegen::{CodegenError, Jit};
 use qcc_kernels::{Isa, KernelSource, OrScalar, Scalar};
@@ -20,18 +21,25 @@ struct Shared {
 
 impl Kernels {
     /// Those that a session asks for. Sessions that ask for nothing share theirs.
-    pub(crate) fn of(options: &Options) -> Self {
+    ///
+    /// # Errors
+    /// An instruction set that was asked for by name, and that there are no kernels of.
+    pub(crate) fn of(options: &Options) -> Result<Self, Failure> {
         static SHARED: Mutex<Option<Weak<Shared>>> = Mutex::new(None);
         if options.isa.is_some() || options.cache != Cache::OfUser {
-            return Self::new(options);
+            let kernels = Self::new(options);
+            return match kernels.0.why.as_ref().filter(|_| options.isa.is_some()) {
+                Some(why) => Err(Failure::wrong(why.clone())),
+                None => Ok(kernels),
+            };
         }
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kernels) = shared.as_ref().and_then(Weak::upgrade) {
-            return Self(kernels);
+            return Ok(Self(kernels));
         }
         let kernels = Self::new(options);
         *shared = Some(Arc::downgrade(&kernels.0));
-        kernels
+        Ok(kernels)
     }
 
     fn new(options: &Options) -> Self {
@@ -56,11 +64,6 @@ impl Kernels {
     /// The instruction set that they are for.
     pub(crate) fn isa(&self) -> Isa {
         self.0.source.isa()
-    }
-
-    /// Why no kernel can be compiled as the session asks for.
-    pub(crate) fn refused(&self) -> Option<&str> {
-        self.0.why.as_deref()
     }
 
     /// A line for the log, once: that kernels in plain Rust run, and why.

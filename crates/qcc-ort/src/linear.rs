@@ -61,6 +61,11 @@ impl Room {
         Self { workers, kernels, spare: Mutex::default() }
     }
 
+    /// The kernels of all products in it.
+    pub(crate) fn kernels(&self) -> &Kernels {
+        &self.kernels
+    }
+
     /// Tells the user, in the log of a running operator, what became of the kernels, if it is new.
     fn tell(&self, api: &Api, context: *mut OrtKernelContext) {
         let Some(line) = self.kernels.news() else { return };

@@ -73,9 +73,12 @@ impl Options {
                 // What else it may be is the runtime's to tell.
                 options.level = value.parse().ok();
             }
-            let ours = [PREFIX, SHORT].iter().find_map(|it| lower.strip_prefix(it));
-            if let Some(name) = ours {
-                options.set(name.strip_prefix(SHORT).unwrap_or(name), key, value)?;
+            // The runtime puts the prefix before what was given to the provider.
+            if let Some(name) = lower.strip_prefix(PREFIX) {
+                let given = key.get(PREFIX.len()..).unwrap_or(key);
+                options.set(name.strip_prefix(SHORT).unwrap_or(name), given, value)?;
+            } else if let Some(name) = lower.strip_prefix(SHORT) {
+                options.set(name, key, value)?;
             }
         }
         Ok(options)
@@ -169,7 +172,7 @@ mod tests {
         );
         assert_eq!(
             error("ep.qccexecutionprovider.plane", "a8"),
-            "there is no option 'ep.qccexecutionprovider.plane'; known: planes, threads, isa, attention, cache"
+            "there is no option 'plane'; known: planes, threads, isa, attention, cache"
         );
         for (key, value) in [
             ("qcc.threads", "0"),

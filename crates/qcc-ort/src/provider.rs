@@ -44,10 +44,7 @@ impl Provider {
             release_infos,
             absent: [ptr::null(); 8],
         };
-        let kernels = Kernels::of(&options);
-        if let Some(why) = kernels.refused().filter(|_| options.isa.is_some()) {
-            return Err(Failure::wrong(why));
-        }
+        let kernels = Kernels::of(&options)?;
         let room = Arc::new(Room::new(Workers::new(options.threads), kernels.clone()));
         let provider = Self { head, api, logger, options, kernels, room };
         provider.tell();
