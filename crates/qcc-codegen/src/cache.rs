@@ -28,10 +28,15 @@ impl KernelCache {
     }
 
     /// The user's own: `$XDG_CACHE_HOME/qcc/kernels`, or `.cache/qcc/kernels` at home. None
-    /// without either.
+    /// without either. A path that is not absolute counts for nothing, as the base directory
+    /// specification of freedesktop.org asks.
     #[must_use]
     pub fn of_user() -> Option<Self> {
-        let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        Self::of(|name| env::var_os(name).map(PathBuf::from))
+    }
+
+    fn of(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<Self> {
+        let set = |name| variable(name).filter(|it| it.is_absolute());
         let root = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?;
         Some(Self::new(root.join("qcc").join("kernels")))
     }
@@ -98,6 +103,22 @@ mod tests {
         assert_eq!(cache.get("key").as_deref(), Some(&b"other"[..]));
         cache.remove("key");
         assert_eq!(cache.get("key"), None);
+    }
+
+    #[test]
+    fn only_absolute_paths_of_the_environment_count() {
+        let folder = |cache: &'static str, home: &'static str| {
+            let variable = |name: &str| match name {
+                "XDG_CACHE_HOME" => Some(cache.into()),
+                _ => Some(home.into()),
+            };
+            KernelCache::of(variable).map(|it| it.folder().to_owned())
+        };
+        assert_eq!(folder("/a", "/h"), Some("/a/qcc/kernels".into()));
+        for not_absolute in ["", "a", "./a"] {
+            assert_eq!(folder(not_absolute, "/h"), Some("/h/.cache/qcc/kernels".into()));
+            assert_eq!(folder(not_absolute, "h"), None);
+        }
     }
 
     #[test]

@@ -130,6 +130,7 @@ impl Target {
         let (_, architecture, cpu, implied) =
             BASES.iter().find(|(known, ..)| *known == base).ok_or_else(unknown)?;
         let mut features: BTreeSet<String> = implied.iter().map(ToString::to_string).collect();
+        let mut said = base.to_owned(); // each extension once
         for part in parts {
             let fits = |it: &&(&str, Architecture, &str)| it.0 == part && it.1 == *architecture;
             let (feature, _, oldest) = EXTENSIONS.iter().find(fits).ok_or_else(unknown)?;
@@ -137,9 +138,11 @@ impl Target {
                 let (extension, needs) = (part.into(), (*oldest).into());
                 return Err(CodegenError::OldBase { name: name.into(), extension, needs });
             }
-            features.insert((*feature).to_string());
+            if features.insert((*feature).to_string()) {
+                said = format!("{said}+{feature}");
+            }
         }
-        Ok(Target { name: name.into(), architecture: *architecture, cpu: (*cpu).into(), features })
+        Ok(Target { name: said, architecture: *architecture, cpu: (*cpu).into(), features })
     }
 
     /// The CPU at hand.
@@ -318,6 +321,8 @@ mod tests {
         assert_eq!(best("aarch64"), Ok(Isa::Neon));
         assert_eq!(best("aarch64+dotprod"), Ok(Isa::NeonDot));
         assert_eq!(best("aarch64+dotprod+i8mm"), Ok(Isa::NeonI8mm));
+        let twice = Target::parse("aarch64+dotprod+i8mm+dotprod").expect("a known name");
+        assert_eq!(twice.name(), "aarch64+dotprod+i8mm");
     }
 
     #[test]

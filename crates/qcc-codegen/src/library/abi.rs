@@ -61,6 +61,8 @@ codes! {
     Short = 10 "QCC_ERR_SHORT" "the weights are cut off",
     /// No version of this name.
     Target = 11 "QCC_ERR_TARGET" "the library was not compiled for a target of this name",
+    /// Another library than that of the header, which looks before it calls anything.
+    Library = 12 "QCC_ERR_LIBRARY" "the library is not the one that the header was written for",
 }
 
 #[cfg(test)]
@@ -73,7 +75,7 @@ mod tests {
         for (i, (_, number, _)) in CODES.iter().enumerate() {
             assert_eq!(*number as usize, i);
         }
-        assert_eq!(Code::Target as usize, CODES.len() - 1);
+        assert_eq!(Code::Library as usize, CODES.len() - 1);
     }
 
     #[test]

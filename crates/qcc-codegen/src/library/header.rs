@@ -83,6 +83,10 @@ struct qcc_library {
 };
 
 #endif /* QCC_AOT_ABI */
+
+#if QCC_AOT_ABI != @ABI@u
+#error "headers of two versions of qcc in one program"
+#endif
 "#;
 
 impl Library {
@@ -143,6 +147,11 @@ extern const uint32_t {prefix}_abi;
  */
 int {prefix}_open(const void *weights, size_t bytes);
 
+/* Another library than that of this header is not asked: {other}. */
+#define {prefix}_open(weights, bytes) \
+    ({prefix}_abi == QCC_AOT_ABI && {prefix}_library.count == {prefix}_PRODUCTS \
+        ? ({prefix}_open)(weights, bytes) : {other})
+
 /* A feature that this CPU lacks{lacks}, or a null pointer. */
 const char *{prefix}_missing(void);
 
@@ -172,6 +181,7 @@ int {prefix}_select(const char *target);
             targets = self.targets.all().len(),
             lacks = if self.targets.all().len() > 1 { ", whatever version is taken" } else { "" },
             count = self.entries.len(),
+            other = abi::CODES[abi::Code::Library as usize].0,
             bytes = match self.storage {
                 Storage::Inline => 0,
                 Storage::File => self.file_bytes,
@@ -248,7 +258,7 @@ mod tests {
             "#define QCC_AOT_ABI 1u",
             "#define model_q4_TARGETS 1",
             "int model_q4_select(const char *target);",
-            "    QCC_ERR_TARGET = 11\n};",
+            "    QCC_ERR_LIBRARY = 12\n};",
             "extern const struct qcc_product model_q4_products[3];",
             "/* /layers.0/down: k = 128, n = 64, 4 bits, groups of 32 */",
             "#define model_q4_layers_0_q_WORKSPACE_ROW 192u",

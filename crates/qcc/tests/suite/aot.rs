@@ -300,6 +300,43 @@ fn the_example_of_the_page_runs() {
     assert!(text.contains("node_linear: 128 x 128, y[0] = "), "{text}");
 }
 
+/// A shared library that took the place of the one that a program was built with.
+#[test]
+fn a_library_of_another_header_is_not_opened() {
+    if !has(&["cc"]) {
+        return;
+    }
+    let bench = Bench::new(&three());
+    bench.passes(&rtn(&["-o", "model", "--emit", "obj,header"]));
+    let header = String::from_utf8(bench.read("model.h")).unwrap();
+    let program = "#include \"model.h\"\nint main(void) { return model_open(0, 0); }\n";
+    bench.put("program.c", program.as_bytes());
+    let opened = |header: &str| {
+        bench.put("model.h", header.as_bytes());
+        let mut build = Command::new("cc");
+        build.args(["-std=c99"]).args(STRICT).args(["program.c", "model.o", "-o", "program"]);
+        good_end(&build.current_dir(bench.path("")).output().unwrap(), "program.c");
+        Command::new(bench.path("program")).status().unwrap().code()
+    };
+    assert_eq!(opened(&header), Some(0));
+    assert_eq!(
+        opened(&header.replace("QCC_AOT_ABI 1u", "QCC_AOT_ABI 2u").replace("!= 1u", "!= 2u")),
+        Some(12)
+    );
+    assert_eq!(opened(&header.replace("model_PRODUCTS 3", "model_PRODUCTS 4")), Some(12));
+    let both = [
+        &header,
+        "#undef QCC_AOT_ABI\n#define QCC_AOT_ABI 2u\n",
+        &header.replace("model", "other"),
+    ]
+    .concat();
+    bench.put("both.h", both.as_bytes());
+    let mut build = Command::new("cc");
+    let built =
+        build.args(["-fsyntax-only", "both.h"]).current_dir(bench.path("")).output().unwrap();
+    assert!(String::from_utf8_lossy(&built.stderr).contains("two versions of qcc"));
+}
+
 #[test]
 fn what_cannot_be_made_is_refused() {
     let bench = Bench::new(&model(good()));
