@@ -1,6 +1,8 @@
 //! The CPU at hand, as LLVM sees it, and what of it is known without.
 
 use crate::error::CodegenError;
+#[cfg(feature = "llvm")]
+use crate::features::FEATURES;
 use std::collections::BTreeSet;
 
 /// LLVM's name of the CPU, and what it has.
@@ -24,19 +26,8 @@ pub(crate) fn cpu_and_features() -> Result<(String, BTreeSet<String>), CodegenEr
 /// Features that instruction sets need, as LLVM calls them, as far as the CPU has them.
 #[cfg(feature = "llvm")]
 pub(crate) fn features() -> BTreeSet<String> {
-    macro_rules! found {
-        ($detected:ident: $($name:tt)*) => {
-            [$(($name, std::arch::$detected!($name))),*]
-        };
-    }
-    #[cfg(target_arch = "x86_64")]
-    let all = found!(
-        is_x86_feature_detected: "avx2" "avx512bw" "avx512cd" "avx512dq" "avx512f" "avx512vl"
-        "avx512vnni" "avxvnni" "f16c" "fma"
-    );
-    #[cfg(target_arch = "aarch64")]
-    let all = found!(is_aarch64_feature_detected: "neon" "dotprod" "i8mm");
-    all.into_iter().filter(|it| it.1).map(|it| it.0.to_string()).collect()
+    let here = FEATURES.iter().filter(|it| it.here.is_some_and(|has| has()));
+    here.map(|it| it.name.to_owned()).collect()
 }
 
 /// What tells this kind of CPU from others: a text that is the same in every process. None where

@@ -8,9 +8,15 @@
 
 mod cache;
 mod error;
+#[cfg_attr(
+    not(feature = "llvm"),
+    allow(dead_code, reason = "where a feature is found is read by code")
+)]
+mod features;
 mod host;
 #[cfg(feature = "llvm")]
 mod image;
+mod isas;
 #[cfg_attr(
     not(feature = "llvm"),
     allow(dead_code, unused_imports, reason = "what the driver reads is read by nobody else")

@@ -18,7 +18,8 @@
 
 use crate::CodegenError;
 use crate::code::{Code, Emitted, Vector};
-use crate::isa::{Instructions, Sum, instructions};
+use crate::isa::{Instructions, Sum};
+use crate::isas::instructions;
 use crate::operands::Operands;
 use crate::unpack::{self, Form, Join};
 use inkwell::values::{BasicValueEnum, FunctionValue, IntValue, PointerValue};

@@ -4,6 +4,8 @@
 //! against lists, since LLVM ends the process over some that it does not know.
 
 use crate::error::CodegenError;
+use crate::features::{Feature, extensions};
+use crate::isas::ISAS;
 use qcc_kernels::Isa;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -46,7 +48,7 @@ pub struct Target {
     architecture: Architecture,
     /// LLVM's name of the CPU.
     cpu: String,
-    /// What the CPU has, of [`EXTENSIONS`] and of what the base implies.
+    /// What the CPU has of [`FEATURES`](crate::features::FEATURES).
     features: BTreeSet<String>,
 }
 
@@ -77,42 +79,11 @@ const L4: [&str; 20] = [
     "bmi", "avx2", "bmi2", "lzcnt", "avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl",
 ];
 
-/// Extensions that can follow a base, and the oldest base that each can follow: what LLVM takes to
-/// come with an extension, and what its kernels need, must be there as well.
-const EXTENSIONS: &[(&str, Architecture, &str)] = &[
-    ("avx512vnni", Architecture::X86_64, "x86-64-v4"),
-    ("avxvnni", Architecture::X86_64, "x86-64-v3"),
-    ("dotprod", Architecture::Aarch64, "aarch64"),
-    ("i8mm", Architecture::Aarch64, "aarch64"),
-];
-
 /// Whether an extension that needs base `oldest` can follow `base`; both of one architecture.
 fn stands(oldest: &str, base: &str) -> bool {
     let place = |name: &str| BASES.iter().position(|it| it.0 == name);
     place(oldest) <= place(base)
 }
-
-/// From the best to what runs anywhere: architecture, if it is of one, and needed features.
-const ISAS: &[(Isa, Option<Architecture>, &[&str])] = &[
-    (
-        Isa::Avx512Vnni,
-        Some(Architecture::X86_64),
-        &["avx512vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl", "f16c", "fma"],
-    ),
-    (Isa::AvxVnni, Some(Architecture::X86_64), &["avxvnni", "avx2", "f16c", "fma"]),
-    // AVX-512 VL has the same instruction under another encoding.
-    (Isa::AvxVnni, Some(Architecture::X86_64), &["avx512vnni", "avx512vl", "avx2", "f16c", "fma"]),
-    (
-        Isa::Avx512,
-        Some(Architecture::X86_64),
-        &["avx512f", "avx512bw", "avx512dq", "avx512vl", "f16c", "fma"],
-    ),
-    (Isa::Avx2, Some(Architecture::X86_64), &["avx2", "f16c", "fma"]),
-    (Isa::NeonI8mm, Some(Architecture::Aarch64), &["i8mm", "neon"]),
-    (Isa::NeonDot, Some(Architecture::Aarch64), &["dotprod", "neon"]),
-    (Isa::Neon, Some(Architecture::Aarch64), &["neon"]),
-    (Isa::Scalar, None, &[]),
-];
 
 impl Target {
     /// The target of a name: `native`, or a base with extensions behind `+`.
@@ -132,14 +103,14 @@ impl Target {
         let mut features: BTreeSet<String> = implied.iter().map(ToString::to_string).collect();
         let mut said = base.to_owned(); // each extension once
         for part in parts {
-            let fits = |it: &&(&str, Architecture, &str)| it.0 == part && it.1 == *architecture;
-            let (feature, _, oldest) = EXTENSIONS.iter().find(fits).ok_or_else(unknown)?;
+            let fits = |it: &&Feature| it.name == part && it.architecture == *architecture;
+            let (_, oldest) = extensions().find(|it| fits(&it.0)).ok_or_else(unknown)?;
             if !stands(oldest, base) {
-                let (extension, needs) = (part.into(), (*oldest).into());
+                let (extension, needs) = (part.into(), oldest.into());
                 return Err(CodegenError::OldBase { name: name.into(), extension, needs });
             }
-            if features.insert((*feature).to_string()) {
-                said = format!("{said}+{feature}");
+            if features.insert(part.to_owned()) {
+                said = format!("{said}+{part}");
             }
         }
         Ok(Target { name: said, architecture: *architecture, cpu: (*cpu).into(), features })
@@ -178,8 +149,9 @@ impl Target {
         let Some((base, architecture, cpu, implied)) = BASES.iter().rev().find(fits) else {
             return self.clone();
         };
-        let more = EXTENSIONS.iter().filter(|it| it.1 == *architecture && has(it.0));
-        let more: Vec<&str> = more.filter(|it| stands(it.2, base)).map(|it| it.0).collect();
+        let more = extensions().filter(|(it, _)| it.architecture == *architecture && has(it.name));
+        let more = more.filter(|(_, oldest)| stands(oldest, base));
+        let more: Vec<&str> = more.map(|(it, _)| it.name).collect();
         Target {
             name: [&[*base], &more[..]].concat().join("+"),
             architecture: *architecture,
@@ -191,7 +163,7 @@ impl Target {
     /// All names that a target is made of.
     pub fn names() -> impl Iterator<Item = &'static str> {
         let bases = BASES.iter().map(|(name, ..)| *name);
-        std::iter::once("native").chain(bases).chain(EXTENSIONS.iter().map(|it| it.0))
+        std::iter::once("native").chain(bases).chain(extensions().map(|(it, _)| it.name))
     }
 
     /// What a CPU must have to run it, beyond what every CPU of the architecture has; each as LLVM
@@ -242,10 +214,7 @@ impl Target {
     /// Instruction sets that run on it, the fastest first.
     #[must_use]
     pub fn isas(&self) -> Vec<Isa> {
-        let mut isas: Vec<Isa> = ISAS.iter().map(|(isa, ..)| *isa).collect();
-        isas.retain(|isa| self.check(*isa).is_ok());
-        isas.dedup();
-        isas
+        ISAS.iter().map(|it| it.isa).filter(|isa| self.check(*isa).is_ok()).collect()
     }
 
     /// The fastest instruction set that runs on it.
@@ -257,7 +226,7 @@ impl Target {
     /// The place of its fastest instruction set, from the best of all on.
     pub(crate) fn rank(&self) -> usize {
         let best = self.best();
-        ISAS.iter().position(|(isa, ..)| *isa == best).unwrap_or(ISAS.len())
+        ISAS.iter().position(|it| it.isa == best).unwrap_or(ISAS.len())
     }
 
     /// Whether code for it is code for `other`, whatever their names are.
@@ -270,25 +239,23 @@ impl Target {
     /// # Errors
     /// [`CodegenError::WrongArchitecture`] or [`CodegenError::MissingFeatures`].
     pub fn check(&self, isa: Isa) -> Result<(), CodegenError> {
-        let mut missing: Option<Vec<&str>> = None;
-        for (_, architecture, needs) in ISAS.iter().filter(|(known, ..)| *known == isa) {
-            if architecture.is_some_and(|a| a != self.architecture) {
-                return Err(CodegenError::WrongArchitecture {
-                    isa: isa.to_string(),
-                    architecture: self.architecture.triple().into(),
-                });
-            }
-            let lacks = |name: &&&str| !self.features.contains(**name);
-            let lacking: Vec<&str> = needs.iter().filter(lacks).copied().collect();
-            if lacking.is_empty() {
-                return Ok(());
-            }
-            missing.get_or_insert(lacking);
+        let Some(row) = ISAS.iter().find(|it| it.isa == isa) else { return Ok(()) };
+        if row.architecture.is_some_and(|it| it != self.architecture) {
+            return Err(CodegenError::WrongArchitecture {
+                isa: isa.to_string(),
+                architecture: self.architecture.triple().into(),
+            });
+        }
+        let lacks = |name: &&&str| !self.features.contains(**name);
+        let lacking = |needs: &[&'static str]| needs.iter().filter(lacks).copied().collect();
+        let missing: Vec<Vec<&str>> = row.needs.iter().map(|it| lacking(it)).collect();
+        if missing.iter().any(Vec::is_empty) {
+            return Ok(());
         }
         Err(CodegenError::MissingFeatures {
             isa: isa.to_string(),
             cpu: self.cpu.clone(),
-            missing: missing.unwrap_or_default().join(", "),
+            missing: missing.first().map_or_else(String::new, |it| it.join(", ")),
         })
     }
 }
@@ -301,7 +268,7 @@ impl fmt::Display for Target {
 
 fn known() -> String {
     let bases = BASES.iter().map(|(name, ..)| (*name).to_string());
-    let extensions = EXTENSIONS.iter().map(|it| format!("+{}", it.0));
+    let extensions = extensions().map(|(it, _)| format!("+{}", it.name));
     let native = std::iter::once("native".to_string());
     native.chain(bases).chain(extensions).collect::<Vec<_>>().join(", ")
 }
@@ -389,13 +356,5 @@ mod tests {
             let (_, _, _, implied) = BASES.iter().find(|it| it.2 == *cpu).expect("a base");
             assert!(implied.iter().all(|it| features.contains(it)), "{cpu}");
         }
-    }
-
-    #[test]
-    fn every_isa_has_a_row() {
-        let mut rows: Vec<Isa> = ISAS.iter().map(|(isa, ..)| *isa).collect();
-        rows.sort();
-        rows.dedup();
-        assert_eq!(rows.len(), Isa::ALL.len());
     }
 }

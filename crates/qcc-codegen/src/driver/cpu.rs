@@ -3,41 +3,10 @@
 
 use super::scalars::{Int, Pointer};
 use crate::code::{Code, Emitted};
+use crate::features::{Registers, find};
 use crate::{Architecture, CodegenError, Target};
 use inkwell::IntPredicate;
 use inkwell::values::{BasicValueEnum, FunctionValue};
-
-/// A register of `cpuid`, by its place in [`X86::words`], and the bit; by LLVM's name.
-const X86_BITS: &[(&str, usize, u32)] = &[
-    ("sse3", 0, 0),
-    ("ssse3", 0, 9),
-    ("fma", 0, 12),
-    ("cx16", 0, 13),
-    ("sse4.1", 0, 19),
-    ("sse4.2", 0, 20),
-    ("movbe", 0, 22),
-    ("popcnt", 0, 23),
-    ("avx", 0, 28),
-    ("f16c", 0, 29),
-    ("bmi", 1, 3),
-    ("avx2", 1, 5),
-    ("bmi2", 1, 8),
-    ("avx512f", 1, 16),
-    ("avx512dq", 1, 17),
-    ("avx512cd", 1, 28),
-    ("avx512bw", 1, 30),
-    ("avx512vl", 1, 31),
-    ("avx512vnni", 2, 11),
-    ("avxvnni", 3, 4),
-    ("sahf", 4, 0),
-    ("lzcnt", 4, 5),
-];
-
-/// What the system must keep of a thread for the registers of AVX, and of AVX-512.
-const KEPT: [u64; 2] = [0b110, 0b1110_0110];
-
-/// Word of the auxiliary vector (`AT_HWCAP`, `AT_HWCAP2`) and bit, by LLVM's name.
-const ARM_BITS: &[(&str, u64, u32)] = &[("dotprod", 16, 20), ("i8mm", 26, 13)];
 
 /// The name of the first feature of the target that is lacking, or a null pointer.
 pub(super) fn missing<'c>(
@@ -110,6 +79,7 @@ fn bit<'c>(code: &Code<'c>, word: Int<'c>, bit: u32) -> Emitted<Int<'c>> {
 
 /// What `cpuid` says.
 struct X86<'c> {
+    /// By the places of features.
     words: [Int<'c>; 5],
     /// What the system keeps.
     kept: Int<'c>,
@@ -150,13 +120,14 @@ impl<'c> X86<'c> {
     }
 
     fn has(&self, code: &Code<'c>, name: &str) -> Emitted<Int<'c>> {
-        let row = X86_BITS.iter().find(|(known, ..)| *known == name);
-        let (_, word, at) = row.ok_or_else(|| unknown(name))?;
-        let has = bit(code, self.words[*word], *at)?;
-        let registers = match name {
-            _ if name.starts_with("avx512") => KEPT[1],
-            "avx" | "f16c" | "fma" | "avx2" | "avxvnni" => KEPT[0],
-            _ => return Ok(has),
+        let row = find(name).ok_or_else(|| unknown(name))?;
+        let (word, at) = row.place;
+        let has = bit(code, self.words[word as usize], at)?;
+        // What the system says that it keeps, by `xgetbv`.
+        let registers = match row.registers {
+            Registers::Any => return Ok(has),
+            Registers::Avx => 0b110,
+            Registers::Avx512 => 0b1110_0110,
         };
         let mask = self.kept.get_type().const_int(registers, false);
         let kept = code.compare(IntPredicate::EQ, code.both(self.kept, mask)?, mask)?;
@@ -196,15 +167,14 @@ fn ask<'c, const N: usize>(
 
 /// What the system says of an Arm CPU.
 fn arm<'c>(code: &Code<'c>, name: &str) -> Emitted<Int<'c>> {
-    let row = ARM_BITS.iter().find(|(known, ..)| *known == name);
-    let (_, word, at) = row.ok_or_else(|| unknown(name))?;
+    let (word, at) = find(name).ok_or_else(|| unknown(name))?.place;
     let int = code.context.i64_type();
     let ask = code.module.get_function("getauxval").unwrap_or_else(|| {
         code.module.add_function("getauxval", int.fn_type(&[int.into()], false), None)
     });
-    let call = code.builder.build_call(ask, &[code.index(*word).into()], "")?;
+    let call = code.builder.build_call(ask, &[code.index(word.into()).into()], "")?;
     match call.try_as_basic_value().basic() {
-        Some(BasicValueEnum::IntValue(value)) => bit(code, value, *at),
+        Some(BasicValueEnum::IntValue(value)) => bit(code, value, at),
         _ => Err(unknown(name)),
     }
 }
@@ -216,12 +186,12 @@ mod tests {
     #[test]
     fn every_feature_of_a_target_is_looked_for() {
         let x86 = Target::parse("x86-64-v4+avx512vnni+avxvnni").expect("a target");
-        for name in x86.needs() {
-            assert!(X86_BITS.iter().any(|it| it.0 == name), "{name}");
-        }
         let arm = Target::parse("aarch64+dotprod+i8mm").expect("a target");
-        for name in arm.needs() {
-            assert!(ARM_BITS.iter().any(|it| it.0 == name), "{name}");
+        for target in [x86, arm] {
+            for name in target.needs() {
+                let feature = find(name).expect(name);
+                assert_eq!(feature.architecture, target.architecture(), "{name}");
+            }
         }
     }
 }

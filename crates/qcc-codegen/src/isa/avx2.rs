@@ -2,7 +2,7 @@
 
 use super::words::Words;
 
-pub(super) const AVX2: Words = Words {
+pub(crate) const AVX2: Words = Words {
     lanes: 8,
     registers: 16,
     maddubs: "llvm.x86.avx2.pmadd.ub.sw",

@@ -2,7 +2,7 @@
 
 use super::words::Words;
 
-pub(super) const AVX512: Words = Words {
+pub(crate) const AVX512: Words = Words {
     lanes: 16,
     registers: 32,
     maddubs: "llvm.x86.avx512.pmaddubs.w.512",

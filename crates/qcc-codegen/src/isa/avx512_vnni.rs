@@ -3,5 +3,5 @@
 
 use super::vnni::Vnni;
 
-pub(super) const AVX512_VNNI: Vnni =
+pub(crate) const AVX512_VNNI: Vnni =
     Vnni { lanes: 16, registers: 32, name: "llvm.x86.avx512.vpdpbusd.512" };

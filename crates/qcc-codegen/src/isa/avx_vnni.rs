@@ -3,5 +3,5 @@
 use super::vnni::Vnni;
 
 // The name is of AVX-512 VL; the feature `avxvnni` has the same instruction.
-pub(super) const AVX_VNNI: Vnni =
+pub(crate) const AVX_VNNI: Vnni =
     Vnni { lanes: 8, registers: 16, name: "llvm.x86.avx512.vpdpbusd.256" };

@@ -6,7 +6,7 @@ use inkwell::values::PointerValue;
 use qcc_quant::panel::PanelBits;
 
 /// What differs between `sdot` and `usdot`.
-pub(super) struct ByLane {
+pub(crate) struct ByLane {
     /// The name of the instruction.
     pub name: &'static str,
     /// Whether codes are bytes without a sign to it.

@@ -1,21 +1,21 @@
 //! What differs between instruction sets. The loop nest ([`crate::nest`]) is written once, over
-//! [`Instructions`]; an instruction set is one file here and one line in [`instructions`].
+//! [`Instructions`]; an instruction set is one file here and one row of
+//! [`ISAS`](crate::isas::ISAS).
 
-mod avx2;
-mod avx512;
-mod avx512_vnni;
-mod avx_vnni;
+pub(crate) mod avx2;
+pub(crate) mod avx512;
+pub(crate) mod avx512_vnni;
+pub(crate) mod avx_vnni;
 mod by_lane;
-mod neon;
-mod neon_dot;
-mod neon_i8mm;
-mod scalar;
+pub(crate) mod neon;
+pub(crate) mod neon_dot;
+pub(crate) mod neon_i8mm;
+pub(crate) mod scalar;
 mod vnni;
 mod words;
 
 use crate::code::{Code, Emitted, Vector};
 use inkwell::values::PointerValue;
-use qcc_kernels::Isa;
 use qcc_quant::panel::{PanelBits, PanelScale};
 
 /// Dot products of one register of columns that are being summed up.
@@ -131,19 +131,5 @@ pub(crate) trait Instructions: Sync {
             PanelScale::F16 => code.load_halves(n, at, 2 * n),
             PanelScale::Bf16 => code.load_brain_floats(n, at, 2 * n),
         }
-    }
-}
-
-/// The instructions of `isa`.
-pub(crate) fn instructions(isa: Isa) -> &'static dyn Instructions {
-    match isa {
-        Isa::Scalar => &scalar::Scalar,
-        Isa::Avx512Vnni => &avx512_vnni::AVX512_VNNI,
-        Isa::Avx512 => &avx512::AVX512,
-        Isa::AvxVnni => &avx_vnni::AVX_VNNI,
-        Isa::Avx2 => &avx2::AVX2,
-        Isa::NeonDot => &neon_dot::NEON_DOT,
-        Isa::NeonI8mm => &neon_i8mm::NEON_I8MM,
-        Isa::Neon => &neon::Neon,
     }
 }

@@ -8,7 +8,7 @@ use crate::code::{Code, Emitted, Vector};
 use inkwell::values::PointerValue;
 use qcc_quant::panel::PanelBits;
 
-pub(super) struct Neon;
+pub(crate) struct Neon;
 
 impl Instructions for Neon {
     fn lanes(&self) -> u32 {

@@ -3,4 +3,4 @@
 use super::by_lane::ByLane;
 
 /// `sdot` takes codes as signed bytes.
-pub(super) const NEON_DOT: ByLane = ByLane { name: "llvm.aarch64.neon.sdot", wide_codes: false };
+pub(crate) const NEON_DOT: ByLane = ByLane { name: "llvm.aarch64.neon.sdot", wide_codes: false };

@@ -4,4 +4,4 @@
 
 use super::by_lane::ByLane;
 
-pub(super) const NEON_I8MM: ByLane = ByLane { name: "llvm.aarch64.neon.usdot", wide_codes: true };
+pub(crate) const NEON_I8MM: ByLane = ByLane { name: "llvm.aarch64.neon.usdot", wide_codes: true };

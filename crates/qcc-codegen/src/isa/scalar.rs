@@ -5,7 +5,7 @@ use crate::code::{Code, Emitted, Vector};
 use inkwell::values::PointerValue;
 use qcc_quant::panel::{PanelBits, PanelScale};
 
-pub(super) struct Scalar;
+pub(crate) struct Scalar;
 
 impl Instructions for Scalar {
     /// Four columns are what the smallest vector units hold; without one LLVM takes them apart.

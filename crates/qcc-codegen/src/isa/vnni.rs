@@ -5,7 +5,7 @@ use crate::code::{Code, Emitted, Vector};
 use qcc_quant::panel::PanelBits;
 
 /// What differs by the width of a register.
-pub(super) struct Vnni {
+pub(crate) struct Vnni {
     /// Columns of a register.
     pub lanes: u32,
     /// Vector registers there are.

@@ -11,7 +11,7 @@ use inkwell::values::PointerValue;
 use qcc_quant::panel::PanelBits;
 
 /// What differs by the width of a register.
-pub(super) struct Words {
+pub(crate) struct Words {
     /// Columns of a register.
     pub lanes: u32,
     /// Vector registers there are.
