@@ -9,7 +9,7 @@ use qcc_exec::{Bound, Plan, PlanOptions, Profile};
 use qcc_ir::Graph;
 use qcc_tensor::Tensor;
 
-use super::feed;
+use super::{asked, feed};
 use crate::generate::{Cache, DecodeError, Decoder};
 use crate::runner::{Feed, diagnosed};
 use crate::{Error, Model};
@@ -72,8 +72,8 @@ impl<'a> Whole<'a> {
             }
             Kind::Text { decoder, cache, held } => {
                 let has_cache = decoder.pairs().is_some();
-                if past == 0 || !has_cache || *held >= past + GROWTH {
-                    *cache = Cache::expecting(past + rows + GROWTH);
+                if past == 0 || !has_cache || *held >= past.saturating_add(GROWTH) {
+                    *cache = Cache::expecting(past.saturating_add(rows).saturating_add(GROWTH));
                     *held = 0;
                 }
                 if has_cache && *held < past {
@@ -100,9 +100,11 @@ impl<'a> Whole<'a> {
 
 /// Ids that count up.
 fn ids(first: usize, count: usize) -> Result<Tensor, Error> {
-    let ids: Vec<i64> = (first..first + count).map(|it| it as i64 % 1000).collect();
-    let made = Tensor::from_vec(vec![1, count], ids);
-    made.map_err(|it| Diagnostic::error(codes::QCC0901, it.to_string()).into())
+    // Where the model has rows of one length, nobody has looked at this one.
+    asked::has_room(count.saturating_mul(size_of::<i64>()))?;
+    let ids = feed::elements(count, |it| (first + it) as i64 % 1000);
+    let made = ids.and_then(|it| Tensor::from_vec(vec![1, count], it));
+    made.map_err(|it| asked::full(&it))
 }
 
 fn wrong(error: DecodeError) -> Error {

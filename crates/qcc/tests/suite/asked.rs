@@ -1,0 +1,90 @@
+//! What `run` and `bench` are asked for and cannot do, or need not do: it is said before anything
+//! of that size is made.
+
+use onnx_protobuf::{
+    GraphProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto::Dimension,
+    tensor_shape_proto::dimension::Value, type_proto,
+};
+use qcc_data::npy;
+use qcc_tensor::Tensor;
+
+use crate::bench::{Bench, SIZE, bundled, floats, good, model, node, numbers, rtn, value};
+
+/// A value of an element type, with dimensions that have names.
+fn named(name: &str, elem_type: i32, dims: &[&str]) -> ValueInfoProto {
+    let dim = |it: &&str| {
+        let value = it.parse().map_or_else(|_| Value::DimParam((*it).into()), Value::DimValue);
+        Dimension { value: Some(value), denotation: None }
+    };
+    let shape = Some(TensorShapeProto { dim: dims.iter().map(dim).collect() });
+    let tensor = type_proto::Tensor { elem_type: Some(elem_type), shape };
+    let value = Some(type_proto::Value::TensorType(tensor));
+    let ty = Some(TypeProto { value, denotation: None });
+    ValueInfoProto { name: Some(name.into()), r#type: ty, ..ValueInfoProto::default() }
+}
+
+/// A table of tokens, one of 8 positions, and a cache beside them.
+fn with_cache() -> Vec<u8> {
+    let (past, present) = ("past_key_values.0.key", "present.0.key");
+    let dims = ["batch_size", "2", "past_sequence_length", "64"];
+    model(GraphProto {
+        name: Some("g".into()),
+        node: vec![
+            node("Gather", "tokens", &["w", "input_ids"], "token"),
+            node("Gather", "places", &["p", "position_ids"], "place"),
+            node("Add", "sum", &["token", "place"], "logits"),
+            node("Identity", "cache", &[past], present),
+        ],
+        initializer: vec![
+            floats("w", &[1000, SIZE], &numbers(1000 * SIZE)),
+            floats("p", &[8, SIZE], &numbers(8 * SIZE)),
+        ],
+        input: vec![
+            named("input_ids", 7, &["batch_size", "sequence_length"]),
+            named("position_ids", 7, &["batch_size", "sequence_length"]),
+            named(past, 1, &dims),
+        ],
+        output: vec![value("logits", None), value(present, None)],
+        ..GraphProto::default()
+    })
+}
+
+/// A product of the small model on `x.npy`.
+fn with_array() -> Bench {
+    let bench = Bench::new(&model(good()));
+    let x = Tensor::from_vec(vec![5, SIZE], numbers(5 * SIZE)).unwrap();
+    bench.put("x.npy", &npy::write(&x).unwrap());
+    bench
+}
+
+#[test]
+fn sizes_that_no_memory_has() {
+    let refused = |bench: &Bench, model: &str, more: &[&str]| {
+        let args = [&["bench", model, "-t1", "--runs", "1"], more].concat();
+        let texts = ["a run needs", "GiB of memory are left", "fewer tokens or rows", "-m, --past"];
+        bench.refused(&args, 1, "QCC0503", &texts);
+    };
+    let bundled = Bench::new(&bundled());
+    for rows in ["99999999999", "4611686018427387904", "18446744073709551615"] {
+        for more in [&["-m", rows][..], &["-m", rows, "--whole"]] {
+            refused(&bundled, "in.onnx", more);
+        }
+        refused(&bundled, "in.onnx", &["-m", &format!("1,{rows}")]);
+    }
+    let cache = Bench::new(&with_cache());
+    for past in ["10000000000", "4611686018427387904", "18446744073709551615"] {
+        for more in [&["--past", past][..], &["--past", past, "--whole"]] {
+            refused(&cache, "in.onnx", more);
+        }
+    }
+    // The whole model has one row in every run, but its product is timed by itself.
+    let product = with_array();
+    product.passes(&rtn(&[]));
+    for rows in ["99999999999", "18446744073709551615"] {
+        refused(&product, "out.onnx", &["-m", rows]);
+    }
+    // No inputs are made for a run whose results have no room.
+    let rows = "100000000";
+    let texts = ["a run needs", "results of operators", "fewer tokens or rows"];
+    bundled.refused(&["bench", "in.onnx", "-t1", "-m", rows], 1, "QCC0503", &texts);
+}
