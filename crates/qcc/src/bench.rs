@@ -123,7 +123,7 @@ pub struct Bench {
 ///
 /// # Errors
 /// When a model cannot be run, or has inputs that cannot be made up; for tokens seen before when
-/// it has no cache that could hold them; for more tokens than there is memory for.
+/// it has no cache that could hold them; for more tokens than it takes or there is memory for.
 pub fn bench(
     model: &Model,
     reference: Option<&Model>,

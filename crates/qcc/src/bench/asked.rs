@@ -1,7 +1,7 @@
 //! What is asked for, beside what a model takes and the system has memory for. All of it is known
 //! before anything of that size is made.
 
-use qcc_data::{Role, role};
+use qcc_data::{Role, role, token_input};
 use qcc_diag::{Diagnostic, codes};
 use qcc_exec::{Bound, Plan, PlanOptions};
 use qcc_ir::Graph;
@@ -9,7 +9,7 @@ use qcc_tensor::{TensorError, checked_len};
 
 use super::{BenchOptions, feed};
 use crate::runner::diagnosed;
-use crate::{Error, Model};
+use crate::{Error, Model, generate};
 
 /// Tokens from which on the results of a run may not fit into memory. Finding that out takes the
 /// time of a plan, which short runs would notice.
@@ -18,13 +18,18 @@ const LONG: usize = 2048;
 /// The way out where memory does not suffice.
 const LESS: &str = "give the model fewer tokens or rows at a time: -m, --past";
 
-/// Whether a model has what was asked for, and the system memory for its inputs.
+/// Whether a model takes so many tokens, and the system has memory for its inputs.
 ///
 /// # Errors
-/// QCC0304 when it has no cache, QCC0503 when there is no memory.
+/// QCC0304 when it does not take them, QCC0503 when there is no memory.
 pub(super) fn check(model: &Model, options: &BenchOptions) -> Result<(), Error> {
     check_past(model, options.past)?;
     let rows = options.rows.iter().copied().max().unwrap_or(0);
+    if token_input(&model.inputs()).is_some()
+        && let Some(context) = generate::context(model)
+    {
+        check_context(model, context, rows, options.past)?;
+    }
     let shapes = feed::shapes(model.graph(), rows, options.past);
     has_room(shapes.iter().map(|it| bytes(&it.1)).fold(0, usize::saturating_add))
 }
@@ -39,6 +44,21 @@ fn check_past(model: &Model, past: usize) -> Result<(), Error> {
     let text = format!("'{path}' has no cache that could hold {past} tokens");
     let error = Diagnostic::error(codes::QCC0304, text).at("option --past");
     Err(error.with_help("leave out --past, or export the model with its cache").into())
+}
+
+/// Behind its last position a model has no numbers, or wrong ones.
+fn check_context(model: &Model, context: usize, rows: usize, past: usize) -> Result<(), Error> {
+    let path = model.source().path().display();
+    let (what, option, help) = match context.checked_sub(rows) {
+        Some(most) if past <= most => return Ok(()),
+        Some(most) => {
+            let help = format!("--past {most} is the most for -m {rows}");
+            (format!("{rows} behind {past} others"), "option --past", help)
+        }
+        None => (rows.to_string(), "option --rows", format!("-m {context} is the most")),
+    };
+    let text = format!("'{path}' takes at most {context} tokens, not {what}");
+    Err(Diagnostic::error(codes::QCC0304, text).at(option).with_help(help).into())
 }
 
 /// Whether the results of a run fit into memory, as far as shapes tell. The run asks that too, but

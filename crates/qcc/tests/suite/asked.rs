@@ -88,3 +88,31 @@ fn sizes_that_no_memory_has() {
     let texts = ["a run needs", "results of operators", "fewer tokens or rows"];
     bundled.refused(&["bench", "in.onnx", "-t1", "-m", rows], 1, "QCC0503", &texts);
 }
+
+#[test]
+fn more_tokens_than_the_model_has_positions() {
+    let refused = |bench: &Bench, more: &[&str], texts: &[&str]| {
+        bench.refused(&[&["bench", "in.onnx"], more].concat(), 2, "QCC0304", texts);
+    };
+    let bench = Bench::new(&with_cache());
+    bench.put("config.json", b"{\"max_position_embeddings\": 8}");
+    let long = &["'in.onnx' takes at most 8 tokens, not 9", "option --rows", "-m 8 is the most"];
+    refused(&bench, &["-m", "1,9,4"], long);
+    refused(&bench, &["-m9", "--past", "3"], long);
+    let texts = &["at most 8 tokens, not 4 behind 5 others", "option --past"];
+    refused(&bench, &["-m", "1,4", "--past", "5"], texts);
+    refused(&bench, &["-m", "1,4", "--past", "5"], &["--past 4 is the most for -m 4"]);
+    refused(&bench, &["-m1", "--past", "18446744073709551615"], &["--past 7 is the most"]);
+    bench.passes(&["bench", "in.onnx", "-m8", "-t1", "--runs", "3"]);
+    // Nor does any of several runs go on where the one before it ended.
+    bench.passes(&["bench", "in.onnx", "-m", "1,4", "--past", "4", "-t1", "--runs", "3"]);
+    bench.passes(&["bench", "in.onnx", "-m1", "--past", "7", "-t1", "--runs", "3"]);
+    // The reference runs as many.
+    let bundled = Bench::new(&bundled());
+    bundled.put("other.onnx", &with_cache());
+    std::fs::create_dir(bundled.path("short")).unwrap();
+    bundled.put("short/other.onnx", &with_cache());
+    bundled.put("short/config.json", b"{\"n_positions\": 4}");
+    let texts = &["'short/other.onnx' takes at most 4 tokens, not 5"];
+    refused(&bundled, &["-m5", "--ref", "short/other.onnx"], texts);
+}
