@@ -116,3 +116,57 @@ fn more_tokens_than_the_model_has_positions() {
     let texts = &["'short/other.onnx' takes at most 4 tokens, not 5"];
     refused(&bundled, &["-m5", "--ref", "short/other.onnx"], texts);
 }
+
+#[test]
+fn options_of_text_that_would_do_nothing() {
+    let bench = with_array();
+    let arrays = ["run", "in.onnx", "--input", "x=x.npy"];
+    for option in [
+        &["--tokenizer", "tokenizer.json"][..],
+        &["-n", "5"],
+        &["--max-new-tokens", "128"],
+        &["--temperature", "0.8"],
+        &["--top-k", "5"],
+        &["--top-p", "0.9"],
+        &["--min-p", "0.1"],
+        &["--repetition-penalty", "1.1"],
+        &["--seed", "42"],
+        &["--stop", "x"],
+        &["--stop-id", "1"],
+        &["--ignore-eos"],
+    ] {
+        let name = if option[0] == "-n" { "--max-new-tokens" } else { option[0] };
+        let text = format!("{name} does nothing: no text is written");
+        let texts = [&*text, &format!("--> option {name}"), "help: --prompt TEXT or --ids 1,2,3"];
+        bench.refused(&[&arrays[..], option].concat(), 2, "QCC0304", &texts);
+        bench.refused(&[&["run", "in.onnx"], option].concat(), 2, "QCC0304", &texts);
+    }
+    for option in [["--input", "x=x.npy"], ["--inputs", "x.npz"], ["--outputs", "y.npz"]] {
+        for text in [["--prompt", "Once"], ["--prompt-file", "once.txt"], ["--ids", "1,2"]] {
+            let args = [&["run", "in.onnx"], &option[..], &text].concat();
+            bench.refused(&args, 2, "QCC0304", &[option[0], "cannot be used with"]);
+        }
+    }
+    bench.refused(&[&arrays[..], &["-f"]].concat(), 2, "QCC0304", &["--outputs"]);
+}
+
+#[test]
+fn options_of_drawing_that_would_do_nothing() {
+    let bench = Bench::new(&bundled());
+    let ids = ["run", "in.onnx", "--ids", "5,17", "-n", "2"];
+    let cold: &[&str] = &["--temperature", "0"];
+    for option in [["--seed", "7"], ["--top-k", "5"], ["--top-p", "0.9"], ["--min-p", "0.1"]] {
+        let text = format!("{} does nothing: the likeliest token is taken each time", option[0]);
+        let args = [&ids[..], cold, &option].concat();
+        bench.refused(&args, 2, "QCC0304", &[&text, "help: a --temperature above 0"]);
+        if option[0] == "--seed" {
+            let texts = [&*text, "--> option --seed", "help: --temperature 0.8 lets it draw"];
+            bench.refused(&[&ids[..], &option].concat(), 2, "QCC0304", &texts);
+        } else {
+            bench.passes(&[&ids[..], &option, &["--seed", "7"]].concat());
+        }
+    }
+    bench.passes(&[&ids[..], cold].concat());
+    bench.passes(&[&ids[..], &["--temperature", "0.8", "--seed", "7"]].concat());
+    bench.passes(&[&ids[..], &["--repetition-penalty", "1.2"]].concat());
+}
