@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::command::Progress;
 use super::exit::{Ended, say, show};
 use super::inspect::line;
+use super::stays::told;
 use super::words::{positive, threads};
 use super::{streams, watch};
 
@@ -180,18 +181,6 @@ fn to_text(args: &BenchArgs, found: &Bench) -> String {
     text
 }
 
-/// Reasons with how many nodes have them, and the first of these.
-fn told(list: &[(String, String)]) -> Vec<(usize, String, String)> {
-    let mut found: Vec<(usize, String, String)> = Vec::new();
-    for (name, why) in list {
-        match found.iter_mut().find(|it| it.2 == *why) {
-            Some(it) => it.0 += 1,
-            None => found.push((1, name.clone(), why.clone())),
-        }
-    }
-    found
-}
-
 fn ratio(reference: Option<f64>, own: f64) -> String {
     reference.map_or(String::new(), |it| format!("{:.2}", it / own))
 }
@@ -323,15 +312,6 @@ fn to_json(args: &BenchArgs, model: &Model, found: &Bench) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn equal_reasons_are_told_once() {
-        let list = [("a", "x"), ("b", "y"), ("c", "x")];
-        let list = list.map(|(name, why)| (name.to_owned(), why.to_owned()));
-        let found = told(&list);
-        assert_eq!(found.len(), 2);
-        assert_eq!((found[0].0, found[0].1.as_str(), found[0].2.as_str()), (2, "a", "x"));
-    }
 
     #[test]
     fn equal_numbers_are_written_once() {

@@ -13,8 +13,8 @@ use qcc_exec::Profile;
 use serde_json::{Value, json};
 
 use super::exit::{Ended, say};
-use super::streams;
 use super::words::{positive, threads};
+use super::{stays, streams};
 
 /// Options of `run`.
 #[derive(Args, Debug)]
@@ -69,7 +69,7 @@ pub(super) struct RunArgs {
     #[arg(long)]
     pub(super) json: bool,
 
-    /// Do not print times
+    /// Print neither times nor which products run without kernels
     #[arg(short, long)]
     pub(super) quiet: bool,
 }
@@ -216,6 +216,9 @@ fn on_threads(args: &RunArgs, model: &Model, threads: usize) -> Result<Ended, Er
     let executor = Executor::new(model, &options)?;
     let told = executor.notes();
     told.iter().for_each(say);
+    if !args.quiet {
+        stays::warnings(executor.stays()).iter().for_each(say);
+    }
     let ended = if args.text.is_asked() {
         text::run(args, model, executor)
     } else {

@@ -170,3 +170,25 @@ fn options_of_drawing_that_would_do_nothing() {
     bench.passes(&[&ids[..], &["--temperature", "0.8", "--seed", "7"]].concat());
     bench.passes(&[&ids[..], &["--repetition-penalty", "1.2"]].concat());
 }
+
+/// Every product of a model whose groups no kernel serves is named by one warning.
+#[test]
+fn products_without_kernels_are_told_once() {
+    let bench = Bench::new(&bundled());
+    let ids = ["run", "out.onnx", "--ids", "5,17", "-n", "1", "-t1"];
+    bench.passes(&rtn(&["--format", "function", "-g", "48"]));
+    let warning = "warning[QCC0609]: ";
+    let ran = bench.passes(&ids);
+    assert_eq!(ran.stderr.matches(warning).count(), 1, "{}", ran.stderr);
+    for text in ["products have no kernel, '", "weights are decoded to floats", "groups of 48"] {
+        assert!(ran.stderr.contains(text), "no '{text}' in:\n{}", ran.stderr);
+    }
+    for more in [&["-q"][..], &["--kernels", "none"]] {
+        let ran = bench.passes(&[&ids[..], more].concat());
+        assert!(!ran.stderr.contains(warning), "{more:?}\n{}", ran.stderr);
+    }
+    let bench = with_array();
+    bench.passes(&rtn(&[]));
+    let ran = bench.passes(&["run", "out.onnx", "--input", "x=x.npy"]);
+    assert!(!ran.stderr.contains(warning), "{}", ran.stderr);
+}
