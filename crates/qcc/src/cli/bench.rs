@@ -26,13 +26,17 @@ use super::{streams, watch};
   qcc bench model.q4.onnx -m1 --past 512 -t1     a step of decoding behind 512 tokens, one thread
   qcc bench model.q4.onnx --profile --json       time of each operator as well, as JSON
 
+The whole model is timed, and each product with weights of 2 to 8 bits. Where there is none, as in
+a float model and one of --format fake, that is the whole model alone.
+
 A product is timed with what is fused into its kernel; those of one kind run in turn, so that
 weights come from memory where they do so in the model. GB/s are packed weights, GOP/s
 multiplications and additions. 'limit' is the least time that this CPU needs to read the weights,
 or to multiply, over the time that was taken; both are measured first. 'ref' is the time of the
 reference over that of the model: above 1 the model is faster.")]
 pub(super) struct BenchArgs {
-    /// The model: quantized in any format that qcc writes, or with MatMulNBits of another tool
+    /// The model, float or quantized: in any format that qcc writes, or with MatMulNBits of another
+    /// tool
     pub(super) input: PathBuf,
 
     /// A model to compare with, the float one say
