@@ -41,7 +41,7 @@ pub use differentiate::{Gradient, GradientError, Seed, differentiate};
 pub use error::{ExecError, Label, Unsupported, unsupported};
 pub use plan::{Plan, PlanOptions};
 pub use profile::{Profile, ProfileRow};
-pub use room::room;
+pub use room::{has_room, room};
 
 /// Plans a graph for these inputs and runs it once: its outputs by name.
 ///

@@ -5,7 +5,7 @@ use std::fs;
 use crate::error::ExecError;
 use crate::plan::{Held, Plan};
 
-/// Plans below it are not looked at: a system that lacks so little says so by itself.
+/// Less is not looked at: a system that lacks so little says so by itself.
 const SMALL: usize = 64 << 20;
 
 impl Plan {
@@ -15,11 +15,7 @@ impl Plan {
     /// # Errors
     /// [`ExecError::Memory`].
     pub fn fits(&self) -> Result<(), ExecError> {
-        let needs = self.needs();
-        match (needs >= SMALL).then(room).flatten() {
-            Some(room) if room < needs as u64 => Err(ExecError::Memory { needs, room }),
-            _ => Ok(()),
-        }
+        has_room(self.needs())
     }
 
     /// Bytes of the results that are alive at one time, and of the largest one that follows from
@@ -33,6 +29,17 @@ impl Plan {
             Held::Live | Held::Fixed(_) => 0,
         });
         self.peak.saturating_add(later.max().unwrap_or(0))
+    }
+}
+
+/// Whether the system can give so many bytes now.
+///
+/// # Errors
+/// [`ExecError::Memory`].
+pub fn has_room(needs: usize) -> Result<(), ExecError> {
+    match (needs >= SMALL).then(room).flatten() {
+        Some(room) if room < needs as u64 => Err(ExecError::Memory { needs, room }),
+        _ => Ok(()),
     }
 }
 

@@ -5,12 +5,12 @@
 //! from in the model. The limit is what the CPU at hand can do ([`qcc_kernels::limits`]).
 //! A reference model runs in the same engine.
 
+mod asked;
 mod feed;
 mod layers;
 mod time;
 mod whole;
 
-use qcc_data::{Role, role};
 use qcc_diag::{Diagnostic, codes};
 use qcc_exec::Profile;
 use qcc_ir::Graph;
@@ -123,7 +123,7 @@ pub struct Bench {
 ///
 /// # Errors
 /// When a model cannot be run, or has inputs that cannot be made up; for tokens seen before when
-/// it has no cache that could hold them.
+/// it has no cache that could hold them; for more tokens than it takes or there is memory for.
 pub fn bench(
     model: &Model,
     reference: Option<&Model>,
@@ -133,7 +133,7 @@ pub fn bench(
     cancel: &Cancel,
 ) -> Result<Bench, Error> {
     for it in [Some(model), reference].into_iter().flatten() {
-        check_past(it, options.past)?;
+        asked::check(it, options)?;
     }
     let (runner, report) = lowered(model, kernels, options.planes, cancel)?;
     let other = match reference {
@@ -146,6 +146,11 @@ pub fn bench(
     let bytes = |it: &qcc_engine::Lowered| layers::bytes(&it.product);
     let products = (report.products.len(), report.products.iter().map(bytes).sum());
     let kinds = if options.whole { Vec::new() } else { layers::kinds(graph, options.each) };
+    for &rows in &options.rows {
+        asked::fits(graph, rows, options.past)?;
+        other.map_or(Ok(()), |it| asked::fits(it.1, rows, options.past))?;
+        kinds.iter().try_for_each(|it| asked::has_room(it.needs(graph, rows)))?;
+    }
     progress.start("bench", ((kinds.len() + 1) * options.rows.len()) as u64);
     let mut whole = Vec::new();
     for &rows in &options.rows {
@@ -179,18 +184,6 @@ pub fn bench(
         whole,
         notes: kernels.notes(),
     })
-}
-
-/// Tokens that were seen before are in a cache.
-fn check_past(model: &Model, past: usize) -> Result<(), Error> {
-    let has_cache = || model.inputs().iter().any(|it| role(it) == Some(Role::Past));
-    if past == 0 || has_cache() || feed::has_past(model.graph()) {
-        return Ok(());
-    }
-    let path = model.source().path().display();
-    let text = format!("'{path}' has no cache that could hold {past} tokens");
-    let error = Diagnostic::error(codes::QCC0304, text).at("option --past");
-    Err(error.with_help("leave out --past, or export the model with its cache").into())
 }
 
 /// Threads that measure limits.

@@ -2,6 +2,7 @@
 
 use qcc_data::{inputs_after, token_input};
 use qcc_diag::{Diagnostic, codes};
+use qcc_engine::Report;
 use qcc_exec::{PlanOptions, Profile};
 use qcc_ir::Type;
 use qcc_pass::Cancel;
@@ -24,8 +25,9 @@ pub struct ExecuteOptions {
 pub struct Executor {
     pub(crate) runner: Runner,
     pub(crate) options: PlanOptions,
-    /// Products that run on kernels, and those that stay.
-    products: [usize; 2],
+    /// How many products run on kernels.
+    products: usize,
+    stays: Vec<(String, String)>,
     kernels: Option<Kernels>,
 }
 
@@ -36,23 +38,27 @@ impl Executor {
     /// When it breaks a rule, or its weights cannot be packed.
     pub fn new(model: &Model, options: &ExecuteOptions) -> Result<Self, Error> {
         let cancel = Cancel::default();
-        let (mut runner, products) = match &options.kernels {
-            Some(kernels) => {
-                let (runner, report) = lowered(model, kernels, None, &cancel)?;
-                let count = [report.products.len(), report.stays.len()];
-                (runner, count)
-            }
-            None => (Runner::new(model, &cancel)?, [0; 2]),
+        let (mut runner, report) = match &options.kernels {
+            Some(kernels) => lowered(model, kernels, None, &cancel)?,
+            None => (Runner::new(model, &cancel)?, Report::default()),
         };
         let plan = PlanOptions { profile: options.profile, ..PlanOptions::default() };
         runner.set_options(plan.clone());
-        let kernels = options.kernels.clone().filter(|_| products[0] > 0);
-        Ok(Self { runner, options: plan, products, kernels })
+        let products = report.products.len();
+        let kernels = options.kernels.clone().filter(|_| products > 0);
+        let stays = report.stays.into_iter().map(|it| (it.name, it.why)).collect();
+        Ok(Self { runner, options: plan, products, stays, kernels })
     }
 
     /// Products that run on low-bit kernels.
     pub fn products(&self) -> usize {
-        self.products[0]
+        self.products
+    }
+
+    /// Products with low-bit weights that run without kernels although there are some, and why:
+    /// their weights are decoded to floats.
+    pub fn stays(&self) -> &[(String, String)] {
+        &self.stays
     }
 
     /// What the user should know about the kernels, as far as they were asked for.

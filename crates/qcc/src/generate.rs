@@ -132,8 +132,7 @@ impl Generator {
             let text = "the model is an encoder, which writes no text";
             return Err(fail(text).with_help("give it arrays: --input NAME=FILE.npy").into());
         }
-        let config = TextConfig::beside(model.source().path());
-        let known = [config.context, model.context()].into_iter().flatten().min();
+        let known = context(model);
         let sizes = model.cache_shape();
         let Executor { runner, options, .. } = executor;
         let mut graph = runner.into_graph();
@@ -281,6 +280,12 @@ impl Generator {
         last.truncate(self.vocab.unwrap_or(width).max(1));
         Ok(last)
     }
+}
+
+/// Tokens that a model takes at most, as far as its graph or a file beside it tells.
+pub(crate) fn context(model: &Model) -> Option<usize> {
+    let beside = TextConfig::beside(model.source().path());
+    [beside.context, model.context()].into_iter().flatten().min()
 }
 
 fn fail(text: &str) -> Diagnostic {

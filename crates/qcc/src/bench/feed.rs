@@ -2,9 +2,11 @@
 
 use half::{bf16, f16};
 use qcc_diag::{Diagnostic, codes};
+use qcc_exec::Bound;
 use qcc_ir::{Graph, Kind, NodeId, Type, Value};
-use qcc_tensor::{DType, Dim, Tensor, TensorError};
+use qcc_tensor::{DType, Dim, Tensor, TensorError, checked_len};
 
+use super::asked;
 use crate::Error;
 use crate::runner::Feed;
 
@@ -15,18 +17,29 @@ use crate::runner::Feed;
 /// together, and every other one is `rows`.
 ///
 /// # Errors
-/// For element types that no model of this kind has.
+/// For element types that no model of this kind has, and where there is no memory for them.
 pub(super) fn inputs(graph: &Graph, rows: usize, past: usize) -> Result<Feed, Error> {
-    let mut feed = Feed::new();
-    for &node in graph.inputs() {
-        if graph.node(node).is_some_and(|it| matches!(it.kind, Kind::Input(Some(_)))) {
-            continue;
-        }
+    let made = needed(graph).map(|(name, ty)| Ok((name.to_owned(), input(name, ty, rows, past)?)));
+    made.collect()
+}
+
+/// Element types and dimensions of what [`inputs`] makes, where they are known.
+pub(super) fn shapes(graph: &Graph, rows: usize, past: usize) -> Vec<(String, Bound)> {
+    let shape = |(name, ty): (&str, &Type)| {
+        let dims = dims(name, ty.shape()?, rows, past);
+        Some((name.to_owned(), Bound::Shape(ty.dtype()?, dims)))
+    };
+    needed(graph).filter_map(shape).collect()
+}
+
+/// Inputs without a default, by name.
+fn needed(graph: &Graph) -> impl Iterator<Item = (&str, &Type)> {
+    let has_default =
+        |node: NodeId| graph.node(node).is_some_and(|it| matches!(it.kind, Kind::Input(Some(_))));
+    graph.inputs().iter().filter(move |it| !has_default(**it)).map(|&node| {
         let value = Value { node, slot: 0 };
-        let (name, ty) = (graph.value_name(value), graph.ty(value));
-        feed.insert(name.to_owned(), input(name, ty, rows, past)?);
-    }
-    Ok(feed)
+        (graph.value_name(value), graph.ty(value))
+    })
 }
 
 /// Whether an input tells of tokens that were seen before: a cache, or a length that counts them.
@@ -47,37 +60,58 @@ fn input(name: &str, ty: &Type, rows: usize, past: usize) -> Result<Tensor, Erro
         )
     };
     let shape = ty.shape().ok_or_else(|| wrong("its shape is not known".into()))?;
-    // A mask over what was seen before and now has a length of its own in some exports.
-    let is_mask = name.contains("mask");
-    let dims: Vec<usize> = shape
-        .iter()
-        .enumerate()
-        .map(|(at, dim)| match size(dim) {
-            Some(Size::Rows) if is_mask && at == 1 => rows + past,
-            Some(it) => it.value(rows, past),
-            None if at == 0 && shape.len() > 1 => 1,
-            None => rows,
-        })
-        .collect();
-    let len = qcc_tensor::checked_len(&dims).ok_or_else(|| wrong("it is too large".into()))?;
+    let dims = dims(name, shape, rows, past);
+    let len = checked_len(&dims).ok_or_else(|| wrong("it is too large".into()))?;
     let number = |it: usize| match name {
         _ if name.contains("mask") => 1,
         _ if name.contains("type") => 0,
         _ if name.contains("position") => (past + it) as i64,
         _ => it as i64 % 1000,
     };
-    let numbers = (0..len).map(number);
-    let made: Result<Tensor, TensorError> = match ty.dtype() {
-        Some(DType::I64) => Tensor::from_vec(dims, numbers.collect::<Vec<_>>()),
-        Some(DType::I32) => Tensor::from_vec(dims, numbers.map(|it| it as i32).collect::<Vec<_>>()),
-        Some(DType::Bool) => Tensor::from_bools(dims, &vec![true; len]),
-        Some(DType::F32) => Tensor::from_vec(dims, vec![0.5f32; len]),
-        Some(DType::F16) => Tensor::from_vec(dims, vec![f16::from_f32(0.5); len]),
-        Some(DType::BF16) => Tensor::from_vec(dims, vec![bf16::from_f32(0.5); len]),
+    let made = match ty.dtype() {
+        Some(DType::I64) => elements(len, number).and_then(|it| Tensor::from_vec(dims, it)),
+        Some(DType::I32) => {
+            elements(len, |it| number(it) as i32).and_then(|it| Tensor::from_vec(dims, it))
+        }
+        Some(DType::Bool) => elements(len, |_| true).and_then(|it| Tensor::from_bools(dims, &it)),
+        Some(DType::F32) => elements(len, |_| 0.5f32).and_then(|it| Tensor::from_vec(dims, it)),
+        Some(DType::F16) => {
+            elements(len, |_| f16::from_f32(0.5)).and_then(|it| Tensor::from_vec(dims, it))
+        }
+        Some(DType::BF16) => {
+            elements(len, |_| bf16::from_f32(0.5)).and_then(|it| Tensor::from_vec(dims, it))
+        }
         Some(other) => return Err(wrong(format!("it is {other}"))),
         None => return Err(wrong("its element type is not known".into())),
     };
-    made.map_err(|error| wrong(error.to_string()))
+    made.map_err(|error| match error {
+        TensorError::Memory(_) => asked::full(&error),
+        error => wrong(error.to_string()),
+    })
+}
+
+/// Elements by their place.
+///
+/// # Errors
+/// [`TensorError::Memory`], where collecting them would end the process.
+pub(super) fn elements<T>(len: usize, of: impl Fn(usize) -> T) -> Result<Vec<T>, TensorError> {
+    let mut all = Vec::new();
+    let full = |_| TensorError::Memory(len.saturating_mul(size_of::<T>()));
+    all.try_reserve_exact(len).map_err(full)?;
+    all.extend((0..len).map(of));
+    Ok(all)
+}
+
+fn dims(name: &str, shape: &[Dim], rows: usize, past: usize) -> Vec<usize> {
+    // A mask over what was seen before and now has a length of its own in some exports.
+    let is_mask = name.contains("mask");
+    let dim = |(at, dim): (usize, &Dim)| match size(dim) {
+        Some(Size::Rows) if is_mask && at == 1 => rows.saturating_add(past),
+        Some(it) => it.value(rows, past),
+        None if at == 0 && shape.len() > 1 => 1,
+        None => rows,
+    };
+    shape.iter().enumerate().map(dim).collect()
 }
 
 /// What a dimension counts.
@@ -94,7 +128,7 @@ impl Size {
         match self {
             Self::Number(it) => it,
             Self::Past => past,
-            Self::All => rows + past,
+            Self::All => rows.saturating_add(past),
             Self::Rows => rows,
         }
     }

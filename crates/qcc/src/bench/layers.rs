@@ -10,9 +10,10 @@ use qcc_exec::{Bound, ExecError, Plan, PlanOptions};
 use qcc_ir::{Graph, NodeId, Value};
 use qcc_kernels::{Epilogue, Planes, Product};
 use qcc_quant::panel::PanelLayout;
-use qcc_tensor::{DType, Pool, Tensor};
+use qcc_tensor::{DType, Pool, Tensor, checked_len};
 
-use super::{BenchOptions, Limits, time};
+use super::feed::elements;
+use super::{BenchOptions, Limits, asked, time};
 use crate::Error;
 use crate::runner::Feed;
 
@@ -74,6 +75,12 @@ impl Kind {
     /// Bytes of the weights of all its nodes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of what all its nodes read besides weights, for so many rows.
+    pub(super) fn needs(&self, graph: &Graph, rows: usize) -> usize {
+        let of = |&id: &NodeId| shapes(graph, id, rows);
+        self.nodes.iter().flat_map(of).map(|it| asked::bytes(&it.1)).fold(0, usize::saturating_add)
     }
 }
 
@@ -222,13 +229,31 @@ fn names(graph: &Graph) -> BTreeMap<&str, Value> {
 
 /// Values for what a node reads, of so many rows.
 fn feed(graph: &Graph, id: NodeId, rows: usize) -> Result<Feed, Error> {
+    let number = |i: usize| (i.wrapping_mul(2_654_435_761) >> 7 & 1023) as f32 / 512.0 - 1.0;
     let mut feed = Feed::new();
-    let Some(node) = graph.node(id) else { return Ok(feed) };
-    let Some(op) = node.op().and_then(|it| it.is::<KernelProduct>()) else { return Ok(feed) };
+    for (name, bound) in shapes(graph, id, rows) {
+        let Bound::Shape(dtype, dims) = bound else { continue };
+        let len = checked_len(&dims).unwrap_or(usize::MAX);
+        let tensor = match dtype {
+            DType::F16 => elements(len, |it| f16::from_f32(number(it)))
+                .and_then(|it| Tensor::from_vec(dims, it)),
+            DType::BF16 => elements(len, |it| bf16::from_f32(number(it)))
+                .and_then(|it| Tensor::from_vec(dims, it)),
+            _ => elements(len, number).and_then(|it| Tensor::from_vec(dims, it)),
+        };
+        feed.insert(name, tensor.map_err(|it| asked::full(&it))?);
+    }
+    Ok(feed)
+}
+
+/// Element types and dimensions of what a node reads, of so many rows.
+fn shapes(graph: &Graph, id: NodeId, rows: usize) -> Vec<(String, Bound)> {
+    let Some(node) = graph.node(id) else { return Vec::new() };
+    let Some(op) = node.op().and_then(|it| it.is::<KernelProduct>()) else { return Vec::new() };
     let first = op.products().next().map(|it| *it.layout());
     let (k, n) = first.map_or((0, 0), |it| (it.k(), it.n()));
-    for (at, value) in node.inputs.iter().enumerate() {
-        let Some(value) = *value else { continue };
+    let shape = |(at, value): (usize, &Option<Value>)| {
+        let value = (*value)?;
         let ty = graph.ty(value);
         let width = if at == 0 { k } else { n };
         let mut dims = vec![1; ty.rank().unwrap_or(3).max(1)];
@@ -240,22 +265,9 @@ fn feed(graph: &Graph, id: NodeId, rows: usize) -> Result<Feed, Error> {
         if let Some(it) = rank.checked_sub(2).and_then(|it| dims.get_mut(it)) {
             *it = rows;
         }
-        let len = dims.iter().product::<usize>();
-        let number = |i: usize| (i.wrapping_mul(2_654_435_761) >> 7 & 1023) as f32 / 512.0 - 1.0;
-        let numbers = (0..len).map(number);
-        let tensor = match ty.dtype() {
-            Some(DType::F16) => {
-                Tensor::from_vec(dims, numbers.map(f16::from_f32).collect::<Vec<_>>())
-            }
-            Some(DType::BF16) => {
-                Tensor::from_vec(dims, numbers.map(bf16::from_f32).collect::<Vec<_>>())
-            }
-            _ => Tensor::from_vec(dims, numbers.collect::<Vec<_>>()),
-        };
-        let tensor = tensor.map_err(|it| {
-            Error::from(Diagnostic::error(qcc_diag::codes::QCC0901, it.to_string()))
-        })?;
-        feed.insert(graph.value_name(value).to_owned(), tensor);
-    }
-    Ok(feed)
+        let dtype = ty.dtype().filter(|it| matches!(it, DType::F16 | DType::BF16));
+        let bound = Bound::Shape(dtype.unwrap_or(DType::F32), dims);
+        Some((graph.value_name(value).to_owned(), bound))
+    };
+    node.inputs.iter().enumerate().filter_map(shape).collect()
 }

@@ -9,10 +9,10 @@ use qcc_exec::{Bound, Plan, PlanOptions, Profile};
 use qcc_ir::Graph;
 use qcc_tensor::Tensor;
 
-use super::feed;
+use super::{asked, feed};
 use crate::generate::{Cache, DecodeError, Decoder};
 use crate::runner::{Feed, diagnosed};
-use crate::{Error, Model};
+use crate::{Error, Model, generate};
 
 /// Tokens by which a cache grows before it is made anew.
 const GROWTH: usize = 64;
@@ -25,8 +25,9 @@ pub(super) struct Whole<'a> {
 }
 
 enum Kind<'a> {
-    /// Token ids. The cache holds so many tokens now.
-    Text { decoder: Box<Decoder<'a>>, cache: Cache, held: usize },
+    /// Token ids. The cache holds so many tokens now, and is made anew when it holds more than
+    /// `most` of them.
+    Text { decoder: Box<Decoder<'a>>, cache: Cache, held: usize, most: usize },
     /// Any values.
     Feed { plan: Box<Plan>, feed: Feed },
 }
@@ -45,7 +46,10 @@ impl<'a> Whole<'a> {
             let decoder =
                 Decoder::new(Cow::Borrowed(graph), &inputs, model.cache_shape(), options.clone());
             let decoder = Box::new(decoder);
-            let kind = Kind::Text { decoder, cache: Cache::default(), held: 0 };
+            // No run goes on behind the last position of the model.
+            let context = generate::context(model).unwrap_or(usize::MAX);
+            let most = context.saturating_sub(rows).min(past.saturating_add(GROWTH - 1));
+            let kind = Kind::Text { decoder, cache: Cache::default(), held: 0, most };
             let mut whole = Self { rows, past, kind };
             whole.run().ok().map(|_| whole)
         };
@@ -70,10 +74,10 @@ impl<'a> Whole<'a> {
                 plan.run(feed, &[], &mut |_, _| {}).map_err(diagnosed)?;
                 Ok(start.elapsed())
             }
-            Kind::Text { decoder, cache, held } => {
+            Kind::Text { decoder, cache, held, most } => {
                 let has_cache = decoder.pairs().is_some();
-                if past == 0 || !has_cache || *held >= past + GROWTH {
-                    *cache = Cache::expecting(past + rows + GROWTH);
+                if past == 0 || !has_cache || *held > *most {
+                    *cache = Cache::expecting(past.saturating_add(rows).saturating_add(GROWTH));
                     *held = 0;
                 }
                 if has_cache && *held < past {
@@ -100,9 +104,11 @@ impl<'a> Whole<'a> {
 
 /// Ids that count up.
 fn ids(first: usize, count: usize) -> Result<Tensor, Error> {
-    let ids: Vec<i64> = (first..first + count).map(|it| it as i64 % 1000).collect();
-    let made = Tensor::from_vec(vec![1, count], ids);
-    made.map_err(|it| Diagnostic::error(codes::QCC0901, it.to_string()).into())
+    // Where the model has rows of one length, nobody has looked at this one.
+    asked::has_room(count.saturating_mul(size_of::<i64>()))?;
+    let ids = feed::elements(count, |it| (first + it) as i64 % 1000);
+    let made = ids.and_then(|it| Tensor::from_vec(vec![1, count], it));
+    made.map_err(|it| asked::full(&it))
 }
 
 fn wrong(error: DecodeError) -> Error {

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::command::Progress;
 use super::exit::{Ended, say, show};
 use super::inspect::line;
+use super::stays::told;
 use super::words::{positive, threads};
 use super::{streams, watch};
 
@@ -25,13 +26,17 @@ use super::{streams, watch};
   qcc bench model.q4.onnx -m1 --past 512 -t1     a step of decoding behind 512 tokens, one thread
   qcc bench model.q4.onnx --profile --json       time of each operator as well, as JSON
 
+The whole model is timed, and each product with weights of 2 to 8 bits. Where there is none, as in
+a float model and one of --format fake, that is the whole model alone.
+
 A product is timed with what is fused into its kernel; those of one kind run in turn, so that
 weights come from memory where they do so in the model. GB/s are packed weights, GOP/s
 multiplications and additions. 'limit' is the least time that this CPU needs to read the weights,
 or to multiply, over the time that was taken; both are measured first. 'ref' is the time of the
 reference over that of the model: above 1 the model is faster.")]
 pub(super) struct BenchArgs {
-    /// The model: quantized in any format that qcc writes, or with MatMulNBits of another tool
+    /// The model, float or quantized: in any format that qcc writes, or with MatMulNBits of another
+    /// tool
     pub(super) input: PathBuf,
 
     /// A model to compare with, the float one say
@@ -180,18 +185,6 @@ fn to_text(args: &BenchArgs, found: &Bench) -> String {
     text
 }
 
-/// Reasons with how many nodes have them, and the first of these.
-fn told(list: &[(String, String)]) -> Vec<(usize, String, String)> {
-    let mut found: Vec<(usize, String, String)> = Vec::new();
-    for (name, why) in list {
-        match found.iter_mut().find(|it| it.2 == *why) {
-            Some(it) => it.0 += 1,
-            None => found.push((1, name.clone(), why.clone())),
-        }
-    }
-    found
-}
-
 fn ratio(reference: Option<f64>, own: f64) -> String {
     reference.map_or(String::new(), |it| format!("{:.2}", it / own))
 }
@@ -323,15 +316,6 @@ fn to_json(args: &BenchArgs, model: &Model, found: &Bench) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn equal_reasons_are_told_once() {
-        let list = [("a", "x"), ("b", "y"), ("c", "x")];
-        let list = list.map(|(name, why)| (name.to_owned(), why.to_owned()));
-        let found = told(&list);
-        assert_eq!(found.len(), 2);
-        assert_eq!((found[0].0, found[0].1.as_str(), found[0].2.as_str()), (2, "a", "x"));
-    }
 
     #[test]
     fn equal_numbers_are_written_once() {

@@ -23,6 +23,7 @@ mod quantize;
 mod record;
 mod report;
 mod run;
+mod stays;
 mod streams;
 mod took;
 mod verify;

@@ -1,6 +1,7 @@
 //! `qcc run`: a model on arrays, or text that it writes.
 
 mod arrays;
+mod idle;
 mod text;
 
 use std::path::PathBuf;
@@ -12,8 +13,8 @@ use qcc_exec::Profile;
 use serde_json::{Value, json};
 
 use super::exit::{Ended, say};
-use super::streams;
 use super::words::{positive, threads};
+use super::{stays, streams};
 
 /// Options of `run`.
 #[derive(Args, Debug)]
@@ -68,7 +69,7 @@ pub(super) struct RunArgs {
     #[arg(long)]
     pub(super) json: bool,
 
-    /// Do not print times
+    /// Print neither times nor which products run without kernels
     #[arg(short, long)]
     pub(super) quiet: bool,
 }
@@ -100,9 +101,9 @@ pub(super) struct TextArgs {
     #[arg(long, value_name = "FILE")]
     pub(super) tokenizer: Option<PathBuf>,
 
-    /// Tokens that are written at most
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
-    pub(super) max_new_tokens: usize,
+    /// Tokens that are written at most [default: 128]
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(super) max_new_tokens: Option<usize>,
 
     /// Logits are divided by it; 0 takes the likeliest token each time [default: 0, and 1 with
     /// another option of drawing]
@@ -121,13 +122,13 @@ pub(super) struct TextArgs {
     #[arg(long, value_name = "P", value_parser = share)]
     pub(super) min_p: Option<f64>,
 
-    /// Make tokens that are there already less likely; 1 does nothing
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = penalty)]
-    pub(super) repetition_penalty: f32,
+    /// Make tokens that are there already less likely; 1 does nothing [default: 1]
+    #[arg(long, value_name = "X", value_parser = penalty)]
+    pub(super) repetition_penalty: Option<f32>,
 
-    /// Seed of the random numbers; the same seed gives the same text
-    #[arg(long, default_value_t = 42, value_name = "N")]
-    pub(super) seed: u64,
+    /// Seed of the random numbers of drawing; the same seed gives the same text [default: 42]
+    #[arg(long, value_name = "N")]
+    pub(super) seed: Option<u64>,
 
     /// End where this text comes, and leave it out; repeatable
     #[arg(long, value_name = "TEXT")]
@@ -141,6 +142,23 @@ pub(super) struct TextArgs {
     /// Go on behind tokens that end a text
     #[arg(long, conflicts_with = "stop_id")]
     pub(super) ignore_eos: bool,
+}
+
+impl TextArgs {
+    /// Whether there is something to go on with, so that the model writes text.
+    fn is_asked(&self) -> bool {
+        self.prompt.is_some() || self.prompt_file.is_some() || !self.ids.is_empty()
+    }
+
+    /// Whether an option limits what is drawn from.
+    fn is_limited(&self) -> bool {
+        self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some()
+    }
+
+    /// Logits are divided by it; 0 where nothing is drawn.
+    fn temperature(&self) -> f32 {
+        self.temperature.unwrap_or(if self.is_limited() { 1.0 } else { 0.0 })
+    }
 }
 
 /// What runs products.
@@ -176,6 +194,7 @@ fn penalty(text: &str) -> Result<f32, String> {
 
 /// Runs the command.
 pub(super) fn run(args: &RunArgs) -> Result<Ended, Error> {
+    idle::check(&args.text)?;
     let model = streams::open(&args.input)?;
     arrays::check(args, &model)?;
     model.warnings().iter().for_each(say);
@@ -197,8 +216,10 @@ fn on_threads(args: &RunArgs, model: &Model, threads: usize) -> Result<Ended, Er
     let executor = Executor::new(model, &options)?;
     let told = executor.notes();
     told.iter().for_each(say);
-    let text = &args.text;
-    let ended = if text.prompt.is_some() || text.prompt_file.is_some() || !text.ids.is_empty() {
+    if !args.quiet {
+        stays::warnings(executor.stays()).iter().for_each(say);
+    }
+    let ended = if args.text.is_asked() {
         text::run(args, model, executor)
     } else {
         arrays::run(args, model, executor)

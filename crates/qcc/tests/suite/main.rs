@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod aot;
 #[cfg(test)]
+mod asked;
+#[cfg(test)]
 mod bench;
 #[cfg(test)]
 mod blocks;

@@ -198,8 +198,7 @@ fn text_of_the_bundled_model() {
     let with = |more: &[&str]| tokens(&bench, &[&ids[..], more].concat());
     let greedy = with(&["-n", "12"]);
     assert_eq!(greedy.len(), 12);
-    assert_eq!(with(&["-n", "12", "--seed", "9"]), greedy, "no number is drawn");
-    assert_eq!(with(&["-n", "12", "--top-k", "1"]), greedy);
+    assert_eq!(with(&["-n", "12", "--top-k", "1", "--seed", "9"]), greedy);
     assert_eq!(with(&["-n", "12", "--kernels", "none", "-t", "1"]), greedy);
 
     // What it writes is what its logits say.

@@ -125,18 +125,20 @@ fn options(args: &TextArgs, model: &Model) -> GenerateOptions {
     } else {
         args.stop_id.clone()
     };
-    let draws = args.top_k.is_some() || args.top_p.is_some() || args.min_p.is_some();
+    let default = GenerateOptions::default();
     GenerateOptions {
-        max_new_tokens: args.max_new_tokens,
+        max_new_tokens: args.max_new_tokens.unwrap_or(default.max_new_tokens),
         sampling: Sampling {
-            temperature: args.temperature.unwrap_or(if draws { 1.0 } else { 0.0 }),
+            temperature: args.temperature(),
             top_k: args.top_k,
             top_p: args.top_p,
             min_p: args.min_p,
-            repetition_penalty: args.repetition_penalty,
+            repetition_penalty: args
+                .repetition_penalty
+                .unwrap_or(default.sampling.repetition_penalty),
         },
         stop,
-        seed: args.seed,
+        seed: args.seed.unwrap_or(default.seed),
     }
 }
 
