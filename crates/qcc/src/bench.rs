@@ -27,9 +27,9 @@ use whole::Whole;
 pub use layers::{Layer, LayerTime};
 
 /// What is timed, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct BenchOptions {
-    /// Tokens, or rows, of a run.
+    /// Tokens, or rows, of a run; none: 1, 4, 16 and 128, as far as the model has positions.
     pub rows: Vec<usize>,
     /// Tokens that a model with a cache has seen already.
     pub past: usize,
@@ -43,13 +43,6 @@ pub struct BenchOptions {
     pub whole: bool,
     /// Time of each operator as well.
     pub profile: bool,
-}
-
-impl Default for BenchOptions {
-    fn default() -> Self {
-        let rows = vec![1, 4, 16, 128];
-        Self { rows, past: 0, runs: None, planes: None, each: false, whole: false, profile: false }
-    }
 }
 
 /// What the CPU at hand can do.
@@ -86,7 +79,7 @@ impl Limits {
 /// Time of a whole run.
 #[derive(Clone, Debug)]
 pub struct WholeTime {
-    /// Tokens, or rows.
+    /// Tokens, or rows, that the run had: those that were asked for, if the model leaves it open.
     pub rows: usize,
     /// Seconds: the median.
     pub seconds: f64,
@@ -132,9 +125,10 @@ pub fn bench(
     progress: &Arc<dyn Progress>,
     cancel: &Cancel,
 ) -> Result<Bench, Error> {
-    for it in [Some(model), reference].into_iter().flatten() {
-        asked::check(it, options)?;
-    }
+    let both = || [Some(model), reference].into_iter().flatten();
+    let usual = BenchOptions { rows: asked::usual(both(), options.past), ..options.clone() };
+    let options = if options.rows.is_empty() { &usual } else { options };
+    both().try_for_each(|it| asked::check(it, options))?;
     let (runner, report) = lowered(model, kernels, options.planes, cancel)?;
     let other = match reference {
         Some(it) => Some((it, lowered(it, kernels, options.planes, cancel)?.0)),
@@ -155,7 +149,11 @@ pub fn bench(
     let mut whole = Vec::new();
     for &rows in &options.rows {
         stopped(cancel)?;
-        whole.push(run((model, graph), other, rows, options)?);
+        let run = run((model, graph), other, rows, options)?;
+        // A model of one length has the same run again.
+        if whole.iter().all(|it: &WholeTime| it.rows != run.rows) {
+            whole.push(run);
+        }
         progress.step(1, "");
     }
     let mut layers = Vec::new();
@@ -216,7 +214,7 @@ fn run(
     let second = second.as_mut().map(|it| it as time::Timed<'_>);
     let (own, reference) = time::both(&mut || whole.run(), second, options.runs)?;
     Ok(WholeTime {
-        rows,
+        rows: whole.rows(),
         seconds: own.median,
         least: own.least,
         reference: reference.map(|it| it.median),

@@ -18,6 +18,20 @@ const LONG: usize = 2048;
 /// The way out where memory does not suffice.
 const LESS: &str = "give the model fewer tokens or rows at a time: -m, --past";
 
+/// Tokens of a run, where nothing is asked for.
+const USUAL: [usize; 4] = [1, 4, 16, 128];
+
+/// Those of [`USUAL`] that all models have positions for, behind so many; at least the first.
+pub(super) fn usual<'a>(models: impl Iterator<Item = &'a Model>, past: usize) -> Vec<usize> {
+    let most = models.filter_map(positions).min().map_or(usize::MAX, |it| it.saturating_sub(past));
+    USUAL.into_iter().filter(|it| *it == USUAL[0] || *it <= most).collect()
+}
+
+/// How many tokens a model of token ids takes, if it says so.
+fn positions(model: &Model) -> Option<usize> {
+    token_input(&model.inputs()).and_then(|_| generate::context(model))
+}
+
 /// Whether a model takes so many tokens, and the system has memory for its inputs.
 ///
 /// # Errors
@@ -25,9 +39,7 @@ const LESS: &str = "give the model fewer tokens or rows at a time: -m, --past";
 pub(super) fn check(model: &Model, options: &BenchOptions) -> Result<(), Error> {
     check_past(model, options.past)?;
     let rows = options.rows.iter().copied().max().unwrap_or(0);
-    if token_input(&model.inputs()).is_some()
-        && let Some(context) = generate::context(model)
-    {
+    if let Some(context) = positions(model) {
         check_context(model, context, rows, options.past)?;
     }
     let shapes = feed::shapes(model.graph(), rows, options.past);

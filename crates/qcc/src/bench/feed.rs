@@ -32,6 +32,20 @@ pub(super) fn shapes(graph: &Graph, rows: usize, past: usize) -> Vec<(String, Bo
     needed(graph).filter_map(shape).collect()
 }
 
+/// Rows that [`inputs`] have when so many are asked for: where no dimension follows that, the first
+/// one of the first input.
+pub(super) fn rows(graph: &Graph, rows: usize, past: usize) -> usize {
+    let dims = |rows| -> Vec<Vec<usize>> {
+        let one = |(name, ty): (&str, &Type)| Some(dims(name, ty.shape()?, rows, past));
+        needed(graph).filter_map(one).collect()
+    };
+    let own = dims(rows);
+    if own != dims(rows.saturating_add(1)) {
+        return rows;
+    }
+    own.first().and_then(|it| it.first()).copied().unwrap_or(1)
+}
+
 /// Inputs without a default, by name.
 fn needed(graph: &Graph) -> impl Iterator<Item = (&str, &Type)> {
     let has_default =

@@ -60,9 +60,19 @@ impl<'a> Whole<'a> {
             return Ok(whole);
         }
         let feed = feed::inputs(graph, rows, past)?;
+        let ids = token_input(&inputs).and_then(|at| inputs.get(at));
+        let rows = match ids.and_then(|it| feed.get(&it.name)) {
+            Some(ids) => ids.dims().iter().product(),
+            None => feed::rows(graph, rows, past),
+        };
         let bound: Vec<_> = feed.iter().map(|(name, it)| (name.clone(), Bound::like(it))).collect();
         let plan = Box::new(Plan::new(graph, &bound, &options).map_err(diagnosed)?);
         Ok(Self { rows, past, kind: Kind::Feed { plan, feed } })
+    }
+
+    /// Tokens, or rows, of a run.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
     }
 
     /// Runs it: the time, without that of making the cache ready.

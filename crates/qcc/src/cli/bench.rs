@@ -43,15 +43,9 @@ pub(super) struct BenchArgs {
     #[arg(long = "ref", value_name = "MODEL")]
     pub(super) reference: Option<PathBuf>,
 
-    /// Tokens, or rows, of a run; several separated by commas
-    #[arg(
-        short = 'm',
-        long,
-        value_name = "LIST",
-        value_delimiter = ',',
-        default_value = "1,4,16,128",
-        value_parser = positive
-    )]
+    /// Tokens, or rows, of a run; several separated by commas [default: 1,4,16,128, as far as the
+    /// model has positions]
+    #[arg(short = 'm', long, value_name = "LIST", value_delimiter = ',', value_parser = positive)]
     pub(super) rows: Vec<usize>,
 
     /// Tokens that the cache of the model holds before the run

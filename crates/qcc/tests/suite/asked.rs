@@ -8,7 +8,7 @@ use onnx_protobuf::{
 use qcc_data::npy;
 use qcc_tensor::Tensor;
 
-use crate::bench::{Bench, SIZE, bundled, floats, good, model, node, numbers, rtn, value};
+use crate::bench::{Bench, SIZE, bundled, floats, good, model, node, numbers, product, rtn, value};
 
 /// A value of an element type, with dimensions that have names.
 fn named(name: &str, elem_type: i32, dims: &[&str]) -> ValueInfoProto {
@@ -107,6 +107,19 @@ fn more_tokens_than_the_model_has_positions() {
     // Nor does any of several runs go on where the one before it ended.
     bench.passes(&["bench", "in.onnx", "-m", "1,4", "--past", "4", "-t1", "--runs", "3"]);
     bench.passes(&["bench", "in.onnx", "-m1", "--past", "7", "-t1", "--runs", "3"]);
+    // What nobody asked for stays below it.
+    let times = |bench: &Bench, more: &[&str]| -> Vec<u64> {
+        let args = ["bench", "in.onnx", "-t1", "--runs", "3", "--json"];
+        let json = bench.passes(&[&args, more].concat()).stdout;
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        json["whole"].as_array().unwrap().iter().map(|it| it["rows"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(times(&bench, &[]), [1, 4]);
+    assert_eq!(times(&bench, &["--past", "6"]), [1]);
+    // A model of one length has one time, of that length.
+    let weight = floats("w", &[SIZE, SIZE], &numbers(SIZE * SIZE));
+    assert_eq!(times(&Bench::new(&model(product(&[5, SIZE as i64], weight))), &[]), [5]);
+    assert_eq!(times(&Bench::new(&model(good())), &["-m", "7,9"]), [1]);
     // The reference runs as many.
     let bundled = Bench::new(&bundled());
     bundled.put("other.onnx", &with_cache());

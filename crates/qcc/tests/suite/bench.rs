@@ -100,6 +100,7 @@ pub(crate) struct Bench {
 /// What the command did.
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
+    pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: String,
 }
 
@@ -107,7 +108,7 @@ impl From<Output> for Ran {
     fn from(output: Output) -> Self {
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!stderr.contains("panicked"), "{stderr}");
-        Self { code: output.status.code(), stderr }
+        Self { code: output.status.code(), stdout: output.stdout, stderr }
     }
 }
 
