@@ -102,20 +102,28 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let named = candidates(ctx.options.text("candidates"))?;
     let specs = specs(&weights, &groups, layout, (named.as_deref(), &sizes))?;
     let samples = usize::try_from(ctx.options.int("samples")).unwrap_or(1);
-    let losses = loss::losses(root, ctx, INFO.name, &weights, &specs, samples)?;
-    let plan = Plan { weights: &weights, groups, layout, specs, losses };
-    let items = plan.items();
+    let mut plan =
+        Plan { weights: &weights, groups, layout, specs, losses: vec![Vec::new(); weights.len()] };
     let elements: u64 = weights.iter().map(|it| it.tensor.len() as u64).sum();
     let mut budget = bpw.map_or(u64::MAX, |bpw| bytes_of(bpw, elements));
-    let mut solution =
-        knapsack::solve(&items, budget).map_err(|least| too_small(least, elements))?;
-    if let Some(target) = target {
-        let size = ctx.session.file_size.clone();
-        let size = size.ok_or_else(|| {
-            Diagnostic::error(codes::QCC0302, "a target size needs an output whose size is known")
-                .at(format!("pass '{}'", INFO.name))
-                .with_help("give the budget as bpw")
-        })?;
+    let too_small = |least| too_small(least, elements, sizes.len() > 1);
+    // What is too small for any bits is known before the model is run.
+    let least = knapsack::solve(&plan.items(), 0).err().unwrap_or(0);
+    let narrowest = knapsack::solve(&plan.items(), least).map_err(too_small)?;
+    if least > budget {
+        return Err(too_small(least));
+    }
+    let file = target.map(|target| file_size(ctx).map(|size| (target, size))).transpose()?;
+    if let Some((target, size)) = &file {
+        let least = plan.size(root, ctx, size.as_ref(), &plan.chosen(&narrowest))?;
+        if least > *target {
+            return Err(too_large(least, *target));
+        }
+    }
+    plan.losses = loss::losses(root, ctx, INFO.name, &weights, &plan.specs, samples)?;
+    let items = plan.items();
+    let mut solution = knapsack::solve(&items, budget).map_err(too_small)?;
+    if let Some((target, size)) = file {
         // The rest of the file hardly depends on the bits, so this ends after a few rounds.
         loop {
             ctx.check_cancelled()?;
@@ -125,11 +133,7 @@ fn run(root: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
             }
             budget = solution.cost.saturating_sub(found - target);
             solution = knapsack::solve(&items, budget).map_err(|least| {
-                let least = (least + found).saturating_sub(solution.cost);
-                let text = format!("the smallest file has about {least} bytes, not {target}");
-                Diagnostic::error(codes::QCC0312, text)
-                    .at("option --target-size")
-                    .with_help("larger groups, --embeddings and --lm-head make it smaller")
+                too_large((least + found).saturating_sub(solution.cost), target)
             })?;
         }
     }
@@ -154,13 +158,35 @@ fn bytes_of(bpw: f64, elements: u64) -> u64 {
     bytes
 }
 
-fn too_small(least: u64, elements: u64) -> PassError {
+/// What tells the size of the output.
+fn file_size(ctx: &Ctx<'_>) -> Result<Arc<dyn FileSize>, PassError> {
+    ctx.session.file_size.clone().ok_or_else(|| {
+        Diagnostic::error(codes::QCC0302, "a target size needs an output whose size is known")
+            .at(format!("pass '{}'", INFO.name))
+            .with_help("give the budget as bpw")
+            .into()
+    })
+}
+
+fn too_large(least: u64, target: u64) -> PassError {
+    let text = format!("the smallest file has about {least} bytes, not {target}");
+    Diagnostic::error(codes::QCC0312, text)
+        .at("option --target-size")
+        .with_help("larger groups, --embeddings and --lm-head make it smaller")
+        .into()
+}
+
+fn too_small(least: u64, elements: u64, chooses_groups: bool) -> PassError {
     // Rounded up, so that what is named is enough.
     let least = (8.0 * least as f64 / elements.max(1) as f64 * 1e4).ceil() / 1e4;
     let text = format!("the weights take at least {least} bits each");
     Diagnostic::error(codes::QCC0312, text)
         .at("option --bpw")
-        .with_help("larger groups (-g 64, -g 128) and --sym take less beside the codes")
+        .with_help(if chooses_groups {
+            "groups of several sizes were looked at already; --sym takes less beside the codes"
+        } else {
+            "larger groups (-g 64, -g 128) and --sym take less beside the codes"
+        })
         .into()
 }
 

@@ -177,7 +177,7 @@ pub(crate) fn tune(
         outline: &outline,
     };
     if outline.count_from(0) > 0 && options.select == Select::Held {
-        held::note_few(ctx, pass, run.chain.len());
+        held::note_few(ctx, pass, samples);
     }
     let begin = run.resume(ctx);
     run.announce(ctx, 0);

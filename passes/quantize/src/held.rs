@@ -1,13 +1,17 @@
 //! Samples that are kept for trials, and those that steps use, in random order.
 
 use qcc_diag::{Diagnostic, codes};
-use qcc_pass::{Ctx, Rng};
+use qcc_pass::{Ctx, Rng, SampleSource};
+use qcc_tensor::DType;
 
 /// Of how many samples one is kept for trials.
 const HELD: usize = 16;
 
 /// Least number of samples of which one is kept for trials.
 const LEAST: usize = 4;
+
+/// Fewer tokens in all fit themselves.
+const LEAST_TOKENS: usize = 256;
 
 /// The samples of a run of steps.
 pub(crate) struct Samples {
@@ -60,21 +64,46 @@ fn held(count: usize) -> impl Iterator<Item = usize> {
     (first..count).step_by(every)
 }
 
-/// Warns, once in a run, that there are too few samples to keep one for trials: what the trials
-/// choose may fit these samples alone.
-pub(crate) fn note_few(ctx: &mut Ctx<'_>, pass: &'static str, count: usize) {
+/// Warns, once in a run, that there are too few samples to keep one for trials, or too few tokens in
+/// them: what the trials choose may fit these samples alone.
+pub(crate) fn note_few(ctx: &mut Ctx<'_>, pass: &'static str, samples: &dyn SampleSource) {
     let is_told = ctx.record.notes.iter().any(|it| it.code == codes::QCC0407);
-    if count == 0 || count >= LEAST || is_told {
+    let count = samples.len();
+    if count == 0 || is_told {
         return;
     }
-    let text = format!(
-        "too few samples, {count}, to keep one for trials: steps are judged by those they see"
-    );
-    ctx.note(
-        Diagnostic::warning(codes::QCC0407, text)
-            .at(format!("pass '{pass}'"))
-            .with_help(format!("from -n {LEAST} on, one in {HELD} is kept for trials")),
-    );
+    let tokens = tokens(samples).filter(|it| *it < LEAST_TOKENS);
+    let (text, help) = match tokens {
+        _ if count < LEAST => (
+            format!(
+                "too few samples, {count}, to keep one for trials: steps are judged by those they \
+                 see"
+            ),
+            format!("from -n {LEAST} on, one in {HELD} is kept for trials"),
+        ),
+        Some(tokens) => (
+            format!("the samples have {tokens} tokens in all: what fits them may fit nothing else"),
+            format!("give more, or longer ones, with -n and --seq-len: {LEAST_TOKENS} at least"),
+        ),
+        None => return,
+    };
+    let warning = Diagnostic::warning(codes::QCC0407, text);
+    ctx.note(warning.at(format!("pass '{pass}'")).with_help(help));
+}
+
+/// Tokens of all samples: elements of the longest input of integers of each. `None` where a model
+/// takes none, or one cannot be read, which is told elsewhere.
+fn tokens(samples: &dyn SampleSource) -> Option<usize> {
+    let mut all = 0;
+    for at in 0..samples.len() {
+        let batch = samples.batch(at).ok()?;
+        let ids = batch.iter().filter(|it| matches!(it.1.dtype(), DType::I64 | DType::I32));
+        all += ids.map(|it| it.1.len()).max()?;
+        if all >= LEAST_TOKENS {
+            break;
+        }
+    }
+    Some(all)
 }
 
 fn split(count: usize) -> (Vec<usize>, Vec<usize>) {

@@ -157,10 +157,20 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     Ok(patches)
 }
 
-/// Outliers are no start: tuned codes have one scale for each group.
+/// Whether weights can start as asked. Outliers are no start: tuned codes have one scale for each
+/// group.
 fn start_fits(start: Start, weights: &[Weight]) -> Result<(), PassError> {
-    let found = weights.iter().find(|it| start == Start::Given && it.has_outliers());
-    let Some(weight) = found else { return Ok(()) };
+    if start == Start::Searched || weights.is_empty() {
+        return Ok(());
+    }
+    if weights.iter().all(|it| it.codes().is_none()) {
+        let text = "signround{start=given} has nothing to start from: no pass before it has chosen numbers";
+        return Err(Diagnostic::error(codes::QCC0302, text)
+            .at("option start")
+            .with_help("put rtn, kl-precalibrate or gptq before it with --passes, or leave it out")
+            .into());
+    }
+    let Some(weight) = weights.iter().find(|it| it.has_outliers()) else { return Ok(()) };
     let text = format!(
         "signround{{start=given}} cannot start from '{}': its outliers have scales of their own",
         weight.name

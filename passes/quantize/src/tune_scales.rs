@@ -146,7 +146,7 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let Some(steps) = steps_in_time(&mut whole, ctx, &trained, &order, steps)? else {
         return Ok(Vec::new());
     };
-    held::note_few(ctx, INFO.name, samples.len());
+    held::note_few(ctx, INFO.name, samples.as_ref());
     train(&mut whole, ctx, &mut trained, order, steps)?;
     let mut patches = Vec::new();
     for it in &norms {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use clap::Subcommand as _;
 use qcc::Error;
 use qcc_diag::{Diagnostic, codes};
+use qcc_onnx::WriteError;
 use qcc_report::{ErrorRecord, Note};
 
 /// How a command ended that did not fail.
@@ -99,14 +100,34 @@ impl Json {
         let text = format!("{text}\n");
         match self {
             Self::Stream => show(&text),
-            Self::File(path) => write_file(path, &text),
+            Self::File(path) => write_file(path, &text).map(|()| Ended::Well),
         }
     }
 }
 
-fn write_file(path: &Path, text: &str) -> Result<Ended, Error> {
-    fs::write(path, text).map_err(|it| unwritten(path, &it))?;
-    Ok(Ended::Well)
+/// Writes a text. A file appears whole or not at all; pipes and devices are written to.
+///
+/// # Errors
+/// QCC0105 when it cannot be written.
+pub(super) fn write_file(path: &Path, text: &str) -> Result<(), Error> {
+    let found = fs::metadata(path);
+    let straight = || fs::write(path, text).map_err(|it| unwritten(path, &it));
+    if found.as_ref().is_ok_and(|it| !it.is_file()) {
+        return straight();
+    }
+    // What a link leads to is written, and the link stays.
+    let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    match qcc_onnx::write_file(&place, |to| to.write_all(text.as_bytes())) {
+        Ok(()) => Ok(()),
+        // A file may be written where its folder takes no other.
+        Err(WriteError::Io { source, .. }) if found.is_ok() && is_locked(&source) => straight(),
+        Err(WriteError::Io { source, .. }) => Err(unwritten(path, &source)),
+        Err(other) => Err(unwritten(path, &io::Error::other(other))),
+    }
+}
+
+fn is_locked(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
 /// A file that cannot be written.

@@ -218,11 +218,16 @@ pub(super) fn run(
     if let Some((measured, _)) = &found {
         (record.quality, record.gates) = (Some(measured.quality()), measured.gates());
     }
+    let written_to = record.output.clone();
     let ended = || found.as_ref().map_or(Ended::Well, |it| it.0.ended());
+    let behind = |error: Error| match &written_to {
+        Some(it) => error.diagnostic().clone().with_note(format!("'{it}' is written")).into(),
+        None => error,
+    };
     if let Some(json) = json {
-        json.write(&record)?;
+        json.write(&record).map_err(behind)?;
     }
-    let told = tell_more(args, &compiled, &mut record, &detail, &begin)?;
+    let told = tell_more(args, &compiled, &mut record, &detail, &begin).map_err(behind)?;
     if args.quiet || json == Some(&Json::Stream) {
         return Ok(ended());
     }

@@ -8,7 +8,7 @@ use qcc::{Error, Model};
 use qcc_diag::{Diagnostic, codes};
 use qcc_report::{Document, Report, Run, RunRecord};
 
-use super::exit::{Ended, show, unwritten};
+use super::exit::{Ended, show, unwritten, write_file};
 use super::overwrites;
 
 /// Options of `report`.
@@ -62,11 +62,11 @@ pub(super) fn run(args: &ReportArgs) -> Result<Ended, Error> {
         }
     }
     let report = qcc_report::report(&runs, args.svg.is_some());
-    write(&output, &report.html)?;
+    write_file(&output, &report.html)?;
     if let Some(dir) = &args.svg {
         fs::create_dir_all(dir).map_err(|it| unwritten(dir, &it))?;
         for (name, text) in &report.files {
-            write(&dir.join(name), text)?;
+            write_file(&dir.join(name), text)?;
         }
     }
     show(&format!("  {}\n", told(&output, &report, &runs)))
@@ -103,13 +103,8 @@ pub(super) fn told(output: &Path, report: &Report, runs: &[Run]) -> String {
 pub(super) fn of_run(record: &RunRecord, output: &Path) -> Result<String, Error> {
     let runs = [named(record.clone(), Path::new(&record.input))];
     let report = qcc_report::report(&runs, false);
-    write(output, &report.html)?;
+    write_file(output, &report.html)?;
     Ok(told(output, &report, &runs))
-}
-
-/// Writes a text.
-pub(super) fn write(path: &Path, text: &str) -> Result<(), Error> {
-    fs::write(path, text).map_err(|it| unwritten(path, &it))
 }
 
 /// A run with the name of its output, or of the file that tells of it.

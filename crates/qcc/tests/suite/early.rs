@@ -81,6 +81,14 @@ fn options_that_would_do_nothing() {
         let place = format!("--> option {}", option[0]);
         bench.refused(&args, 2, "QCC0304", &[&place, "does nothing", "help: -O signround"]);
     }
+    for recipe in ["rtn", "kl", "gptq"] {
+        let args = ["in.onnx", "-o", "out.onnx", "-O", recipe, "--work-dir", "w"];
+        bench.refused(&args, 2, "QCC0304", &["--work-dir does nothing", "help: -O signround"]);
+    }
+    let both = ["in.onnx", "-o", "out.onnx", "-O", "signround", "--iters", "5", "--budget", "1m"];
+    bench.refused(&both, 2, "QCC0304", &["--iters does nothing beside --budget"]);
+    let given = ["in.onnx", "-o", "out.onnx", "-O", "signround{start=given}"];
+    bench.refused(&given, 2, "QCC0302", &["has nothing to start from", "help: put rtn"]);
     let qdq = ["in.onnx", "-O", "rtn", "-o", "out.onnx", "--format", "qdq"];
     let level = ["--accuracy-level", "1"];
     bench.refused(&[&qdq[..], &level].concat(), 2, "QCC0304", &["help: --format nbits"]);

@@ -85,6 +85,26 @@ fn a_disk_that_becomes_full() {
     }
 }
 
+/// The model is smaller than what tells of it.
+#[cfg(unix)]
+#[test]
+fn a_disk_that_is_full_for_what_tells_of_the_run() {
+    for option in ["--record=told", "--report=told"] {
+        for before in [None, Some(b"precious")] {
+            let bench = Bench::new(&model(good()));
+            if let Some(bytes) = before {
+                bench.put("told", bytes);
+            }
+            let ran = bench.run_on_a_full_disk(12, &[RTN, &["-f", option]].concat());
+            ran.is_refusal(1, CODE, &["'told' cannot be written", "'out.onnx' is written"]);
+            let mut files = bench.files();
+            assert!(files.remove("out.onnx").is_some() && files.remove("in.onnx").is_some());
+            let want = before.map(|it| ("told".to_owned(), it.to_vec()));
+            assert_eq!(files, want.into_iter().collect(), "{option}");
+        }
+    }
+}
+
 #[test]
 fn a_run_that_is_killed_leaves_no_part_of_an_output() {
     let bench = Bench::new(&bundled());

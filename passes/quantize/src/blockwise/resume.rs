@@ -210,7 +210,12 @@ impl Kept {
             self.place = None;
             let text = "finished blocks cannot be kept: a run that is stopped begins anew";
             let note = Diagnostic::warning(codes::QCC0502, text).with_note(error.to_string());
-            ctx.note(note.with_help("--work-dir DIR names a folder with more space"));
+            ctx.note(note.with_help(match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    "--work-dir DIR names a folder with more space"
+                }
+                _ => "--work-dir DIR names a folder that can be written",
+            }));
         }
     }
 

@@ -79,6 +79,7 @@ pub(super) fn check(args: &QuantizeArgs, pipeline: &Pipeline) -> Result<(), Erro
         ("--iters", "signround", args.iters.is_some()),
         ("--lr", "signround", args.lr.is_some()),
         ("--batch-size", "signround", args.batch_size.is_some()),
+        ("--work-dir", "signround", args.work_dir.is_some()),
         ("--tune-scales", "tune-scales", args.tune_scales.is_some()),
         ("--tune-norms", "tune-scales", args.tune_norms),
         ("--accuracy-level", "to-nbits", args.accuracy_level.is_some()),
@@ -113,6 +114,13 @@ pub(super) fn check(args: &QuantizeArgs, pipeline: &Pipeline) -> Result<(), Erro
         .at("option --calib")
         .with_help("-O kl, gptq and signround read them; so do --bpw and --target-size")
         .into());
+    }
+    if args.iters.is_some() && args.budget.is_some() {
+        let text = "--iters does nothing beside --budget, which finds the steps";
+        return Err(Diagnostic::error(codes::QCC0304, text)
+            .at("option --iters")
+            .with_help("leave out one of the two")
+            .into());
     }
     if args.tune_norms && args.tune_scales == Some(0) {
         let text = "--tune-norms does nothing in 0 steps of --tune-scales";
