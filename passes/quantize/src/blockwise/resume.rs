@@ -208,7 +208,7 @@ impl Kept {
     fn give_up(&mut self, done: io::Result<()>, ctx: &mut Ctx<'_>) {
         if let Err(error) = done {
             self.place = None;
-            let text = "finished blocks cannot be kept: a run that is stopped begins anew";
+            let text = "finished blocks cannot be kept from here on: a run that is stopped makes them again";
             let note = Diagnostic::warning(codes::QCC0502, text).with_note(error.to_string());
             ctx.note(note.with_help(match error.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
