@@ -74,7 +74,7 @@ pub enum GradientError {
         /// Its name.
         name: String,
         /// What is wrong with it.
-        what: &'static str,
+        what: String,
     },
 }
 
@@ -156,12 +156,12 @@ fn named(graph: &Graph, value: Value) -> String {
     format!("{}.grad", graph.value_name(value))
 }
 
-fn wrong(graph: &Graph, value: Value, what: &'static str) -> GradientError {
+fn wrong(graph: &Graph, value: Value, what: impl Into<String>) -> GradientError {
     let name = match graph.value_name(value) {
         "" => format!("{value:?}"),
         name => name.to_owned(),
     };
-    GradientError::Value { name, what }
+    GradientError::Value { name, what: what.into() }
 }
 
 fn check(graph: &Graph, value: Value) -> Result<(), GradientError> {
@@ -171,7 +171,11 @@ fn check(graph: &Graph, value: Value) -> Result<(), GradientError> {
     match graph.ty(value).dtype() {
         Some(dtype) if dtype.is_float() => Ok(()),
         Some(_) => Err(wrong(graph, value, "holds no floats")),
-        None => Err(wrong(graph, value, "has no known element type")),
+        None => {
+            let op = graph.node(value.node).and_then(|it| it.op());
+            let by = op.map_or_else(String::new, |it| format!(": {} gives it", it.name()));
+            Err(wrong(graph, value, format!("has no known element type{by}")))
+        }
     }
 }
 

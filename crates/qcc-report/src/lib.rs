@@ -24,4 +24,4 @@ pub use record::{
 pub use run::Run;
 pub use size::{bytes, parse_bytes};
 pub use speed::{LayerSpeed, LayerTime, Speed, SpeedLimits, WholeSpeed};
-pub use table::{apart, columns, left, summary};
+pub use table::{apart, columns, left, line, summary};

@@ -62,7 +62,7 @@ impl Part {
             self.snr.push(snr);
             if self.worst.as_ref().is_none_or(|it| snr < it.0) {
                 let site = row.sites.first().unwrap_or(&row.name);
-                self.worst = Some((snr, site.clone()));
+                self.worst = Some((snr, line(site)));
             }
         }
     }
@@ -79,6 +79,18 @@ impl Part {
     }
 }
 
+/// Text of a model as one line that a terminal can show: without control characters, and cut.
+pub fn line(text: &str) -> String {
+    /// Longest piece of text that is shown, in characters.
+    const LONGEST: usize = 100;
+    let clean = |it: char| if it.is_control() { ' ' } else { it };
+    let mut out: String = text.chars().take(LONGEST).map(clean).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        out.push('…');
+    }
+    out
+}
+
 /// What was left in float, by reason, the largest part first.
 pub fn left(record: &RunRecord) -> Vec<String> {
     let mut reasons: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
@@ -93,7 +105,9 @@ pub fn left(record: &RunRecord) -> Vec<String> {
     lines.sort_by_key(|it| std::cmp::Reverse(it.1.1));
     lines
         .into_iter()
-        .map(|(reason, (count, size))| format!("{count} in float, {}: {reason}", bytes(size)))
+        .map(|(reason, (count, size))| {
+            format!("{count} in float, {}: {}", bytes(size), line(reason))
+        })
         .collect()
 }
 
@@ -109,7 +123,8 @@ pub fn apart(record: &RunRecord) -> Option<String> {
         2 => " and 1 more".to_owned(),
         count => format!(" and {} more", count - 1),
     };
-    Some(format!("{count} {weights} of {}{more} one at a time: {why}", first.name))
+    let (name, why) = (line(&first.name), line(why));
+    Some(format!("{count} {weights} of {name}{more} one at a time: {why}"))
 }
 
 /// Rows of cells as lines, each column as wide as its widest cell; the columns of `right` are
@@ -177,6 +192,17 @@ mod tests {
           total                        121.0 kB    53.7 kB
         ");
         assert_eq!(left(&record), ["1 in float, 40.0 kB: it is excluded"]);
+    }
+
+    #[test]
+    fn names_do_not_reach_a_terminal_as_they_are() {
+        let mut bad = row("MatMul", Some(4), 20.0);
+        bad.name = "w\u{1b}[31m\nerror: \u{7}".to_owned();
+        let weights = vec![bad.clone()];
+        let record = RunRecord { bytes_after: Some(1), weights, ..Default::default() };
+        let text = summary(&record);
+        assert!(text.contains("w [31m error:  ") && !text.contains('\u{1b}'), "{text:?}");
+        assert_eq!(line(&"x".repeat(200)).chars().count(), 101);
     }
 
     #[test]

@@ -8,12 +8,11 @@ use qcc::bench::{Bench, BenchOptions, Layer, WholeTime, bench};
 use qcc::{Error, Kernels, Model};
 use qcc_kernels::Planes;
 use qcc_pass::Cancel;
-use qcc_report::{Note, bytes, columns};
+use qcc_report::{Note, bytes, columns, line};
 use serde_json::{Value, json};
 
 use super::command::Progress;
 use super::exit::{Ended, say, show};
-use super::inspect::line;
 use super::stays::told;
 use super::words::{positive, threads};
 use super::{streams, watch};

@@ -10,12 +10,11 @@ use qcc::{
 };
 use qcc_diag::{Diagnostic, codes};
 use qcc_pass::{Cancel, SampleSource as _};
-use qcc_report::{Note, columns};
+use qcc_report::{Note, columns, line};
 use serde_json::json;
 
 use super::command::Progress;
 use super::exit::{Ended, say, show};
-use super::inspect::line;
 use super::words::positive;
 use super::{streams, watch};
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::Args;
 use qcc::{Compiler, Error, Model, Output};
 use qcc_ir::{Graph, Kind, Value};
-use qcc_report::{Note, bytes, columns};
+use qcc_report::{Note, bytes, columns, line};
 use serde_json::{Map, json};
 
 use super::exit::{Ended, say, show};
@@ -209,18 +209,6 @@ fn counts(map: &BTreeMap<String, usize>) -> String {
     let list: Vec<String> =
         list.iter().map(|(name, count)| format!("{count} {}", line(name))).collect();
     list.join(", ")
-}
-
-/// Text of a model as one line that a terminal can show: without control characters, and cut.
-pub(super) fn line(text: &str) -> String {
-    /// Longest piece of text that is shown, in characters.
-    const LONGEST: usize = 100;
-    let clean = |it: char| if it.is_control() { ' ' } else { it };
-    let mut out: String = text.chars().take(LONGEST).map(clean).collect();
-    if text.chars().nth(LONGEST).is_some() {
-        out.push('…');
-    }
-    out
 }
 
 fn to_json(

@@ -207,9 +207,11 @@ impl Kept {
 
     fn give_up(&mut self, done: io::Result<()>, ctx: &mut Ctx<'_>) {
         if let Err(error) = done {
-            self.place = None;
+            let folder =
+                self.place.take().map_or_else(String::new, |it| it.folder.display().to_string());
             let text = "finished blocks cannot be kept from here on: a run that is stopped makes them again";
-            let note = Diagnostic::warning(codes::QCC0502, text).with_note(error.to_string());
+            let note = Diagnostic::warning(codes::QCC0502, text);
+            let note = note.with_note(format!("'{folder}': {error}"));
             ctx.note(note.with_help(match error.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                     "--work-dir DIR names a folder with more space"

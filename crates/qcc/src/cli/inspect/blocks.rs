@@ -98,7 +98,7 @@ impl Blocks {
                 format!("{:08x}", block.class >> 32),
                 match self.methods.get(idx).and_then(Option::as_ref) {
                     None => "?".to_owned(),
-                    Some(Method::Layer(why)) => format!("layer: {}", super::line(why)),
+                    Some(Method::Layer(why)) => format!("layer: {}", qcc_report::line(why)),
                     Some(method) => method.text().to_owned(),
                 },
             ]);
@@ -139,7 +139,7 @@ fn names<'g>(graph: &'g Graph, values: &[qcc_ir::Value]) -> Vec<&'g str> {
 fn list(names: &[&str]) -> String {
     /// Most names that are shown.
     const MOST: usize = 3;
-    let shown: Vec<String> = names.iter().take(MOST).map(|it| super::line(it)).collect();
+    let shown: Vec<String> = names.iter().take(MOST).map(|it| qcc_report::line(it)).collect();
     match names.len().checked_sub(MOST) {
         None | Some(0) => shown.join(", "),
         Some(more) => format!("{} + {more}", shown.join(", ")),

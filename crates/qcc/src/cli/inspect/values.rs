@@ -171,7 +171,7 @@ impl Row {
             format!(", from codes of {bits} bits in groups of {group}")
         });
         let mut rows = vec![
-            vec!["values".to_owned(), super::line(&self.name)],
+            vec!["values".to_owned(), qcc_report::line(&self.name)],
             vec!["type".to_owned(), format!("{}{:?}{codes}", self.dtype, self.dims)],
         ];
         match &self.figures {

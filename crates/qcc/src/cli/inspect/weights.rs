@@ -130,8 +130,8 @@ pub(super) fn table(weights: &Weights) -> String {
             format!("{} dB", it.join(" / "))
         });
         cells.push(vec![
-            super::line(&row.node),
-            super::line(&row.op),
+            qcc_report::line(&row.node),
+            qcc_report::line(&row.op),
             format!("{:?}", row.shape),
             row.dtype.to_owned(),
             bytes(row.bytes),
