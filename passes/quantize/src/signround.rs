@@ -163,22 +163,24 @@ fn start_fits(start: Start, weights: &[Weight]) -> Result<(), PassError> {
     if start == Start::Searched || weights.is_empty() {
         return Ok(());
     }
-    if weights.iter().all(|it| it.codes().is_none()) {
-        let text = "signround{start=given} has nothing to start from: no pass before it has chosen numbers";
-        return Err(Diagnostic::error(codes::QCC0302, text)
-            .at("option start")
-            .with_help("put rtn, kl-precalibrate or gptq before it with --passes, or leave it out")
-            .into());
-    }
-    let Some(weight) = weights.iter().find(|it| it.has_outliers()) else { return Ok(()) };
-    let text = format!(
-        "signround{{start=given}} cannot start from '{}': its outliers have scales of their own",
-        weight.name
-    );
-    Err(Diagnostic::error(codes::QCC0302, text)
-        .at("option start")
-        .with_help("adpq{outliers=0} gives one scale for each group; start=searched takes none")
-        .into())
+    let (text, help) = match weights.iter().find(|it| it.has_outliers()) {
+        Some(weight) => (
+            format!(
+                "signround{{start=given}} cannot start from '{}': its outliers have scales of \
+                 their own",
+                weight.name
+            ),
+            "adpq{outliers=0} gives one scale for each group; start=searched takes none",
+        ),
+        None if weights.iter().all(|it| it.codes().is_none()) => (
+            "signround{start=given} has nothing to start from: no pass before it has chosen numbers"
+                .to_owned(),
+            "put rtn, kl-precalibrate or gptq before it with --passes, or leave it out",
+        ),
+        None => return Ok(()),
+    };
+    let error = Diagnostic::error(codes::QCC0302, text).at("option start");
+    Err(error.with_help(help).into())
 }
 
 /// Whether an error of blocks ends the run: room that is too small, and samples of the user on
