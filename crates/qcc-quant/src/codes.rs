@@ -1,6 +1,15 @@
 //! A quantized weight before it is packed: one byte a code, one f32 a scale.
 
-use crate::spec::WeightSpec;
+use rayon::prelude::*;
+
+use crate::{
+    rows::Order,
+    simd::{LANES, Vector, VectorKernel, dispatch_vectors},
+    spec::WeightSpec,
+};
+
+/// Columns of a weight that one task of [`Codes::fill`] writes: codes of a line of the cache.
+const COLUMNS: usize = 64;
 
 /// Codes, scales and zero points of a weight `[n][k]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +64,103 @@ impl Codes {
             }
         }
     }
+
+    /// All rows as floats, `out: [n * k]` in `order`, in parallel.
+    ///
+    /// # Panics
+    /// If `out` holds another number of floats.
+    pub fn fill(&self, order: Order, out: &mut [f32]) {
+        assert_eq!(out.len(), self.n * self.k);
+        if out.is_empty() {
+            return;
+        }
+        match order {
+            Order::Nk => {
+                let rows = out.par_chunks_exact_mut(self.k).enumerate();
+                rows.for_each(|(row, out)| dispatch_vectors(Row { codes: self, row, out }));
+            }
+            Order::Kn => {
+                let lines = out.par_chunks_mut(COLUMNS * self.n).enumerate();
+                lines.for_each(|(chunk, out)| {
+                    dispatch_vectors(Columns { codes: self, first: chunk * COLUMNS, out });
+                });
+            }
+        }
+    }
+
+    /// Codes of `row` from `column` on as floats, as many as `out` holds.
+    #[inline(always)]
+    fn decode_part(&self, row: usize, column: usize, out: &mut [f32]) {
+        let (size, at) = (self.spec.group.len(self.k), row * self.groups());
+        let codes = &self.codes[row * self.k + column..][..out.len()];
+        let (first, last) = (column / size, (column + out.len() - 1) / size);
+        if first == last {
+            let (scale, zero) = (self.scales[at + first], self.zeros[at + first]);
+            out.iter_mut().zip(codes).for_each(|(x, code)| *x = decode(*code, scale, zero));
+        } else {
+            for (i, (x, code)) in out.iter_mut().zip(codes).enumerate() {
+                let group = at + (column + i) / size;
+                *x = decode(*code, self.scales[group], self.zeros[group]);
+            }
+        }
+    }
+}
+
+/// A row as floats.
+struct Row<'a> {
+    codes: &'a Codes,
+    row: usize,
+    out: &'a mut [f32],
+}
+
+impl VectorKernel for Row<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let size = self.codes.spec.group.len(self.codes.k);
+        for (group, out) in self.out.chunks_mut(size).enumerate() {
+            self.codes.decode_part(self.row, group * size, out);
+        }
+    }
+}
+
+/// Columns from `first` on as floats, `out: [columns][n]`.
+struct Columns<'a> {
+    codes: &'a Codes,
+    first: usize,
+    out: &'a mut [f32],
+}
+
+impl VectorKernel for Columns<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { codes, first, out } = self;
+        let (n, columns) = (codes.n, out.len() / codes.n);
+        for top in (0..n).step_by(LANES) {
+            let rows = LANES.min(n - top);
+            for left in (0..columns).step_by(LANES) {
+                let width = LANES.min(columns - left);
+                let mut tile = [V::splat(0.0); LANES];
+                for (i, line) in tile.iter_mut().enumerate().take(rows) {
+                    let mut floats = [0.0; LANES];
+                    if width == LANES {
+                        codes.decode_part(top + i, first + left, &mut floats);
+                    } else {
+                        codes.decode_part(top + i, first + left, &mut floats[..width]);
+                    }
+                    *line = V::load(&floats);
+                }
+                for (j, line) in V::transpose(tile).into_iter().enumerate().take(width) {
+                    let out = &mut out[(left + j) * n + top..][..rows];
+                    match out.first_chunk_mut() {
+                        Some(out) => line.store(out),
+                        None => out.copy_from_slice(&line.lanes()[..rows]),
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// The float a code stands for, `scale * (code - zero)`.
@@ -67,6 +173,30 @@ pub fn decode(code: u8, scale: f32, zero: u8) -> f32 {
 mod tests {
     use super::*;
     use crate::spec::{Bits, Grid, GroupSize, ScaleType};
+    use crate::testing::specs;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_whole_weight_is_its_rows_in_both_orders(
+            spec in specs(), n in 1usize..40, k in 1usize..150, seed in any::<u32>(),
+        ) {
+            let mut codes = Codes::zeroed(n, k, spec);
+            let number = |at: usize| (at as u32).wrapping_mul(2_654_435_761).wrapping_add(seed) >> 8;
+            let levels = spec.bits.levels() as u32;
+            codes.codes.iter_mut().enumerate().for_each(|(at, it)| *it = (number(at) % levels) as u8);
+            codes.scales.iter_mut().enumerate().for_each(|(at, it)| *it = number(at) as f32 - 4e6);
+            codes.zeros.iter_mut().enumerate().for_each(|(at, it)| *it = (number(at) % levels) as u8);
+            let mut rows = vec![f32::NAN; n * k];
+            rows.chunks_exact_mut(k).enumerate().for_each(|(row, out)| codes.dequantize(row, out));
+            let mut out = vec![f32::NAN; n * k];
+            codes.fill(Order::Nk, &mut out);
+            prop_assert_eq!(&out, &rows);
+            codes.fill(Order::Kn, &mut out);
+            let is_same = |at: usize| out[at % k * n + at / k] == rows[at];
+            prop_assert!((0..n * k).all(is_same));
+        }
+    }
 
     #[test]
     fn dequantize_uses_the_scale_and_zero_point_of_each_group() {

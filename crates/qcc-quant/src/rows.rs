@@ -93,6 +93,16 @@ impl<'a> WeightRows<'a> {
         Ok(Self { bytes, kind, n, k, order, factor: 1.0 })
     }
 
+    /// Floats `[n][k]`.
+    ///
+    /// # Panics
+    /// If there are not `n * k` of them.
+    pub(crate) fn of(floats: &'a [f32], n: usize, k: usize) -> Self {
+        assert_eq!(floats.len(), n * k);
+        let (kind, order) = (FloatKind::F32, Order::Nk);
+        Self { bytes: bytemuck::cast_slice(floats), kind, n, k, order, factor: 1.0 }
+    }
+
     /// The same weight with every value multiplied by `factor` as it is read.
     pub fn with_factor(self, factor: f32) -> Self {
         Self { factor, ..self }

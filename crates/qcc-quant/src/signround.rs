@@ -192,12 +192,13 @@ impl Solver {
         let mut now = out.clone();
         let mut errors = vec![f64::INFINITY; start.len()];
         let mut outs = split_rows(&mut out.codes, &mut out.scales, &mut out.zeros, k, groups);
+        tuner.encode(weights, &mut now);
         for _ in 0..=self.options.steps {
-            tuner.encode(weights, &mut now);
             let rows = split_rows(&mut now.codes, &mut now.scales, &mut now.zeros, k, groups);
             scratch.set(&self.h, &self.spec, weights, &rows);
             keep_better(&mut outs, &mut errors, &rows, scratch, k);
-            if tuner.step(weights, &scratch.r).is_err() {
+            let gradient = WeightRows::of(&scratch.r, start.len(), k);
+            if tuner.step(weights, &gradient, &mut now).is_err() {
                 return Descent::GradientNotFinite;
             }
         }

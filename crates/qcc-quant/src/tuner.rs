@@ -16,13 +16,18 @@
 
 mod scales;
 mod steps;
+mod turn;
 
 use rayon::prelude::*;
 
-use crate::{chunks::ROWS, codes::Codes, simd::dispatch, spec::WeightSpec};
+use crate::{chunks::ROWS, codes::Codes, rows::WeightRows, simd::dispatch, spec::WeightSpec};
 
 use scales::Group;
-use steps::{Encode, Step, TunedGrid};
+use steps::{Encode, TunedGrid};
+use turn::Turn;
+
+/// Columns of a gradient that are turned at a time, or one group where that is more.
+const COLUMNS: usize = 256;
 
 /// Parts of the least whole step of V.
 const PARTS: i32 = 32;
@@ -129,18 +134,26 @@ impl Tuner {
         });
     }
 
-    /// Moves the parameters by one step against the signs of `gradient: f32[n][k]`, dL/dW of the
-    /// quantized weights as [`encode`](Self::encode) gives them for `weights: f32[n][k]`. Any
-    /// positive factor of the gradient gives the same step. After the last step nothing moves.
+    /// Moves the parameters by one step against the signs of `gradient`, dL/dW of the quantized
+    /// weights as [`encode`](Self::encode) gives them for `weights: f32[n][k]`, and gives the codes
+    /// at the new ones. Any positive factor of the gradient gives the same step. After the last
+    /// step nothing moves.
     ///
     /// # Errors
-    /// If the gradient is not finite; parameters of some rows have moved then.
+    /// If the gradient is not finite; parameters and codes of some rows have moved then.
     ///
     /// # Panics
-    /// If `weights` or `gradient` are of another shape.
-    pub fn step(&mut self, weights: &[f32], gradient: &[f32]) -> Result<(), GradientError> {
+    /// If `weights`, `gradient` or `out` are of another shape.
+    pub fn step(
+        &mut self,
+        weights: &[f32],
+        gradient: &WeightRows<'_>,
+        out: &mut Codes,
+    ) -> Result<(), GradientError> {
         let (k, groups, size) = (self.k, self.groups(), self.size());
-        assert!(weights.len() == self.counters.len() && gradient.len() == weights.len());
+        assert!(weights.len() == self.counters.len() && out.codes.len() == weights.len());
+        assert!(gradient.k() == k && gradient.n() * k == weights.len());
+        assert!(out.scales.len() == self.groups.len());
         if self.counters.is_empty() {
             return Ok(());
         }
@@ -149,20 +162,40 @@ impl Tuner {
             (std::mem::take(&mut self.counters), std::mem::take(&mut self.groups));
         let this = &*self;
         let rate = by as f32 * this.unit * PARTS as f32;
-        let rows = counters.par_chunks_mut(ROWS * k).zip(params.par_chunks_mut(ROWS * groups));
-        let result = rows.enumerate().try_for_each(|(chunk, (counters, params))| {
-            let rows = counters.chunks_exact_mut(k).zip(params.chunks_exact_mut(groups));
-            for (row, (counters, params)) in (chunk * ROWS..).zip(rows) {
-                for (g, (counters, group)) in counters.chunks_mut(size).zip(params).enumerate() {
-                    let grid = this.grid(group);
-                    let range = row * k + g * size..row * k + g * size + counters.len();
-                    let (weights, gradient) = (&weights[range.clone()], &gradient[range]);
-                    let slopes = dispatch(Step { grid, weights, gradient, counters, by })?;
-                    *group = group.moved(this.form, &this.spec, slopes, rate);
+        let columns = size * (COLUMNS / size).max(1);
+        let grids = out.scales.par_chunks_mut(ROWS * groups);
+        let grids = grids.zip(out.zeros.par_chunks_mut(ROWS * groups));
+        let grids = grids.zip(params.par_chunks_mut(ROWS * groups));
+        let rows = counters.par_chunks_mut(ROWS * k).zip(out.codes.par_chunks_mut(ROWS * k));
+        let result =
+            rows.zip(grids).enumerate().try_for_each_init(Vec::new, |tile, (chunk, it)| {
+                let ((counters, codes), ((scales, zeros), params)) = it;
+                for left in (0..k).step_by(columns) {
+                    let width = columns.min(k - left);
+                    tile.resize(counters.len() / k * width, 0.0);
+                    gradient.read_tile(chunk * ROWS, left, width, tile);
+                    for (row, gradient) in tile.chunks_exact(width).enumerate() {
+                        let start = row * k + left;
+                        let first = row * groups + left / size;
+                        let (range, grids) =
+                            (start..start + width, first..first + width.div_ceil(size));
+                        let weights = &weights[chunk * ROWS * k..][range.clone()];
+                        dispatch(Turn {
+                            tuner: this,
+                            by,
+                            rate,
+                            weights,
+                            gradient,
+                            counters: &mut counters[range.clone()],
+                            codes: &mut codes[range],
+                            params: &mut params[grids.clone()],
+                            scales: &mut scales[grids.clone()],
+                            zeros: &mut zeros[grids],
+                        })?;
+                    }
                 }
-            }
-            Ok(())
-        });
+                Ok(())
+            });
         (self.counters, self.groups) = (counters, params);
         self.taken = self.steps.min(self.taken + 1);
         result
@@ -194,9 +227,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn start(weights: &[f32], k: usize, spec: &WeightSpec) -> Codes {
-        let bytes = bytes_of(weights);
-        let n = weights.len() / k;
-        rtn(&WeightRows::new(&bytes, FloatKind::F32, n, k, Order::Nk).unwrap(), spec)
+        rtn(&WeightRows::of(weights, weights.len() / k, k), spec)
     }
 
     proptest! {
@@ -215,8 +246,9 @@ mod tests {
             let near = codes.codes.iter().zip(&begin.codes).all(|(a, b)| a.abs_diff(*b) <= 1);
             prop_assert!(near, "only ties may fall to the other side");
             let gradient = vec![1.0; n * k];
+            let gradient = WeightRows::of(&gradient, n, k);
             for _ in 0..steps + 2 {
-                tuner.step(&weights, &gradient).unwrap();
+                tuner.step(&weights, &gradient, &mut codes).unwrap();
             }
             let most = PARTS * i32::from(steps) * (i32::from(steps) + 1) / 2;
             prop_assert!(tuner.counters.iter().all(|c| c.abs() <= most));
@@ -235,7 +267,8 @@ mod tests {
         let begin = start(&weights, 32, &spec);
         let moved = |rate: Option<f32>| {
             let mut tuner = Tuner::new(&begin, &weights, 4, Scales::Frozen).with_rate(rate);
-            tuner.step(&weights, &[1.0; 32]).unwrap();
+            let gradient = WeightRows::of(&[1.0; 32], 1, 32);
+            tuner.step(&weights, &gradient, &mut Codes::zeroed(1, 32, spec)).unwrap();
             tuner.counters.iter().map(|it| *it as f32 * tuner.unit).collect::<Vec<_>>()
         };
         assert_eq!(moved(None), moved(Some(0.25)));
@@ -244,32 +277,43 @@ mod tests {
     }
 
     #[test]
-    fn steps_agree_for_any_number_of_threads_and_refuse_nan() {
-        let spec = WeightSpec {
-            bits: Bits::new(3).unwrap(),
-            group: GroupSize::of(32).unwrap(),
-            grid: Grid::Asym,
-            scale: ScaleType::F16,
-        };
-        let (n, k) = (2 * ROWS + 5, 70);
+    fn steps_agree_for_any_number_of_threads_and_order_and_refuse_nan() {
+        let (n, k) = (2 * ROWS + 5, 2 * COLUMNS + 70);
         let (weights, mut gradient) = (gaussian(n * k, 1), gaussian(n * k, 2));
-        let begin = start(&weights, k, &spec);
-        let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| {
-                let mut tuner = Tuner::new(&begin, &weights, 4, Scales::Tuned);
-                for _ in 0..4 {
-                    tuner.step(&weights, &gradient).unwrap();
-                }
-                let mut codes = Codes::zeroed(n, k, spec);
-                tuner.encode(&weights, &mut codes);
-                codes
-            })
-        };
-        let one = run(1);
-        assert!(one == run(2) && one != begin);
+        let turned: Vec<f32> = (0..k)
+            .flat_map(|col| (0..n).map(move |row| row * k + col))
+            .map(|it| gradient[it])
+            .collect();
+        let rows = [(bytes_of(&gradient), Order::Nk), (bytes_of(&turned), Order::Kn)];
+        for group in [GroupSize::of(32).unwrap(), GroupSize::Row] {
+            let (bits, scale) = (Bits::new(3).unwrap(), ScaleType::F16);
+            let spec = WeightSpec { bits, group, grid: Grid::Asym, scale };
+            let begin = start(&weights, k, &spec);
+            let run = |threads, (bytes, order): &(Vec<u8>, Order)| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let gradient = WeightRows::new(bytes, FloatKind::F32, n, k, *order).unwrap();
+                pool.install(|| {
+                    let mut tuner = Tuner::new(&begin, &weights, 4, Scales::Tuned);
+                    let mut codes = Codes::zeroed(n, k, spec);
+                    for _ in 0..4 {
+                        tuner.step(&weights, &gradient, &mut codes).unwrap();
+                    }
+                    let mut again = Codes::zeroed(n, k, spec);
+                    tuner.encode(&weights, &mut again);
+                    assert!(codes == again, "a step gives the codes behind it");
+                    codes
+                })
+            };
+            let one = run(1, &rows[0]);
+            assert!(one != begin);
+            assert!(one == run(2, &rows[0]) && one == run(2, &rows[1]));
+        }
         gradient[n * k - 1] = f32::NAN;
-        let mut tuner = Tuner::new(&begin, &weights, 4, Scales::Tuned);
-        assert_eq!(tuner.step(&weights, &gradient), Err(GradientError));
+        let gradient = WeightRows::of(&gradient, n, k);
+        let (bits, group) = (Bits::new(3).unwrap(), GroupSize::Row);
+        let spec = WeightSpec { bits, group, grid: Grid::Asym, scale: ScaleType::F16 };
+        let mut codes = start(&weights, k, &spec);
+        let mut tuner = Tuner::new(&codes, &weights, 4, Scales::Tuned);
+        assert_eq!(tuner.step(&weights, &gradient, &mut codes), Err(GradientError));
     }
 }

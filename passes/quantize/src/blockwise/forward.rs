@@ -117,7 +117,7 @@ impl Forward<'_> {
         joined: Option<&[Kind]>,
         tuned: &[Tuned],
     ) -> Result<Results, PassError> {
-        let weights = tuned.iter().map(|it| Ok((it.name.clone(), it.best()?)));
+        let weights = tuned.iter().map(|it| Ok((it.name.clone(), it.best(&self.session.pool)?)));
         let weights = weights.collect::<Result<Vec<_>, PassError>>()?;
         self.all(&mut self.part(Vec::new()), joined, Side::Quantized, &weights, &mut |_, _, _| ())
     }

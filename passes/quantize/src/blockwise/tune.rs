@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use qcc_ir::{Graph, Value};
 use qcc_pass::{Ctx, PassError};
-use qcc_tensor::Tensor;
+use qcc_tensor::{Pool, Tensor};
+use rayon::prelude::*;
 
 use super::Select;
 use super::chain::{Chain, Side};
@@ -66,31 +67,34 @@ impl Objective<'_> {
         let mut forward = Part::new(self.graph, self.block.outputs.clone(), Vec::new(), pool);
         let rng = ctx.session.rng(&format!("signround block {}", self.at));
         let mut order = Samples::new(self.chain.len(), rng);
-        let start = self.loss(&mut forward, tuned, &order.tried, samples)?;
+        let start = self.loss(&mut forward, &rounded(tuned, pool)?, &order.tried, samples)?;
         tuned.iter_mut().for_each(|it| it.begin(steps));
+        let mut weights = rounded(tuned, pool)?;
         let mut least = start;
         let mut curve = vec![(0, 1.0)];
         for step in 1..=steps {
             ctx.check_cancelled()?;
-            let weights = rounded(tuned)?;
             let batch = order.next(samples);
             for run in self.runs(&batch, &weights, Some(&gradients))? {
                 let found = match backward.run(&run.feed, &mut |_, _| ()) {
                     Ok(found) => found,
                     Err(error) => return Ok(Err(error.to_string())),
                 };
-                for (it, gradient) in tuned.iter_mut().zip(&found) {
-                    it.add(gradient)?;
+                for (it, gradient) in tuned.iter_mut().zip(found) {
+                    it.add(gradient, pool)?;
                 }
             }
-            for it in tuned.iter_mut() {
-                if let Err(error) = it.step() {
-                    return Ok(Err(error.to_string()));
+            drop(weights);
+            let moved: Vec<_> = tuned.par_iter_mut().map(Tuned::step).collect();
+            for it in moved {
+                if let Err(why) = it? {
+                    return Ok(Err(why));
                 }
             }
+            weights = rounded(tuned, pool)?;
             let every = steps.div_ceil(TRIALS);
             if step % every == 0 || step == steps {
-                let loss = self.loss(&mut forward, tuned, &order.tried, samples)?;
+                let loss = self.loss(&mut forward, &weights, &order.tried, samples)?;
                 if start > 0.0 {
                     curve.push((usize::from(step), loss / start));
                 }
@@ -128,7 +132,7 @@ impl Objective<'_> {
         let wanted = gradients.weights.clone();
         let mut part = Part::new(&gradients.graph, wanted, Vec::new(), &ctx.session.pool);
         let batch: Vec<usize> = (0..self.chain.len().min(samples)).collect();
-        let weights = rounded(tuned)?;
+        let weights = rounded(tuned, &ctx.session.pool)?;
         let mut time = Duration::ZERO;
         // The first run plans and touches new memory.
         for _ in 0..2 {
@@ -169,19 +173,18 @@ impl Objective<'_> {
         Ok(runs)
     }
 
-    /// The objective at the weights as they are now, over some samples.
+    /// The objective at some weights, over some samples.
     fn loss(
         &self,
         forward: &mut Part<'_>,
-        tuned: &[Tuned],
+        weights: &[(String, Tensor)],
         samples: &[usize],
         batch: usize,
     ) -> Result<f64, PassError> {
-        let weights = rounded(tuned)?;
         let mut loss = 0.0;
         for samples in samples.chunks(batch.max(1)) {
             let mut wanted = samples.iter().map(|it| (*it, &self.wanted[*it]));
-            for run in self.runs(samples, &weights, None)? {
+            for run in self.runs(samples, weights, None)? {
                 let found = forward.run(&run.feed, &mut |_, _| ());
                 let found = found.map_err(activations::error)?;
                 let each = joint::results(found, self.joined.unwrap_or_default(), run.count);
@@ -197,7 +200,6 @@ impl Objective<'_> {
     }
 }
 
-fn rounded(tuned: &[Tuned]) -> Result<Vec<(String, Tensor)>, PassError> {
-    use rayon::prelude::*;
-    tuned.par_iter().map(|it| Ok((it.name.clone(), it.rounded()?))).collect()
+fn rounded(tuned: &[Tuned], pool: &Pool) -> Result<Vec<(String, Tensor)>, PassError> {
+    tuned.par_iter().map(|it| Ok((it.name.clone(), it.rounded(pool)?))).collect()
 }

@@ -1,13 +1,14 @@
 //! The weights of a block while they are tuned.
 
 use qcc_ir::Value;
-use qcc_ops::quant::{Form, floats};
+use qcc_ops::quant::Form;
 use qcc_pass::PassError;
 use qcc_quant::codes::Codes;
 use qcc_quant::rows::{FloatKind, WeightRows};
 use qcc_quant::search::{SearchKind, search};
-use qcc_quant::tuner::{GradientError, Scales, Tuner};
-use qcc_tensor::{DType, Tensor};
+use qcc_quant::tuner::{Scales, Tuner};
+use qcc_tensor::{Pool, Tensor};
+use rayon::prelude::*;
 
 use super::{Options, Start};
 use crate::choose::Weight;
@@ -31,8 +32,8 @@ pub(super) struct Tuned {
     codes: Codes,
     /// The best codes so far.
     pub(super) best: Codes,
-    /// Sum of the gradients of a step, in the order of the bytes of the weight.
-    gradient: Vec<f32>,
+    /// Sum of the gradients of a step, of the shape of the weight in the graph.
+    gradient: Option<Tensor>,
 }
 
 impl Tuned {
@@ -70,7 +71,7 @@ impl Tuned {
             tuner: Tuner::new(&start, &weights, 1, scales),
             scales,
             rate: options.rate,
-            gradient: vec![0.0; weights.len()],
+            gradient: None,
             weights,
             best: start.clone(),
             codes: start,
@@ -86,13 +87,13 @@ impl Tuned {
     }
 
     /// The weight after rounding, as the graph reads it.
-    pub(super) fn rounded(&self) -> Result<Tensor, PassError> {
-        tensor(self.form, &self.dims, &self.codes)
+    pub(super) fn rounded(&self, pool: &Pool) -> Result<Tensor, PassError> {
+        self.tensor(&self.codes, pool)
     }
 
     /// The best weight so far.
-    pub(super) fn best(&self) -> Result<Tensor, PassError> {
-        tensor(self.form, &self.dims, &self.best)
+    pub(super) fn best(&self, pool: &Pool) -> Result<Tensor, PassError> {
+        self.tensor(&self.best, pool)
     }
 
     /// The codes now are the best ones.
@@ -100,31 +101,39 @@ impl Tuned {
         self.best.clone_from(&self.codes);
     }
 
-    /// Adds the gradient of one sample.
-    pub(super) fn add(&mut self, gradient: &Tensor) -> Result<(), PassError> {
-        let gradient = gradient.as_slice::<f32>()?;
-        for (sum, x) in self.gradient.iter_mut().zip(gradient.iter()) {
-            *sum += x;
-        }
+    /// Adds the gradient of some samples.
+    pub(super) fn add(&mut self, gradient: Tensor, pool: &Pool) -> Result<(), PassError> {
+        self.gradient = Some(match self.gradient.take() {
+            None => gradient,
+            Some(before) => sum(&before, &gradient, pool)?,
+        });
         Ok(())
     }
 
-    /// Moves by one step against the gradient that was added up, and begins a new sum.
-    pub(super) fn step(&mut self) -> Result<(), GradientError> {
+    /// Moves by one step against the gradient that was added up, and begins a new sum. The inner
+    /// error says why it cannot.
+    pub(super) fn step(&mut self) -> Result<Result<(), String>, PassError> {
         let Form { n, k, order } = self.form;
-        let bytes = bytemuck::cast_slice(&self.gradient);
-        if let Ok(rows) = WeightRows::new(bytes, FloatKind::F32, n, k, order) {
-            let mut turned = vec![0.0; n * k];
-            rows.read(0, &mut turned);
-            self.tuner.step(&self.weights, &turned)?;
-        }
-        self.gradient.fill(0.0);
-        self.tuner.encode(&self.weights, &mut self.codes);
-        Ok(())
+        let Some(gradient) = self.gradient.take() else { return Ok(Ok(())) };
+        let Ok(rows) = WeightRows::new(gradient.bytes(), FloatKind::F32, n, k, order) else {
+            return Err(PassError::internal("a gradient is not of the shape of its weight"));
+        };
+        let moved = self.tuner.step(&self.weights, &rows, &mut self.codes);
+        Ok(moved.map_err(|it| it.to_string()))
+    }
+
+    fn tensor(&self, codes: &Codes, pool: &Pool) -> Result<Tensor, PassError> {
+        let mut out = pool.take(self.weights.len())?;
+        codes.fill(self.form.order, &mut out);
+        Ok(pool.tensor(self.dims.clone(), out)?)
     }
 }
 
-fn tensor(form: Form, dims: &[usize], codes: &Codes) -> Result<Tensor, PassError> {
-    let fill = &mut |row: usize, out: &mut [f32]| codes.dequantize(row, out);
-    Ok(floats(form, DType::F32, dims.into(), fill)?)
+fn sum(a: &Tensor, b: &Tensor, pool: &Pool) -> Result<Tensor, PassError> {
+    let dims = a.dims().into();
+    let (a, b) = (a.as_slice::<f32>()?, b.as_slice::<f32>()?);
+    let mut out = pool.take(a.len())?;
+    let terms = a.par_iter().zip(b.par_iter());
+    out.par_iter_mut().zip(terms).for_each(|(sum, (a, b))| *sum = a + b);
+    Ok(pool.tensor(dims, out)?)
 }

@@ -1,10 +1,10 @@
 //! A weight whose codes stay while its scales are trained.
 
-use qcc_ops::quant::{Form, floats};
+use qcc_ops::quant::Form;
 use qcc_pass::PassError;
 use qcc_quant::codes::Codes;
 use qcc_quant::rows::{FloatKind, WeightRows};
-use qcc_tensor::{DType, Tensor};
+use qcc_tensor::Tensor;
 
 use super::Trained;
 use super::adam::Factors;
@@ -65,8 +65,9 @@ impl Trained for Scaled {
 
     /// The weight as the graph reads it.
     fn tensor(&self) -> Result<Tensor, PassError> {
-        let fill = &mut |row: usize, out: &mut [f32]| self.codes.dequantize(row, out);
-        Ok(floats(self.form, DType::F32, self.dims.clone(), fill)?)
+        let mut out = vec![0.0; self.form.n * self.form.k];
+        self.codes.fill(self.form.order, &mut out);
+        Ok(Tensor::from_vec(self.dims.clone(), out)?)
     }
 
     /// The scales now are the best ones.
