@@ -244,6 +244,20 @@ impl Opener<'_> {
         self.finish(Feed::Arrays(vec![given]), runs, per_run, Vec::new())
     }
 
+    /// A warning where samples have fewer tokens than were asked for.
+    fn shorter(&self, feed: &Feed) -> Option<Diagnostic> {
+        let (asked, Feed::Arrays(given)) = (self.options.seq_len?, feed) else { return None };
+        let row = given.iter().find(|it| Some(it.input) == self.tokens)?.length();
+        let (length, of) = match self.fixed_length() {
+            Some(fixed) if fixed <= row => (fixed, "the model takes"),
+            _ => (row, "samples have"),
+        };
+        (asked > length).then(|| {
+            let text = format!("{asked} tokens of a sample were asked for, and {of} {length}");
+            Diagnostic::warning(codes::QCC0403, text).at(&self.source)
+        })
+    }
+
     /// `per_run`: samples that one run of the model takes.
     fn finish(
         &self,
@@ -266,6 +280,7 @@ impl Opener<'_> {
             let text = format!("{asked} samples were asked for, and there are {there}");
             warnings.push(Diagnostic::warning(codes::QCC0403, text).at(&self.source));
         }
+        warnings.extend(self.shorter(&feed));
         Samples::new(Parts {
             source: self.source.clone(),
             inputs: self.inputs.to_vec(),

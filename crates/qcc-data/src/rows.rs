@@ -62,6 +62,11 @@ impl Given {
         if let Take::Rows(rows) = self.take { rows } else { 1 }
     }
 
+    /// Length of the last axis.
+    pub(crate) fn length(&self) -> usize {
+        self.array.dims().last().copied().unwrap_or(1)
+    }
+
     /// The part for a run.
     pub(crate) fn run(&self, index: usize) -> Result<Tensor, String> {
         match self.take {

@@ -108,7 +108,7 @@ codes! {
     // 04 calibration and evaluation data
     QCC0401 "the samples cannot be read"
     QCC0402 "the samples do not fit the model"
-    QCC0403 "fewer samples than asked for"
+    QCC0403 "fewer samples or tokens than asked for"
     QCC0404 "the model cannot be evaluated"
     QCC0405 "the models cannot be compared"
     QCC0406 "the model cannot write text"

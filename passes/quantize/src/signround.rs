@@ -48,7 +48,7 @@ pub const INFO: PassInfo = PassInfo {
         },
         OptionInfo {
             name: "lr",
-            kind: OptionKind::Float { min: 0.0, max: 1.0 },
+            kind: OptionKind::Float { min: 1e-6, max: 1.0 },
             default: "auto",
             help: "rate of the first step: an offset moves by so much of a code at most; it falls to 0; auto is 1 / iters",
         },

@@ -81,6 +81,14 @@ fn rows_are_cut_and_counted() {
     assert_eq!(samples.len(), 3);
     assert_eq!(samples.warnings()[0].code.name(), "QCC0403");
     assert_eq!(samples.warnings()[0].message, "9 samples were asked for, and there are 3");
+    let longer = OpenOptions { seq_len: Some(5), ..plain() };
+    let samples = opened(&[("", &ids(&[3, 4]))], &decoder(), &longer).unwrap();
+    let text = "5 tokens of a sample were asked for, and samples have 4";
+    assert_eq!(samples.warnings()[0].message, text);
+    let fixed = [input("input_ids", DType::I64, &["1", "3"])];
+    let samples = opened(&[("", &ids(&[3, 4]))], &fixed, &longer).unwrap();
+    let text = "5 tokens of a sample were asked for, and the model takes 3";
+    assert_eq!(samples.warnings()[0].message, text);
 }
 
 #[test]

@@ -7,7 +7,6 @@ use clap::{Args, ValueEnum};
 use qcc::bench::{Bench, BenchOptions, Layer, WholeTime, bench};
 use qcc::{Error, Kernels, Model};
 use qcc_kernels::Planes;
-use qcc_pass::Cancel;
 use qcc_report::{Note, bytes, columns, line};
 use serde_json::{Value, json};
 
@@ -15,7 +14,7 @@ use super::command::Progress;
 use super::exit::{Ended, say, show};
 use super::stays::told;
 use super::words::{positive, threads};
-use super::{streams, watch};
+use super::{stop, streams, watch};
 
 /// Options of `bench`.
 #[derive(Args, Debug)]
@@ -119,7 +118,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<Ended, Error> {
     let told = kernels.notes();
     model.warnings().iter().chain(&told).for_each(say);
     let progress = watch::progress(args.progress, false);
-    let cancel = Cancel::default();
+    let cancel = stop::cancel();
     // On a thread of that pool: from outside each operator would wait for one to wake up.
     let work = || bench(&model, reference.as_ref(), &kernels, &options, &progress, &cancel);
     let found = rayon::scope(|_| work())?;

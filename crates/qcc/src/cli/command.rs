@@ -233,11 +233,11 @@ pub(super) struct QuantizeArgs {
     pub(super) tokenizer: Option<PathBuf>,
 
     /// Samples that are used at most [default: all]
-    #[arg(short = 'n', long, alias = "nsamples", value_name = "N", requires = "calib", value_parser = positive)]
+    #[arg(short = 'n', long, alias = "nsamples", value_name = "N", value_parser = positive)]
     pub(super) samples: Option<usize>,
 
     /// Tokens of a sample
-    #[arg(long, alias = "seqlen", value_name = "N", requires = "calib", value_parser = positive)]
+    #[arg(long, alias = "seqlen", value_name = "N", value_parser = positive)]
     pub(super) seq_len: Option<usize>,
 
     /// A whole pipeline instead of a recipe: 'infer-types,select,rtn,pack,to-nbits'

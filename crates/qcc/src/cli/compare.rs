@@ -9,14 +9,14 @@ use qcc::{
     Samples, Verdict, compare,
 };
 use qcc_diag::{Diagnostic, codes};
-use qcc_pass::{Cancel, SampleSource as _};
+use qcc_pass::SampleSource as _;
 use qcc_report::{Note, columns, line};
 use serde_json::json;
 
 use super::command::Progress;
 use super::exit::{Ended, say, show};
 use super::words::positive;
-use super::{streams, watch};
+use super::{stop, streams, tokenizer, watch};
 
 /// Options of `compare`.
 #[derive(Args, Debug)]
@@ -79,6 +79,7 @@ pub(super) struct CompareArgs {
 
 /// Runs the command.
 pub(super) fn run(args: &CompareArgs) -> Result<Ended, Error> {
+    tokenizer::check(args.tokenizer.as_deref(), &[args.data.as_deref()])?;
     let a = streams::open(&args.reference)?;
     let b = streams::open(&args.model)?;
     let mut notes = [a.warnings(), b.warnings()].concat();
@@ -87,7 +88,7 @@ pub(super) fn run(args: &CompareArgs) -> Result<Ended, Error> {
     notes.iter().for_each(say);
     let progress = watch::progress(args.progress, false);
     let options = CompareOptions { all: args.all };
-    let result = compare(&a, &b, &samples, &options, &progress, &Cancel::default())?;
+    let result = compare(&a, &b, &samples, &options, &progress, &stop::cancel())?;
     result.notes.iter().for_each(say);
     notes.extend_from_slice(&result.notes);
     let verdicts = args.fail_above.iter().map(|it| it.check(&result));

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use clap::Args;
 use qcc::{Error, Gate, OpenOptions, evaluate};
 use qcc_diag::Diagnostic;
-use qcc_pass::{Cancel, SampleSource as _};
+use qcc_pass::SampleSource as _;
 use qcc_report::Note;
 
 use super::command::Progress;
 use super::exit::{Ended, say, show};
 use super::measured::Measured;
 use super::words::positive;
-use super::{streams, watch};
+use super::{stop, streams, tokenizer, watch};
 
 /// Options of `eval`.
 #[derive(Args, Debug)]
@@ -56,6 +56,7 @@ pub(super) struct EvalArgs {
 
 /// Runs the command.
 pub(super) fn run(args: &EvalArgs) -> Result<Ended, Error> {
+    tokenizer::check(args.tokenizer.as_deref(), &[Some(args.data.as_path())])?;
     let model = streams::open(&args.input)?;
     let reference = args.reference.as_ref().map(streams::open).transpose()?;
     let options = OpenOptions {
@@ -69,7 +70,7 @@ pub(super) fn run(args: &EvalArgs) -> Result<Ended, Error> {
     let samples = known.samples(&args.data, options)?;
     model.warnings().iter().chain(samples.warnings()).for_each(say);
     let progress = watch::progress(args.progress, false);
-    let result = evaluate(&model, reference.as_ref(), &samples, &progress, &Cancel::default())?;
+    let result = evaluate(&model, reference.as_ref(), &samples, &progress, &stop::cancel())?;
     let measured = Measured::new(result, &args.fail_above)?;
     if args.json {
         let notes = [model.warnings(), samples.warnings()].concat();

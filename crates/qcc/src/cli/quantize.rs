@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use qcc::{Error, External, OpenOptions, Output, ReadOptions, SaveOptions};
 use qcc_diag::{Diagnostic, Severity, codes};
-use qcc_pass::Cancel;
 use qcc_report::{RunRecord, bytes};
 
 use super::budget;
@@ -25,7 +24,7 @@ use super::record::record;
 use super::took::Begin;
 use super::verify::{Choices, Verify};
 use super::work::Work;
-use super::{report, streams, took, watch};
+use super::{report, stop, streams, tokenizer, took, watch};
 use notes::{Notes, moved, nothing};
 use settings::{GROUP, Settings, compiler, made};
 
@@ -52,6 +51,8 @@ pub(super) fn run(
         treat_as_constant: args.treat_as_constant,
         no_mmap: args.no_mmap,
     };
+    let data = [args.calib.as_deref(), args.eval.as_deref()];
+    tokenizer::check(args.tokenizer.as_deref(), &data)?;
     let model = streams::open_with(&args.input, &read)?;
     let before = model.source().size_bytes();
     let tell = |label: &str, text: &str| {
@@ -111,7 +112,7 @@ pub(super) fn run(
     if let Some(dir) = work.dir() {
         compiler = compiler.work_dir(dir.clone());
     }
-    let cancel = cancel();
+    let cancel = stop::cancel();
     let compiled = compiler
         .cancel(cancel.clone())
         .dry(args.dry_run)
@@ -298,20 +299,4 @@ fn leave_rest(record: &mut RunRecord) {
         row.bpw = 8.0 * row.bytes_before as f64 / (row.n as f64 * row.k as f64).max(1.0);
         row.reason_left_float = Some("it is beyond --bisect-limit".to_owned());
     }
-}
-
-/// A flag that the first Ctrl-C sets, or the first request of the system to end. The second one ends
-/// the process at once.
-fn cancel() -> Cancel {
-    let cancel = Cancel::default();
-    let flag = cancel.clone();
-    // Without a handler the first one would end it. Where a parent ignores one of the signals, as
-    // `nohup` does, there is none: else that signal would be heard.
-    let _ = ctrlc::try_set_handler(move || {
-        if flag.is_set() {
-            std::process::exit(130);
-        }
-        flag.set();
-    });
-    cancel
 }

@@ -61,6 +61,23 @@ fn the_summary_names_a_block_that_has_no_gradient() {
     assert!(text.contains("\"method\": \"layer\"") && text.contains("Mod 'no_gradient'"), "{text}");
 }
 
+/// What the last product of layer 1 reads is rounded, so that no gradient goes back.
+fn rounded(model: &mut ModelProto) {
+    let graph = model.graph.as_mut().unwrap();
+    let at = graph.node.iter().position(|it| it.input.iter().any(|it| it == DOWN)).unwrap();
+    let read = std::mem::replace(&mut graph.node[at].input[0], "cut".to_owned());
+    graph.node.insert(at, node("Round", "to_whole", &[&read], "cut"));
+}
+
+#[test]
+fn an_operator_that_passes_no_gradient_on_is_named() {
+    let bench = bench(rounded);
+    let args = ["in.onnx", "-f", "-o", "out.onnx", "-O", "signround{iters=2}"];
+    let ran = bench.passes(&[&args[..], SAMPLES].concat());
+    let text = "7 weights of block 2 one at a time: Round 'to_whole' passes no gradient on";
+    assert!(ran.stderr.contains(text), "{}", ran.stderr);
+}
+
 #[test]
 fn fused_operators_have_gradients_whatever_the_opset() {
     // The norm becomes a sum and a norm, which is a block without weights in the copy.

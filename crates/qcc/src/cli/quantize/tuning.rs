@@ -67,6 +67,25 @@ fn reads_samples(step: &Step) -> bool {
     }
 }
 
+/// Whether the options of samples do something.
+fn check_samples(args: &QuantizeArgs, are_read: bool) -> Result<(), Error> {
+    let sizes = [("--samples", args.samples.is_some()), ("--seq-len", args.seq_len.is_some())];
+    let given = [("--calib", args.calib.is_some())].into_iter().chain(sizes).find(|it| it.1);
+    let Some((option, _)) = given else { return Ok(()) };
+    let (why, help) = if !are_read {
+        let help = "-O kl, gptq and signround read them; so do --bpw and --target-size";
+        (": no pass reads samples", help)
+    } else if args.calib.is_none() {
+        (" without --calib", "--calib FILE gives samples; with --calib self the model writes them")
+    } else {
+        return Ok(());
+    };
+    Err(Diagnostic::error(codes::QCC0304, format!("{option} does nothing{why}"))
+        .at(format!("option {option}"))
+        .with_help(help)
+        .into())
+}
+
 /// Whether the pipeline has a pass for each option that was given: what does nothing is not taken
 /// in silence.
 ///
@@ -106,15 +125,7 @@ pub(super) fn check(args: &QuantizeArgs, pipeline: &Pipeline) -> Result<(), Erro
             .with_help(help)
             .into());
     }
-    if args.calib.is_some() && !pipeline.steps().iter().any(reads_samples) {
-        return Err(Diagnostic::error(
-            codes::QCC0304,
-            "--calib does nothing: no pass reads samples",
-        )
-        .at("option --calib")
-        .with_help("-O kl, gptq and signround read them; so do --bpw and --target-size")
-        .into());
-    }
+    check_samples(args, pipeline.steps().iter().any(reads_samples))?;
     if args.iters.is_some() && args.budget.is_some() {
         let text = "--iters does nothing beside --budget, which finds the steps";
         return Err(Diagnostic::error(codes::QCC0304, text)
