@@ -3,7 +3,7 @@
 use qcc_exec::Bound;
 
 /// The program itself, its tables, and scratch memory of products, in bytes.
-pub(crate) const PROGRAM: u64 = 48 << 20;
+pub(crate) const PROGRAM: u64 = 16 << 20;
 
 /// Bytes of a value that a run is given; 0 where its size is open.
 pub(crate) fn bytes(bound: &Bound) -> u64 {

@@ -136,7 +136,9 @@ pub(super) fn bits(text: &str) -> Result<u8, String> {
 /// Says so.
 pub(super) fn bpw(text: &str) -> Result<f64, String> {
     let found = text.parse::<f64>().ok().filter(|it| (0.0..=64.0).contains(it));
-    found.ok_or_else(|| "it takes a number of bits such as 4.5".to_owned())
+    found.ok_or_else(|| {
+        "it takes the stored bits of a weight, such as 4.5, and 64 at most".to_owned()
+    })
 }
 
 /// Bits of weights and of activations.

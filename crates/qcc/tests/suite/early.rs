@@ -85,6 +85,21 @@ fn options_that_would_do_nothing() {
         let args = ["in.onnx", "-o", "out.onnx", "-O", recipe, "--work-dir", "w"];
         bench.refused(&args, 2, "QCC0304", &["--work-dir does nothing", "help: -O signround"]);
     }
+    for (recipe, option, texts) in [
+        ("rtn", &["-n", "5"][..], &["--samples does nothing: no pass", "help: -O kl"][..]),
+        ("signround", &["-n", "5"], &["--samples does nothing without --calib", "--calib self"]),
+        ("kl", &["--seq-len", "5"], &["--seq-len does nothing without --calib"]),
+        (
+            "kl",
+            &["--calib", "calib.npy", "--tokenizer", "none.json"],
+            &["--tokenizer does nothing", ".txt and .jsonl"],
+        ),
+    ] {
+        let args = [&["in.onnx", "-o", "out.onnx", "-O", recipe], option].concat();
+        bench.refused(&args, 2, "QCC0304", texts);
+    }
+    let rate = ["in.onnx", "-o", "out.onnx", "-O", "signround", "--lr", "0"];
+    bench.refused(&rate, 2, "QCC0302", &["'lr'", "not '0'"]);
     let both = ["in.onnx", "-o", "out.onnx", "-O", "signround", "--iters", "5", "--budget", "1m"];
     bench.refused(&both, 2, "QCC0304", &["--iters does nothing beside --budget"]);
     let given = ["in.onnx", "-o", "out.onnx", "-O", "signround{start=given}"];

@@ -1,6 +1,7 @@
 //! Places that cannot be written, disks that are full, and runs that are stopped. An output is
 //! there as a whole or not at all.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -140,21 +141,38 @@ fn a_stopped_run_leaves_nothing() {
     for signal in ["-INT", "-TERM"] {
         let bench = Bench::new(&bundled());
         let before = bench.files();
-        let mut command =
-            bench.in_foreground(&["in.onnx", "-O", "signround", "-o", "out.onnx", "-q"]);
-        let run = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let id = run.id().to_string();
-        // Until then the signal would end the process, which leaves nothing either.
-        while !catches_stops(&id) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        std::thread::sleep(Duration::from_millis(200));
-        let sent = std::process::Command::new("kill").args([signal, &id]).status().unwrap();
-        assert!(sent.success());
-        let ran = Ran::from(run.wait_with_output().unwrap());
-        ran.is_refusal(130, "QCC0509", &[]);
+        let args = ["in.onnx", "-O", "signround", "-o", "out.onnx", "-q"];
+        stopped(&bench, &args, signal).is_refusal(130, "QCC0509", &[]);
         assert!(before == bench.files(), "something was left behind");
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_measurement_that_is_stopped_says_so() {
+    let bench = Bench::new(&bundled());
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/models/books1M");
+    let samples = folder.join("calib.npy");
+    let data = ["--data", samples.to_str().unwrap()];
+    for args in [&["compare", "in.onnx", "in.onnx", "--all"][..], &["eval", "in.onnx"]] {
+        stopped(&bench, &[args, &data].concat(), "-INT").is_refusal(130, "QCC0509", &[]);
+    }
+}
+
+/// Runs a command that takes long, and sends it a signal.
+#[cfg(target_os = "linux")]
+fn stopped(bench: &Bench, args: &[&str], signal: &str) -> Ran {
+    let mut command = bench.in_foreground(args);
+    let run = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let id = run.id().to_string();
+    // Until then the signal would end the process, which leaves nothing either.
+    while !catches_stops(&id) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let sent = std::process::Command::new("kill").args([signal, &id]).status().unwrap();
+    assert!(sent.success());
+    Ran::from(run.wait_with_output().unwrap())
 }
 
 /// Whether a process catches both `SIGINT` and `SIGTERM`.

@@ -161,7 +161,7 @@ fn scales_of_the_whole_model_are_trained_where_the_cap_leaves_room() {
     };
     let trains = ["--tune-scales", "2"];
     let (plain, _) = run(&[]);
-    let (capped, said) = run(&[&trains[..], &["--max-mem", "57MiB"]].concat());
+    let (capped, said) = run(&[&trains[..], &["--max-mem", "25MiB"]].concat());
     assert!(said.contains("QCC0501") && said.contains("the scales stay as they are"), "{said}");
     assert!(capped == plain, "nothing was trained");
     let (trained, said) = run(&trains);
@@ -207,10 +207,10 @@ fn a_dry_run_counts_the_scales_of_the_whole_model() {
 fn that_scales_do_not_fit_is_said_once_and_before_blocks_are_tuned() {
     let bench = bench();
     let args = ["in.onnx", "-f", "-o", "out.onnx", "-O", "signround{iters=1}"];
-    let more = ["--tune-scales", "2", "--max-mem", "57MiB", "--json"];
+    let more = ["--tune-scales", "2", "--max-mem", "25MiB", "--json"];
     let ran = bench.passes(&[&args[..], SAMPLES, &more].concat());
     assert_eq!(ran.stderr.matches("QCC0501]").count(), 1, "{}", ran.stderr);
-    let stopped = ["--tune-scales", "2", "--max-mem", "57MiB", "--stop-after", "probe-scales"];
+    let stopped = ["--tune-scales", "2", "--max-mem", "25MiB", "--stop-after", "probe-scales"];
     let ran = bench.passes(&[&args[..], SAMPLES, &stopped].concat());
     assert!(ran.stderr.contains("QCC0501"), "{}", ran.stderr);
 }
