@@ -20,14 +20,20 @@ mod turn;
 
 use rayon::prelude::*;
 
-use crate::{chunks::ROWS, codes::Codes, rows::WeightRows, simd::dispatch, spec::WeightSpec};
+use crate::{
+    chunks::ROWS,
+    codes::Codes,
+    rows::WeightRows,
+    simd::{dispatch, dispatch_vectors},
+    spec::WeightSpec,
+};
 
 use scales::Group;
 use steps::{Encode, TunedGrid};
 use turn::Turn;
 
 /// Columns of a gradient that are turned at a time, or one group where that is more.
-const COLUMNS: usize = 256;
+const COLUMNS: usize = 512;
 
 /// Parts of the least whole step of V.
 const PARTS: i32 = 32;
@@ -180,7 +186,7 @@ impl Tuner {
                         let (range, grids) =
                             (start..start + width, first..first + width.div_ceil(size));
                         let weights = &weights[chunk * ROWS * k..][range.clone()];
-                        dispatch(Turn {
+                        dispatch_vectors(Turn {
                             tuner: this,
                             by,
                             rate,

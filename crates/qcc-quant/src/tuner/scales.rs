@@ -117,10 +117,9 @@ mod tests {
     use crate::{
         rows::{FloatKind, Order, WeightRows},
         rtn::rtn,
-        simd::dispatch,
         spec::{Bits, GroupSize, ScaleType},
         testing::{bytes_of, gaussian},
-        tuner::steps::{Step, TunedGrid},
+        tuner::steps::{TunedGrid, tests::step},
     };
     use proptest::prelude::*;
 
@@ -179,8 +178,7 @@ mod tests {
             let (scale, zero) = group.scale(Scales::Ends, &spec);
             let max = f32::from(spec.bits.max_code());
             let grid = TunedGrid { scale, zero, max, unit: 1e-4 };
-            let (weights, gradient, counters) = (&w[..], &g[..], &mut [0; 32][..]);
-            let slopes = dispatch(Step { grid, weights, gradient, counters, by: 1 }).unwrap();
+            let slopes = step(grid, &w, &g, &mut [0; 32], 1);
             let found = group.slopes(&spec, slopes);
             for end in 0..2 {
                 let h = 1e-3;

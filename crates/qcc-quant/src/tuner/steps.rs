@@ -1,7 +1,7 @@
 //! The two loops over the weights of a group: codes at the present parameters, and a step.
 
-use super::{GradientError, PARTS};
-use crate::simd::{Kernel, LANES, ROUNDER};
+use super::PARTS;
+use crate::simd::{Kernel, LANES, ROUNDER, Vector};
 
 /// One group at the present parameters.
 #[derive(Clone, Copy)]
@@ -54,33 +54,46 @@ pub(super) struct Slopes {
     pub(super) clamped: f32,
 }
 
-/// Moves the counters of a group by at most `by` whole steps; returns the slopes at the parameters
-/// before.
-pub(super) struct Step<'a> {
+/// The weights of a group, and what moves them.
+pub(super) struct Weighed<'a> {
     pub(super) grid: TunedGrid,
     pub(super) weights: &'a [f32],
     pub(super) gradient: &'a [f32],
     pub(super) counters: &'a mut [i32],
-    pub(super) by: i32,
 }
 
-impl Kernel for Step<'_> {
-    type Output = Result<Slopes, GradientError>;
-    #[inline(always)]
-    fn run(self) -> Self::Output {
-        let Self { grid, weights, gradient, counters, by } = self;
-        let count = gradient.len() as f32;
-        // One sum for each lane, so that the compiler may use vectors.
-        let mut sums = Sums::default();
-        let (whole, rest) = gradient.as_chunks::<LANES>();
-        whole.iter().for_each(|it| sums.measure(it));
-        sums.measure(rest);
-        let magnitude: f32 = sums.magnitude.iter().sum();
-        if !magnitude.is_finite() {
-            return Err(GradientError);
+/// A sum for each lane, so that the compiler may use vectors.
+pub(super) type Lanes = [f32; LANES];
+
+/// Sums over the lanes of some groups, each from the first to the last. One group after the other
+/// would wait for each addition.
+#[inline(always)]
+pub(super) fn totals<V: Vector>(groups: &[Lanes; LANES]) -> Lanes {
+    let [first, rest @ ..] = V::transpose(groups.map(|it| V::load(&it)));
+    rest.into_iter().fold(first, V::add).lanes()
+}
+
+/// Sum of |g|; not finite when a gradient is not.
+#[inline(always)]
+pub(super) fn magnitude(gradient: &[f32]) -> Lanes {
+    let mut sums = [0.0; LANES];
+    for gradient in gradient.chunks(LANES) {
+        for (sum, g) in sums.iter_mut().zip(gradient) {
+            *sum += g.abs();
         }
-        sums.most = (PARTS * by) as f32;
-        sums.by = if magnitude > 0.0 { sums.most * count / magnitude } else { 0.0 };
+    }
+    sums
+}
+
+impl Weighed<'_> {
+    /// Moves the counters by at most `by` whole steps, where `magnitude` is the sum of |g|; returns
+    /// the slopes at the parameters before: by the scale, and of clamped weights.
+    #[inline(always)]
+    pub(super) fn step(self, magnitude: f32, by: i32) -> [Lanes; 2] {
+        let Self { grid, weights, gradient, counters } = self;
+        let most = (PARTS * by) as f32;
+        let each = if magnitude > 0.0 { most * gradient.len() as f32 / magnitude } else { 0.0 };
+        let mut sums = Sums { slope: [0.0; LANES], clamped: [0.0; LANES], most, by: each };
         let (weights, last_weights) = weights.as_chunks::<LANES>();
         let (gradient, last_gradient) = gradient.as_chunks::<LANES>();
         let (counters, last_counters) = counters.as_chunks_mut::<LANES>();
@@ -88,18 +101,15 @@ impl Kernel for Step<'_> {
             sums.step(grid, w, g, counters);
         }
         sums.step(grid, last_weights, last_gradient, last_counters);
-        Ok(Slopes { scale: sums.slope.iter().sum(), clamped: sums.clamped.iter().sum() })
+        [sums.slope, sums.clamped]
     }
 }
 
-#[derive(Default)]
 struct Sums {
     /// dL/ds.
-    slope: [f32; LANES],
+    slope: Lanes,
     /// Of clamped weights.
-    clamped: [f32; LANES],
-    /// Sum of |g|; not finite when a gradient is not.
-    magnitude: [f32; LANES],
+    clamped: Lanes,
     /// Most that a counter moves.
     most: f32,
     /// What it moves for each unit of |g|.
@@ -107,13 +117,6 @@ struct Sums {
 }
 
 impl Sums {
-    #[inline(always)]
-    fn measure(&mut self, gradient: &[f32]) {
-        for (sum, g) in self.magnitude.iter_mut().zip(gradient) {
-            *sum += g.abs();
-        }
-    }
-
     #[inline(always)]
     fn step(&mut self, grid: TunedGrid, weights: &[f32], gradient: &[f32], counters: &mut [i32]) {
         let flip = sign(grid.scale);
@@ -143,19 +146,49 @@ pub(super) fn sign(x: f32) -> i32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::{simd::dispatch, testing::gaussian};
+    use crate::{simd::VectorKernel, simd::dispatch_vectors, testing::gaussian};
     use proptest::prelude::*;
 
-    fn step(
+    struct Step<'a>(Weighed<'a>, i32);
+
+    impl VectorKernel for Step<'_> {
+        type Output = Slopes;
+        #[inline(always)]
+        fn run<V: Vector>(self) -> Slopes {
+            let alone = |lanes| totals::<V>(&std::array::from_fn(|_| lanes))[0];
+            let magnitude = alone(magnitude(self.0.gradient));
+            let [scale, clamped] = self.0.step(magnitude, self.1).map(alone);
+            Slopes { scale, clamped }
+        }
+    }
+
+    /// A step of one group.
+    pub(in super::super) fn step(
         grid: TunedGrid,
         weights: &[f32],
         gradient: &[f32],
         counters: &mut [i32],
         by: i32,
-    ) -> Result<Slopes, GradientError> {
-        dispatch(Step { grid, weights, gradient, counters, by })
+    ) -> Slopes {
+        dispatch_vectors(Step(Weighed { grid, weights, gradient, counters }, by))
+    }
+
+    #[test]
+    fn totals_are_sums_in_the_order_of_lanes() {
+        struct Totals<'a>(&'a [Lanes; LANES]);
+        impl VectorKernel for Totals<'_> {
+            type Output = Lanes;
+            #[inline(always)]
+            fn run<V: Vector>(self) -> Lanes {
+                totals::<V>(self.0)
+            }
+        }
+        let values = gaussian(LANES * LANES, 3);
+        let groups = std::array::from_fn(|g| std::array::from_fn(|i| values[g * LANES + i]));
+        let expected = groups.map(|it: Lanes| it.iter().sum::<f32>());
+        assert_eq!(dispatch_vectors(Totals(&groups)), expected);
     }
 
     /// L = sum of G W_quantized with rounding and clamping frozen at s, by central differences.
@@ -187,7 +220,7 @@ mod tests {
             let (weights, gradient) = (gaussian(64, seed), gaussian(64, seed ^ 1));
             let scale = if negative { -scale } else { scale };
             let grid = TunedGrid { scale, zero: f32::from(zero), max: 15.0, unit: 1e-4 };
-            let slope = step(grid, &weights, &gradient, &mut [0; 64], 1).unwrap().scale;
+            let slope = step(grid, &weights, &gradient, &mut [0; 64], 1).scale;
             let expected = slope_by_differences(&grid, &weights, &gradient);
             prop_assert!((f64::from(slope) - expected).abs() < 1e-4, "{slope} {expected}");
         }
@@ -199,12 +232,12 @@ mod tests {
         let weights = [9.0, 9.0, -9.0, -9.0, 1.0, 1.0, 0.0];
         let gradient = [1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 0.0];
         let mut counters = [0; 7];
-        step(grid, &weights, &gradient, &mut counters, 5).unwrap();
+        step(grid, &weights, &gradient, &mut counters, 5);
         assert_eq!(counters, [-5, 0, 0, 5, -5, 5, 0].map(|it| it * PARTS));
         // A negative scale turns the direction: 9 / -1 lies below the range.
         let grid = TunedGrid { scale: -1.0, ..grid };
         let mut counters = [0; 7];
-        step(grid, &weights, &gradient, &mut counters, 5).unwrap();
+        step(grid, &weights, &gradient, &mut counters, 5);
         assert_eq!(counters, [5, 0, 0, -5, 5, -5, 0].map(|it| it * PARTS));
     }
 
@@ -212,10 +245,10 @@ mod tests {
     fn a_small_gradient_moves_little() {
         let grid = TunedGrid { scale: 1.0, zero: 2.0, max: 3.0, unit: 0.01 };
         let mut counters = [0; 4];
-        step(grid, &[0.0; 4], &[3.0, -0.5, 0.5, 0.0], &mut counters, 2).unwrap();
+        step(grid, &[0.0; 4], &[3.0, -0.5, 0.5, 0.0], &mut counters, 2);
         assert_eq!(counters, [-2 * PARTS, PARTS, -PARTS, 0]);
         for bad in [f32::NAN, f32::INFINITY] {
-            assert_eq!(step(grid, &[0.0; 2], &[1.0, bad], &mut [0; 2], 1), Err(GradientError));
+            assert!(!magnitude(&[1.0, bad]).iter().sum::<f32>().is_finite());
         }
     }
 }
