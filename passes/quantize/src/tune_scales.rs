@@ -123,6 +123,11 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let trains_norms = ctx.options.flag("norms");
     let mut norms = if trains_norms { Norm::all(graph, taps.len())? } else { Vec::new() };
     taps.extend(norms.iter().map(Norm::tap));
+    if trains_norms && norms.is_empty() {
+        let text = "there are no norms to train: nothing is multiplied by a vector of weights";
+        let note = Diagnostic::warning(codes::QCC0304, text).at(format!("pass '{}'", INFO.name));
+        ctx.note(note.with_help("leave out --tune-norms"));
+    }
     let session = ctx.session;
     let mut whole = Whole::new(graph, session, samples.as_ref(), &taps)?;
     for (idx, why) in whole.left() {

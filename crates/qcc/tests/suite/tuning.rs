@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use onnx_protobuf::{Message, ModelProto, TensorProto};
+use qcc_data::npy;
+use qcc_tensor::Tensor;
 
-use crate::bench::{Bench, bundled};
+use crate::bench::{Bench, SIZE, bundled, good, model, numbers};
 
 const SAMPLES: &[&str] = &["--calib", "calib.npy", "-n", "10", "--seq-len", "48"];
 
@@ -169,6 +171,19 @@ fn scales_of_the_whole_model_are_trained_where_the_cap_leaves_room() {
     assert!(trained != plain);
     let norms = run(&[&trains[..], &["--tune-norms"]].concat()).0;
     assert!(norms != trained && norms != plain, "norms are trained too");
+}
+
+#[test]
+fn norms_that_are_not_there_are_told() {
+    let bench = Bench::new(&model(good()));
+    let x = Tensor::from_vec(vec![8, SIZE], numbers(8 * SIZE)).unwrap();
+    bench.put("x.npy", &npy::write(&x).unwrap());
+    let args = ["in.onnx", "-f", "-o", "out.onnx", "-O", "signround{iters=2}", "--calib", "x.npy"];
+    let told = |more: &[&str]| bench.passes(&[&args[..], more].concat()).stderr;
+    let text = "there are no norms to train";
+    let said = told(&["--tune-scales", "2", "--tune-norms"]);
+    assert_eq!(said.matches(text).count(), 1, "{said}");
+    assert!(!told(&["--tune-scales", "2"]).contains(text));
 }
 
 #[test]
