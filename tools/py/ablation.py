@@ -7,9 +7,9 @@
 
 Each start is a pass that chooses numbers; 0 steps are its numbers as they are, and those of several seeds are the same.
 Seeds draw other rows of --calib: seed s takes rows s*ROWS to (s+1)*ROWS, so the worst of them is that of the worst
-samples. A scheme ends in 'a' for asymmetric. Prints, for each scheme, start and steps, mean and worst KL in nats.
-One JSON line for each run, appended to --log; runs that are in it already are not repeated. --scales is what of the scales
-the steps tune.
+samples. A scheme ends in 'a' for asymmetric. Prints, for each scheme, start and steps, mean and worst KL in nats, and the
+mean ratio to the start x2 of the same seed with its 95 % interval (Student's t), where that is among them. One JSON line for each run, appended to --log; runs that are in it already are not repeated. --scales is what of the scales the steps
+tune.
 """
 import argparse
 import json
@@ -33,6 +33,9 @@ STARTS = {
     "gptq": "gptq",
     "adpq": "adpq{outliers=0}",  # outliers have scales of their own, which neither nbits nor the tuner has
 }
+DEFAULT = "x2"
+# Half of a 95 % interval in standard errors, by the number of seeds.
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 
 
 def main():
@@ -69,13 +72,25 @@ def main():
                             with open(a.log, "a") as log:
                                 row = dict(zip(("scheme", "start", "steps", "seed"), key), scales=a.scales, kl=done[key])
                                 log.write(json.dumps(row) + "\n")
-    steps = list(map(int, a.steps.split(",")))
+    steps, seeds = list(map(int, a.steps.split(","))), list(map(int, a.seeds.split(",")))
     for scheme in a.schemes.split(","):
-        print(f"\n| {scheme} |" + "".join(f" {it} steps | worst |" for it in steps))
-        print("|---|" + "---|---|" * len(steps))
+        print(f"\n| {scheme} |" + "".join(f" {it} steps | worst | ratio |" for it in steps))
+        print("|---|" + "---|---|---|" * len(steps))
         for start in a.starts.split(","):
-            cells = [[done[scheme, start, it, int(seed)] for seed in a.seeds.split(",")] for it in steps]
-            print(f"| {start} |" + "".join(f" {np.mean(it):.5f} | {max(it):.5f} |" for it in cells))
+            line = ""
+            for count in steps:
+                found = [done[scheme, start, count, seed] for seed in seeds]
+                base = [done.get((scheme, DEFAULT, count, seed)) for seed in seeds]
+                line += f" {np.mean(found):.5f} | {max(found):.5f} | {'' if None in base else ratio(found, base)} |"
+            print(f"| {start} |{line}")
+
+
+def ratio(found, base):
+    """The mean of found / base, and half of its 95 % interval."""
+    each = np.divide(found, base)
+    if len(each) not in STUDENT:
+        return f"{each.mean():.3f}"
+    return f"{each.mean():.3f} ± {STUDENT[len(each)] * each.std(ddof=1) / len(each) ** 0.5:.3f}"
 
 
 def run(a, folder, ids, scheme, start, steps, seed):
