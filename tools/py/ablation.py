@@ -3,7 +3,7 @@
 
     python tools/py/ablation.py MODEL.onnx --calib IDS.npy --eval IDS.npy --qcc target/ci/qcc
         [--schemes W4G32,W3G128,W2G64a] [--starts rtn,mse,x2] [--steps 0,50,200] [--seeds 0,1,2] [--rows 128 --length 128]
-        [--scales factor|ends|frozen]
+        [--scales factor|ends|frozen] [--batch 8]
 
 Each start is a pass that chooses numbers; 0 steps are its numbers as they are, and those of several seeds are the same.
 Seeds draw other rows of --calib: seed s takes rows s*ROWS to (s+1)*ROWS, so the worst of them is that of the worst
@@ -51,13 +51,14 @@ def main():
     p.add_argument("--rows", type=int, default=128)
     p.add_argument("--length", type=int, default=128)
     p.add_argument("--scales", default="factor")
+    p.add_argument("--batch", type=int, default=8, help="samples of a step")
     p.add_argument("--log", default="ablation.jsonl")
     a = p.parse_args()
     done = {}
     if os.path.exists(a.log):
         with open(a.log) as log:
             for row in map(json.loads, log):
-                if row.get("scales", "factor") == a.scales:
+                if (row.get("scales", "factor"), row.get("batch", 8)) == (a.scales, a.batch):
                     done[row["scheme"], row["start"], row["steps"], row["seed"]] = row["kl"]
     ids = np.load(a.calib).reshape(-1)
     ids = ids[: ids.size // a.length * a.length].reshape(-1, a.length)
@@ -70,7 +71,7 @@ def main():
                         if key not in done:
                             done[key] = run(a, folder, ids, *key)
                             with open(a.log, "a") as log:
-                                row = dict(zip(("scheme", "start", "steps", "seed"), key), scales=a.scales, kl=done[key])
+                                row = dict(zip(("scheme", "start", "steps", "seed"), key), scales=a.scales, batch=a.batch, kl=done[key])
                                 log.write(json.dumps(row) + "\n")
     steps, seeds = list(map(int, a.steps.split(","))), list(map(int, a.seeds.split(",")))
     for scheme in a.schemes.split(","):
@@ -102,7 +103,7 @@ def run(a, folder, ids, scheme, start, steps, seed):
         raise SystemExit(f"--calib has no {a.rows} rows for seed {seed}")
     np.save(calib, rows)
     grid = "false" if asym else "true"
-    tune = f",signround{{objective=block,start=given,scales={a.scales},iters={steps},batch=8}}" if steps else ""
+    tune = f",signround{{objective=block,start=given,scales={a.scales},iters={steps},batch={a.batch}}}" if steps else ""
     passes = f"infer-types,select{{bits={bits},group={group},sym={grid}}},{STARTS[start]}{tune},pack,to-nbits{{accuracy-level=0}}"
     command = [a.qcc, a.model, "--passes", passes, "--calib", calib, "-o", out, "-f", "-q", "--seed", str(seed)]
     subprocess.run(command, check=True)
