@@ -34,6 +34,7 @@ STARTS = {
     "adpq": "adpq{outliers=0}",  # outliers have scales of their own, which neither nbits nor the tuner has
 }
 DEFAULT = "x2"
+READ_SAMPLES = ("x2", "x2-exact", "x2-kl1", "x2-kl5", "x2-kl20", "gptq")
 # Half of a 95 % interval in standard errors, by the number of seeds.
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 
@@ -105,7 +106,9 @@ def run(a, folder, ids, scheme, start, steps, seed):
     grid = "false" if asym else "true"
     tune = f",signround{{objective=block,start=given,scales={a.scales},iters={steps},batch={a.batch}}}" if steps else ""
     passes = f"infer-types,select{{bits={bits},group={group},sym={grid}}},{STARTS[start]}{tune},pack,to-nbits{{accuracy-level=0}}"
-    command = [a.qcc, a.model, "--passes", passes, "--calib", calib, "-o", out, "-f", "-q", "--seed", str(seed)]
+    command = [a.qcc, a.model, "--passes", passes, "-o", out, "-f", "-q", "--seed", str(seed)]
+    if steps or start in READ_SAMPLES:
+        command += ["--calib", calib]
     subprocess.run(command, check=True)
     score = [a.qcc, "eval", out, "--ref", a.model, "--data", a.eval, "--json"]
     found = json.loads(subprocess.run(score, check=True, capture_output=True, text=True).stdout)
