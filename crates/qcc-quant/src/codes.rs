@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::{
     rows::Order,
-    simd::{LANES, Vector, VectorKernel, dispatch_vectors},
+    simd::{Kernel, LANES, Vector, VectorKernel, dispatch, dispatch_vectors},
     spec::WeightSpec,
 };
 
@@ -52,17 +52,7 @@ impl Codes {
     /// # Panics
     /// If there is no such row.
     pub fn dequantize(&self, row: usize, out: &mut [f32]) {
-        let (groups, size) = (self.groups(), self.spec.group.len(self.k));
-        let codes = &self.codes[row * self.k..(row + 1) * self.k];
-        let scales = &self.scales[row * groups..(row + 1) * groups];
-        let zeros = &self.zeros[row * groups..(row + 1) * groups];
-        for (((out, codes), &scale), &zero) in
-            out.chunks_mut(size).zip(codes.chunks(size)).zip(scales).zip(zeros)
-        {
-            for (x, &code) in out.iter_mut().zip(codes) {
-                *x = decode(code, scale, zero);
-            }
-        }
+        dispatch(Row { codes: self, row, out });
     }
 
     /// All rows as floats, `out: [n * k]` in `order`, in parallel.
@@ -77,7 +67,7 @@ impl Codes {
         match order {
             Order::Nk => {
                 let rows = out.par_chunks_exact_mut(self.k).enumerate();
-                rows.for_each(|(row, out)| dispatch_vectors(Row { codes: self, row, out }));
+                rows.for_each(|(row, out)| self.dequantize(row, out));
             }
             Order::Kn => {
                 let lines = out.par_chunks_mut(COLUMNS * self.n).enumerate();
@@ -113,10 +103,10 @@ struct Row<'a> {
     out: &'a mut [f32],
 }
 
-impl VectorKernel for Row<'_> {
+impl Kernel for Row<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<V: Vector>(self) {
+    fn run(self) {
         let size = self.codes.spec.group.len(self.codes.k);
         for (group, out) in self.out.chunks_mut(size).enumerate() {
             self.codes.decode_part(self.row, group * size, out);
@@ -187,9 +177,15 @@ mod tests {
             codes.codes.iter_mut().enumerate().for_each(|(at, it)| *it = (number(at) % levels) as u8);
             codes.scales.iter_mut().enumerate().for_each(|(at, it)| *it = number(at) as f32 - 4e6);
             codes.zeros.iter_mut().enumerate().for_each(|(at, it)| *it = (number(at) % levels) as u8);
-            let mut rows = vec![f32::NAN; n * k];
-            rows.chunks_exact_mut(k).enumerate().for_each(|(row, out)| codes.dequantize(row, out));
+            let (groups, size) = (codes.groups(), spec.group.len(k));
+            let value = |at: usize| {
+                let group = at / k * groups + at % k / size;
+                decode(codes.codes[at], codes.scales[group], codes.zeros[group])
+            };
+            let rows: Vec<f32> = (0..n * k).map(value).collect();
             let mut out = vec![f32::NAN; n * k];
+            out.chunks_exact_mut(k).enumerate().for_each(|(row, out)| codes.dequantize(row, out));
+            prop_assert_eq!(&out, &rows);
             codes.fill(Order::Nk, &mut out);
             prop_assert_eq!(&out, &rows);
             codes.fill(Order::Kn, &mut out);
