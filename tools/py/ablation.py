@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
 """KL to the float model for starting points of the tuning of blocks, steps, seeds and sets of samples.
 
-    python tools/py/ablation.py MODEL.onnx --calib IDS.npy --eval IDS.npy --qcc target/ci/qcc
+    python tools/py/ablation.py MODEL.onnx --calib IDS.npy (--eval IDS.npy | --feeds FEEDS.npz) --qcc target/ci/qcc
         [--schemes W4G32,W3G128,W2G64a] [--starts rtn,mse,x2] [--steps 0,50,200] [--seeds 0,1,2] [--rows 128 --length 128]
         [--scales factor|ends|frozen] [--batch 8]
 
 Each start is a pass that chooses numbers; 0 steps are its numbers as they are, and those of several seeds are the same.
 Seeds draw other rows of --calib: seed s takes rows s*ROWS to (s+1)*ROWS, so the worst of them is that of the worst
 samples. A scheme ends in 'a' for asymmetric. Prints, for each scheme, start and steps, mean and worst KL in nats, and the
-mean ratio to the start x2 of the same seed with its 95 % interval (Student's t), where that is among them. One JSON line for each run, appended to --log; runs that are in it already are not repeated. --scales is what of the scales the steps
-tune.
+mean ratio to the start x2 of the same seed with its 95 % interval (Student's t), where that is among them. With --feeds, for
+an encoder of sentences, it is the mean distance, 1 - cosine, of embeddings (embeddings.py) in place of KL. One JSON line for
+each run, appended to --log; runs that are in it already are not repeated, so a log is of one model and size of samples.
+--scales is what of the scales the steps tune.
 """
 import argparse
 import json
@@ -43,7 +45,9 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("model")
     p.add_argument("--calib", required=True)
-    p.add_argument("--eval", required=True)
+    text = p.add_mutually_exclusive_group(required=True)
+    text.add_argument("--eval")
+    text.add_argument("--feeds")
     p.add_argument("--qcc", default="target/ci/qcc")
     p.add_argument("--schemes", default="W4G32,W3G128,W2G64")
     p.add_argument("--starts", default=",".join(STARTS))
@@ -55,12 +59,13 @@ def main():
     p.add_argument("--batch", type=int, default=8, help="samples of a step")
     p.add_argument("--log", default="ablation.jsonl")
     a = p.parse_args()
+    figure = "distance" if a.feeds else "kl"
     done = {}
     if os.path.exists(a.log):
         with open(a.log) as log:
             for row in map(json.loads, log):
                 if (row.get("scales", "factor"), row.get("batch", 8)) == (a.scales, a.batch):
-                    done[row["scheme"], row["start"], row["steps"], row["seed"]] = row["kl"]
+                    done[row["scheme"], row["start"], row["steps"], row["seed"]] = row[figure]
     ids = np.load(a.calib).reshape(-1)
     ids = ids[: ids.size // a.length * a.length].reshape(-1, a.length)
     with tempfile.TemporaryDirectory() as folder:
@@ -72,8 +77,8 @@ def main():
                         if key not in done:
                             done[key] = run(a, folder, ids, *key)
                             with open(a.log, "a") as log:
-                                row = dict(zip(("scheme", "start", "steps", "seed"), key), scales=a.scales, batch=a.batch, kl=done[key])
-                                log.write(json.dumps(row) + "\n")
+                                row = dict(zip(("scheme", "start", "steps", "seed"), key), scales=a.scales, batch=a.batch)
+                                log.write(json.dumps({**row, figure: done[key]}) + "\n")
     steps, seeds = list(map(int, a.steps.split(","))), list(map(int, a.seeds.split(",")))
     for scheme in a.schemes.split(","):
         print(f"\n| {scheme} |" + "".join(f" {it} steps | worst | ratio |" for it in steps))
@@ -96,7 +101,7 @@ def ratio(found, base):
 
 
 def run(a, folder, ids, scheme, start, steps, seed):
-    """KL in nats for each token."""
+    """KL in nats for each token, or the mean distance of embeddings."""
     bits, group, asym = re.fullmatch(r"W(\d)G(\d+)(a?)", scheme).groups()
     calib, out = os.path.join(folder, "calib.npy"), os.path.join(folder, "out.onnx")
     rows = ids[seed * a.rows : (seed + 1) * a.rows]
@@ -110,8 +115,13 @@ def run(a, folder, ids, scheme, start, steps, seed):
     if steps or start in READ_SAMPLES:
         command += ["--calib", calib]
     subprocess.run(command, check=True)
-    score = [a.qcc, "eval", out, "--ref", a.model, "--data", a.eval, "--json"]
-    found = json.loads(subprocess.run(score, check=True, capture_output=True, text=True).stdout)
+    if a.feeds:
+        from embeddings import embeddings, score
+
+        with np.load(a.feeds) as feeds:
+            return 1 - score(embeddings(a.model, feeds), embeddings(out, feeds))["cosine"]
+    scored = [a.qcc, "eval", out, "--ref", a.model, "--data", a.eval, "--json"]
+    found = json.loads(subprocess.run(scored, check=True, capture_output=True, text=True).stdout)
     return found["kl_nats"]
 
 
