@@ -3,6 +3,7 @@
 use std::fmt;
 
 use qcc_diag::{Diagnostic, codes};
+use qcc_ir::{Graph, Value};
 use qcc_pass::nearest;
 
 use crate::{Compared, Comparison, Error, Evaluation};
@@ -156,6 +157,29 @@ impl Gate {
         }
     }
 
+    /// Whether an output of both graphs can have the figure, before they run.
+    ///
+    /// # Errors
+    /// QCC0405 when none can.
+    pub fn check_outputs(&self, a: &Graph, b: &Graph) -> Result<(), Error> {
+        let of_b: Vec<&str> = b.outputs().iter().map(|it| b.value_name(*it)).collect();
+        let mut of_both = a.outputs().iter().filter(|it| of_b.contains(&a.value_name(**it)));
+        let fits = |it: &Value| {
+            a.ty(*it).dtype().is_none_or(|it| it.is_float() == (self.metric != Metric::Unequal))
+        };
+        if of_both.any(fits) { Ok(()) } else { Err(self.no_output()) }
+    }
+
+    fn no_output(&self) -> Error {
+        let kind = if self.metric == Metric::Unequal { "that is not floats" } else { "of floats" };
+        let name = self.metric.name();
+        let text = format!("no output {kind} is in both models, so there is no {name}");
+        Diagnostic::error(codes::QCC0405, text)
+            .at("option --fail-above")
+            .with_help(format!("leave the gate {name} out"))
+            .into()
+    }
+
     /// The output that is farthest from the limit, or nearest to it when all are within.
     ///
     /// # Errors
@@ -163,19 +187,22 @@ impl Gate {
     pub fn check(&self, comparison: &Comparison) -> Result<Verdict, Error> {
         let outputs = comparison.values.iter().filter(|it| it.is_output);
         let figures = outputs.filter_map(|it| Some((it.name.as_str(), self.metric.of(it)?)));
-        let Some(verdict) = self.worst(figures) else {
-            let kind =
-                if self.metric == Metric::Unequal { "that is not floats" } else { "of floats" };
-            let text = format!(
-                "no output {kind} is in both models, so there is no {}",
-                self.metric.name()
-            );
-            return Err(Diagnostic::error(codes::QCC0405, text)
-                .at("option --fail-above")
-                .with_help(format!("leave the gate {} out", self.metric.name()))
-                .into());
-        };
-        Ok(verdict)
+        self.worst(figures).ok_or_else(|| self.no_output())
+    }
+
+    /// Whether an evaluation can have the figure, before the model runs.
+    ///
+    /// # Errors
+    /// QCC0404 when it needs a reference that is not there.
+    pub fn check_reference(&self, is_there: bool) -> Result<(), Error> {
+        if is_there || self.metric == Metric::Perplexity { Ok(()) } else { Err(self.no_figure()) }
+    }
+
+    fn no_figure(&self) -> Error {
+        Diagnostic::error(codes::QCC0404, format!("the evaluation gives no {}", self.metric.name()))
+            .at("option --fail-above")
+            .with_help("all but perplexity itself need --ref FLOAT.onnx; kl, top1 and perplexity need logits")
+            .into()
     }
 
     /// The figure of a model, or that of its output that is farthest from the limit.
@@ -202,13 +229,7 @@ impl Gate {
             Metric::Max => of_outputs(|it| it.3),
             Metric::Relative | Metric::Unequal => Vec::new(),
         };
-        self.worst(figures.into_iter()).ok_or_else(|| {
-            let text = format!("the evaluation gives no {}", self.metric.name());
-            Diagnostic::error(codes::QCC0404, text)
-                .at("option --fail-above")
-                .with_help("all but perplexity itself need --ref FLOAT.onnx; kl, top1 and perplexity need logits")
-                .into()
-        })
+        self.worst(figures.into_iter()).ok_or_else(|| self.no_figure())
     }
 
     fn worst<'a>(&self, figures: impl Iterator<Item = (&'a str, f64)>) -> Option<Verdict> {

@@ -82,6 +82,7 @@ pub(super) fn run(args: &CompareArgs) -> Result<Ended, Error> {
     tokenizer::check(args.tokenizer.as_deref(), &[args.data.as_deref()])?;
     let a = streams::open(&args.reference)?;
     let b = streams::open(&args.model)?;
+    args.fail_above.iter().try_for_each(|it| it.check_outputs(a.graph(), b.graph()))?;
     let mut notes = [a.warnings(), b.warnings()].concat();
     let samples = samples(args, &a, &mut notes)?;
     notes.extend_from_slice(samples.warnings());

@@ -59,6 +59,7 @@ pub(super) fn run(args: &EvalArgs) -> Result<Ended, Error> {
     tokenizer::check(args.tokenizer.as_deref(), &[Some(args.data.as_path())])?;
     let model = streams::open(&args.input)?;
     let reference = args.reference.as_ref().map(streams::open).transpose()?;
+    args.fail_above.iter().try_for_each(|it| it.check_reference(reference.is_some()))?;
     let options = OpenOptions {
         samples: args.samples,
         seq_len: args.seq_len,

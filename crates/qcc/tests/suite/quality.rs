@@ -81,6 +81,9 @@ fn what_cannot_be_measured_is_said_before_long_work() {
     let bench = bench();
     bench.refused(&rtn(&["--eval", "missing.npy"]), 1, "QCC0401", &["missing.npy"]);
     bench.refused(&rtn(&["--fail-above", "kl:1"]), 2, "QCC0304", &["--eval <PATH>"]);
+    let alone = ["eval", "in.onnx", "--data", "missing.npy", "--fail-above"];
+    bench.refused(&[&alone[..], &["kl:1"]].concat(), 1, "QCC0404", &["gives no kl", "--ref"]);
+    bench.refused(&[&alone[..], &["ppl:9"]].concat(), 1, "QCC0401", &["missing.npy"]);
     let args = rtn(&["--eval", "ids.npy", "--emit", "obj"]);
     bench.refused(&args, 2, "QCC0304", &["--eval reads the model back"]);
     let bench = Bench::new(&model(good()));
