@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use qcc_ir::{NodeId, Value};
+use qcc_ir::{Node, NodeId, Value};
 
 use super::assign::{Ranks, assign};
 use super::class::class;
@@ -84,6 +84,8 @@ fn segments(flow: &Flow<'_>, chains: &[Chain]) -> Vec<Vec<Segment>> {
         let rank = rank_of(cut);
         let nodes = nodes.get(&rank).map_or(&[][..], Vec::as_slice);
         let mut segment = segment(flow, nodes);
+        // What only reads the cut, a pooling behind the last norm say, makes it no other segment.
+        segment.class = class(flow, &leading_to(flow, nodes, *cut));
         let mut reads = BTreeSet::new();
         for node in nodes.iter().filter_map(|it| flow.graph.node(*it)) {
             let outside = flow.main_operands(node).filter_map(|it| ranks.get(it));
@@ -133,8 +135,20 @@ fn segment(flow: &Flow<'_>, nodes: &[NodeId]) -> Segment {
     }
     out.attends |= softmaxes > 0 && products > 1;
     out.weights.sort();
-    out.class = class(flow, nodes);
     out
+}
+
+/// Those of `nodes`, in topological order, that a cut depends on; all where the cut is the end of
+/// all.
+fn leading_to(flow: &Flow<'_>, nodes: &[NodeId], cut: Option<NodeId>) -> Vec<NodeId> {
+    let Some(cut) = cut else { return nodes.to_vec() };
+    let mut needed = BTreeSet::from([cut]);
+    for id in nodes.iter().rev() {
+        if needed.contains(id) {
+            needed.extend(flow.graph.node(*id).into_iter().flat_map(Node::uses).map(|it| it.node));
+        }
+    }
+    nodes.iter().copied().filter(|it| needed.contains(it)).collect()
 }
 
 /// Whether the ways from a part, which `is_before` knows, to a cut differ in length, and one of

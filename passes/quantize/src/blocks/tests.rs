@@ -189,6 +189,29 @@ fn a_norm_that_ends_each_layer_belongs_to_the_last_one_too() {
 }
 
 #[test]
+fn what_only_reads_the_last_norm_does_not_part_it_from_its_layer() {
+    let mut m = Maker::new();
+    let x = m.input(H);
+    let mask = m.input(H);
+    let mut x = m.norm(x);
+    for _ in 0..3 {
+        let y = m.attention(x, x, mask);
+        let y = m.op("Add", &[x, y]);
+        x = m.norm(y);
+        let y = m.mlp(x);
+        let y = m.op("Add", &[x, y]);
+        x = m.norm(y);
+    }
+    let pooled = m.op("Mul", &[x, mask]);
+    let pooled = m.op("ReduceMean", &[pooled]);
+    let graph = m.finish(vec![x, pooled]);
+    let blocks = found(&graph);
+    assert_eq!(summary(&blocks), [("before", 0), ("layer", 6), ("layer", 6), ("layer", 6)]);
+    assert_eq!(blocks[3].outputs, [x]);
+    assert_eq!(blocks[3].others, [pooled]);
+}
+
+#[test]
 fn one_layer_is_known_by_its_form() {
     assert_eq!(summary(&found(&pre_norm(1))), [("layer", 6), ("after", 1)]);
     assert_eq!(summary(&found(&post_norm(1))), [("before", 0), ("layer", 6)]);
