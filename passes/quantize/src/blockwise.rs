@@ -203,7 +203,7 @@ struct Run<'a> {
     held: Held,
     shares: Shares,
     /// Which blocks run on joined samples: those of a class do, or do not.
-    joins: BTreeMap<u64, Option<Vec<Kind>>>,
+    joins: BTreeMap<(u64, usize), Option<Vec<Kind>>>,
     /// What was found, by weight.
     patches: BTreeMap<usize, Patch>,
     /// Weights for which nothing was, and why.

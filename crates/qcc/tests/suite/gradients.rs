@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use onnx_protobuf::{AttributeProto, Message, ModelProto, OperatorSetIdProto};
+use onnx_protobuf::{
+    AttributeProto, Message, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+};
 use qcc_data::npy;
 use qcc_tensor::Tensor;
 
@@ -76,6 +78,42 @@ fn an_operator_that_passes_no_gradient_on_is_named() {
     let ran = bench.passes(&[&args[..], SAMPLES].concat());
     let text = "7 weights of block 2 one at a time: Round 'to_whole' passes no gradient on";
     assert!(ran.stderr.contains(text), "{}", ran.stderr);
+}
+
+/// An operator that nobody knows reads what each layer gives, for an output of the model.
+fn unknown_beside(model: &mut ModelProto) {
+    let graph = model.graph.as_mut().unwrap();
+    let weights: Vec<&str> = graph.initializer.iter().map(TensorProto::name).collect();
+    let is_product =
+        |it: &&NodeProto| it.op_type() == "MatMul" && weights.contains(&it.input[1].as_str());
+    let products: Vec<&NodeProto> = graph.node.iter().filter(is_product).collect();
+    // The last of the seven products of each layer; behind them there is the head.
+    let downs = products.chunks_exact(7).map(|it| it[6].output[0].clone());
+    let downs: Vec<String> = downs.collect();
+    assert_eq!(downs.len(), 4);
+    for (layer, down) in downs.iter().enumerate() {
+        let sum = graph.node.iter().find(|it| it.input.contains(down)).unwrap();
+        assert_eq!(sum.op_type(), "Add");
+        let name = format!("extra{layer}");
+        let mut unknown = node("Unknown", &name, &[&sum.output[0]], &name);
+        unknown.domain = Some("my".to_owned());
+        graph.node.push(unknown);
+        let mut extra = graph.output[0].clone();
+        extra.name = Some(name);
+        graph.output.push(extra);
+    }
+    model.opset_import.push(OperatorSetIdProto { domain: Some("my".to_owned()), version: Some(1) });
+}
+
+#[test]
+fn what_no_later_layer_reads_need_not_run() {
+    let bench = bench(unknown_beside);
+    let args = ["in.onnx", "-f", "-o", "out.onnx", "-O", "signround{iters=2}"];
+    let ran = bench.passes(&[&args[..], SAMPLES].concat());
+    assert!(!ran.stderr.contains("QCC0606"), "{}", ran.stderr);
+    let nodes = ModelProto::decode(&*bench.read("out.onnx")).unwrap().graph.unwrap().node;
+    assert_eq!(nodes.iter().filter(|it| it.op_type() == "MatMulNBits").count(), 28);
+    assert_eq!(nodes.iter().filter(|it| it.op_type() == "Unknown").count(), 4);
 }
 
 #[test]

@@ -141,14 +141,13 @@ fn segment(flow: &Flow<'_>, nodes: &[NodeId]) -> Segment {
 /// Those of `nodes`, in topological order, that a cut depends on; all where the cut is the end of
 /// all.
 fn leading_to(flow: &Flow<'_>, nodes: &[NodeId], cut: Option<NodeId>) -> Vec<NodeId> {
-    let Some(cut) = cut else { return nodes.to_vec() };
-    let mut needed = BTreeSet::from([cut]);
+    let mut needed: BTreeSet<NodeId> = cut.into_iter().collect();
     for id in nodes.iter().rev() {
         if needed.contains(id) {
             needed.extend(flow.graph.node(*id).into_iter().flat_map(Node::uses).map(|it| it.node));
         }
     }
-    nodes.iter().copied().filter(|it| needed.contains(it)).collect()
+    nodes.iter().copied().filter(|it| cut.is_none() || needed.contains(it)).collect()
 }
 
 /// Whether the ways from a part, which `is_before` knows, to a cut differ in length, and one of

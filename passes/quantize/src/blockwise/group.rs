@@ -74,11 +74,12 @@ impl Run<'_> {
         let (block, reads) = (&self.outline.blocks[at], &self.outline.reads[at]);
         let before = self.finished(ctx, at);
         let began = Instant::now();
-        let joined = match self.joins.get(&block.class) {
+        let kind = (block.class, block.results().len());
+        let joined = match self.joins.get(&kind) {
             Some(known) => known.clone(),
             None => self.forward(ctx, at).joined(),
         };
-        self.joins.insert(block.class, joined.clone());
+        self.joins.insert(kind, joined.clone());
         let (results, squares) =
             self.forward(ctx, at).float(joined.as_deref(), reads, self.weights)?;
         for (idx, it) in &squares {

@@ -1,6 +1,6 @@
 //! Which weights each block tunes: from the graph alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use qcc_ir::{Graph, Scope, Value};
 use qcc_pass::{PassError, Session, WorkingCopy};
@@ -63,6 +63,12 @@ impl Outline {
         let last = reads.iter().rposition(|it| !it.is_empty()).map_or(0, |it| it + 1);
         blocks.truncate(last);
         reads.truncate(last);
+        // What no later block reads, a cache say, is neither computed nor kept, whatever it is.
+        let mut read = BTreeSet::new();
+        for block in blocks.iter_mut().rev() {
+            block.others.retain(|it| read.contains(it));
+            read.extend(block.inputs.iter().chain(&block.side).copied());
+        }
         Ok(Self { graph: copy.graph, blocks, reads, left })
     }
 
