@@ -116,6 +116,12 @@ fn pre_norm(layers: usize) -> Graph {
 
 fn post_norm(layers: usize) -> Graph {
     let mut m = Maker::new();
+    let (x, _) = post_norm_layers(&mut m, layers);
+    m.finish(vec![x])
+}
+
+/// What the last of the layers gives, and the mask of their attention.
+fn post_norm_layers(m: &mut Maker, layers: usize) -> (Value, Value) {
     let x = m.input(H);
     let mask = m.input(H);
     let mut x = m.norm(x);
@@ -127,7 +133,7 @@ fn post_norm(layers: usize) -> Graph {
         let y = m.op("Add", &[x, y]);
         x = m.norm(y);
     }
-    m.finish(vec![x])
+    (x, mask)
 }
 
 /// Two chains; the first one's end is read by every layer of the second.
@@ -191,17 +197,7 @@ fn a_norm_that_ends_each_layer_belongs_to_the_last_one_too() {
 #[test]
 fn what_only_reads_the_last_norm_does_not_part_it_from_its_layer() {
     let mut m = Maker::new();
-    let x = m.input(H);
-    let mask = m.input(H);
-    let mut x = m.norm(x);
-    for _ in 0..3 {
-        let y = m.attention(x, x, mask);
-        let y = m.op("Add", &[x, y]);
-        x = m.norm(y);
-        let y = m.mlp(x);
-        let y = m.op("Add", &[x, y]);
-        x = m.norm(y);
-    }
+    let (x, mask) = post_norm_layers(&mut m, 3);
     let pooled = m.op("Mul", &[x, mask]);
     let pooled = m.op("ReduceMean", &[pooled]);
     let graph = m.finish(vec![x, pooled]);
