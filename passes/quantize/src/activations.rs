@@ -33,6 +33,10 @@ pub(crate) trait Sums {
     fn add(&mut self, x: &[f32]) -> Result<(), PassError>;
     /// Bytes of one sum.
     fn size_bytes(k: usize) -> u64;
+    /// Bytes that it takes at the most to choose the numbers of a weight from its sum, beside that.
+    fn solving_bytes(_k: usize) -> u64 {
+        0
+    }
 }
 
 impl Sums for Gram {
@@ -46,6 +50,11 @@ impl Sums for Gram {
 
     fn size_bytes(k: usize) -> u64 {
         8 * (k * k) as u64
+    }
+
+    /// The damped moments twice, their factor in f64 and twice what is divided by its diagonal.
+    fn solving_bytes(k: usize) -> u64 {
+        18 * (k * k) as u64
     }
 }
 
@@ -141,15 +150,15 @@ pub(crate) fn quick_source(ctx: &Ctx<'_>) -> Option<(Arc<dyn SampleSource>, Orig
 /// Sums that are alive at one time take at most this, unless the session caps memory lower.
 const MAX_SUMS_BYTES: u64 = 4 << 30;
 
-/// Whether running the model takes no more than the cap, in bytes beside the program.
+/// Whether `what` takes no more than the cap, in bytes beside the program.
 ///
 /// # Errors
 /// QCC0501 with what it takes.
-fn must_fit(run: u64, cap: Option<u64>) -> Result<(), PassError> {
-    let needed = PROGRAM + run;
+pub(crate) fn must_fit(what: &str, bytes: u64, cap: Option<u64>) -> Result<(), PassError> {
+    let needed = PROGRAM + bytes;
     let Some(cap) = cap.filter(|it| *it < needed) else { return Ok(()) };
     let (needed, cap) = (needed.div_ceil(1 << 20), cap >> 20);
-    let text = format!("running the model on a sample needs {needed} MiB, and may use {cap} MiB");
+    let text = format!("{what} needs {needed} MiB, and may use {cap} MiB");
     Err(Diagnostic::error(codes::QCC0501, text)
         .at("option --max-mem")
         .with_help(format!("raise it to {needed}MiB, or take shorter samples with --seq-len"))
@@ -175,7 +184,7 @@ pub(crate) fn for_each<S: Sums>(
     while first < weights.len() {
         // Weights with the same inputs share one sum.
         let mut sums: BTreeMap<&[Place], Seen<S>> = BTreeMap::new();
-        let mut size = 0;
+        let (mut size, mut solving) = (0, 0);
         let mut last = first;
         while let Some(weight) = weights.get(last) {
             let places = inputs[last].as_slice();
@@ -185,12 +194,13 @@ pub(crate) fn for_each<S: Sums>(
                 if size > cap && last > first {
                     break;
                 }
+                solving = solving.max(Seen::<S>::solving_bytes(k));
                 sums.insert(places, Seen::new(k));
             }
             last += 1;
         }
         if !sums.is_empty() {
-            run(&copy, ctx, samples, &mut sums, size)?;
+            run(&copy, ctx, samples, &mut sums, size + solving)?;
         }
         for (idx, places) in inputs.iter().enumerate().take(last).skip(first) {
             let found = sums.get(places.as_slice());
@@ -240,7 +250,7 @@ pub(crate) fn in_float(root: &Graph) -> Result<Graph, PassError> {
     Ok(graph)
 }
 
-/// Runs the samples; the sums have `held` bytes.
+/// Runs the samples; sums, and what is made of them, have `held` bytes.
 fn run<S: Sums>(
     copy: &WorkingCopy,
     ctx: &Ctx<'_>,
@@ -282,7 +292,9 @@ fn run<S: Sums>(
             Some((shapes, plan)) if *shapes == bound => &*plan,
             plan => {
                 let new = Plan::new(&copy.graph, &bound, &options).map_err(error)?;
-                must_fit(new.peak_bytes() as u64 + held, ctx.session.max_mem)?;
+                let bytes = new.peak_bytes() as u64 + held;
+                let what = "running the model on a sample, with sums of what weights read,";
+                must_fit(what, bytes, ctx.session.max_mem)?;
                 &plan.insert((bound, new)).1
             }
         };
@@ -326,7 +338,7 @@ pub(crate) fn error(error: ExecError) -> PassError {
         .into()
 }
 
-/// Says that pseudo samples stand in for calibration.
+/// Says, once for a pass, that pseudo samples stand in for calibration.
 pub(crate) fn note_pseudo(
     ctx: &mut Ctx<'_>,
     pass: &'static str,
@@ -344,7 +356,11 @@ pub(crate) fn note_pseudo(
         Some(it) if it.is_text() => "--calib FILE gives samples",
         _ => "--calib FILE gives samples: gptq and signround lose less with them",
     };
-    ctx.note(Diagnostic::note(codes::QCC0605, text).with_help(help));
+    let note = Diagnostic::note(codes::QCC0605, text).with_help(help);
+    // Blocks and what is left of them are one pass.
+    if !ctx.record.notes.contains(&note) {
+        ctx.note(note);
+    }
 }
 
 /// Pseudo samples are a help, not what the user asked for: when the model cannot be run on them, the

@@ -24,6 +24,7 @@ use qcc_ir::{Graph, NodeId, Value};
 use crate::sites::Site;
 
 pub use method::Method;
+pub(crate) use method::{SHARED, shared};
 
 /// What a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

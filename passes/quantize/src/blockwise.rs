@@ -20,7 +20,6 @@ mod joint;
 mod keys;
 mod needs;
 mod outline;
-mod pace;
 mod part;
 mod plan;
 mod probe;
@@ -29,6 +28,7 @@ mod shares;
 mod told;
 mod tune;
 mod weights;
+mod within;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -49,10 +49,9 @@ use chain::Chain;
 use few::Few;
 use forward::Forward;
 use gradient::Gradients;
-use joint::Kind;
+use keys::Parts;
 use needs::{Held, Needs};
 use outline::Outline;
-use pace::Pace;
 use resume::Kept;
 use shares::Shares;
 use weights::Tuned;
@@ -149,45 +148,28 @@ pub(crate) fn tune(
     options: Options,
 ) -> Result<Outcome, PassError> {
     let outline = Outline::new(root, weights, ctx.session)?;
-    let few = Few::of(samples, options);
-    let chain = Chain::new(&few, &ctx.session.store)?;
-    let samples: &dyn SampleSource = &few;
-    let cap = ctx.session.max_mem;
-    let needs = chain.largest().and_then(|it| Needs::of(&outline, weights, it, chain.len()));
-    let most = options.blocks_at_most(ctx.session.threads);
-    let held = Held::of(needs, (options.batch, most), ctx.session)?;
-    if let Some(needs) = needs {
-        let memory_bytes = needs.total(held, cap);
-        ctx.record.expect(Estimate { seconds: None, memory_bytes });
-    }
-    let kept = Kept::new(ctx.session, &outline, weights, samples, options)?;
-    let mut run = Run {
-        pass,
-        weights,
-        options,
-        pace: Pace::new(options.steps, kept.steps()),
-        kept,
-        chain,
-        held,
-        shares: Shares::read(samples)?,
-        joins: BTreeMap::new(),
-        patches: BTreeMap::new(),
-        left: outline.left.clone(),
-        root,
-        outline: &outline,
+    let keeps_work = ctx.session.work_dir.is_some();
+    let parts = keeps_work.then(|| Parts::of(&outline, weights, options));
+    let task = Task { root, pass, weights, samples, outline: &outline, parts };
+    let steps = match options.steps {
+        Steps::Count(steps) => steps,
+        Steps::Within(time) => within::steps(&task, ctx, options, time)?,
     };
-    if outline.count_from(0) > 0 && options.select == Select::Held {
-        held::note_few(ctx, pass, samples);
-    }
-    let begin = run.resume(ctx);
-    run.announce(ctx, 0);
-    (0..begin).try_for_each(|at| run.skip(ctx, at))?;
-    let mut at = begin;
-    while at < outline.blocks.len() {
-        at = run.group(ctx, at)?;
-    }
-    ctx.session.progress.finish();
-    Ok(Outcome { patches: run.patches.into_values().collect(), left: run.left })
+    let options = Options { steps: Steps::Count(steps), ..options };
+    let kept = Kept::new(&task, ctx.session, options, steps)?;
+    let run = Run { steps, ..Run::new(&task, ctx, options, kept)? };
+    run.all(ctx, &Few::of(samples, options))
+}
+
+/// What is to be tuned.
+struct Task<'a> {
+    root: &'a Graph,
+    pass: &'static str,
+    weights: &'a [Weight],
+    samples: &'a dyn SampleSource,
+    outline: &'a Outline,
+    /// What keys of finished blocks follow from; `None` when no work is kept.
+    parts: Option<Parts>,
 }
 
 /// All blocks, while they are tuned.
@@ -197,20 +179,71 @@ struct Run<'a> {
     weights: &'a [Weight],
     options: Options,
     outline: &'a Outline,
-    pace: Pace,
+    /// Steps of a block.
+    steps: u16,
     kept: Kept,
     chain: Chain,
     held: Held,
     shares: Shares,
-    /// Which blocks run on joined samples: those of a class do, or do not.
-    joins: BTreeMap<(u64, usize), Option<Vec<Kind>>>,
     /// What was found, by weight.
     patches: BTreeMap<usize, Patch>,
     /// Weights for which nothing was, and why.
     left: BTreeMap<usize, String>,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    /// Of the samples that the steps need.
+    fn new(
+        task: &Task<'a>,
+        ctx: &mut Ctx<'_>,
+        options: Options,
+        kept: Kept,
+    ) -> Result<Self, PassError> {
+        let &Task { root, pass, weights, outline, .. } = task;
+        let few = Few::of(task.samples, options);
+        let chain = Chain::new(&few, &ctx.session.store)?;
+        let cap = ctx.session.max_mem;
+        let needs = chain.largest().and_then(|it| Needs::of(outline, weights, it, chain.len()));
+        let most = options.blocks_at_most(ctx.session.threads);
+        let held = Held::of(needs, (options.batch, most), ctx.session)?;
+        if let Some(needs) = needs {
+            let memory_bytes = needs.total(held, cap);
+            ctx.record.expect(Estimate { seconds: None, memory_bytes });
+        } else if cap.is_some() && chain.len() > 0 {
+            needs::note_unknown(ctx, pass);
+        }
+        Ok(Self {
+            root,
+            pass,
+            weights,
+            options,
+            outline,
+            steps: 0,
+            kept,
+            chain,
+            held,
+            shares: Shares::read(&few)?,
+            patches: BTreeMap::new(),
+            left: outline.left.clone(),
+        })
+    }
+
+    /// All blocks, from the first that is not kept on.
+    fn all(mut self, ctx: &mut Ctx<'_>, samples: &dyn SampleSource) -> Result<Outcome, PassError> {
+        if self.outline.count_from(0) > 0 && self.options.select == Select::Held {
+            held::note_few(ctx, self.pass, samples);
+        }
+        let begin = self.resume(ctx);
+        self.announce(ctx, 0);
+        (0..begin).try_for_each(|at| self.skip(ctx, at))?;
+        let mut at = begin;
+        while at < self.outline.blocks.len() {
+            at = self.group(ctx, at)?;
+        }
+        ctx.session.progress.finish();
+        Ok(Outcome { patches: self.patches.into_values().collect(), left: self.left })
+    }
+
     /// Goes on where an earlier run stopped: how many blocks need not be run, since what is behind
     /// them is kept and the chain is there now.
     fn resume(&mut self, ctx: &mut Ctx<'_>) -> usize {
@@ -218,9 +251,8 @@ impl Run<'_> {
         let whole = blocks.len().saturating_sub(1);
         let begin = (0..whole).rev().find(|&at| {
             let Some(entry) = self.kept.load(at, resume::Part::Chain) else { return false };
-            (0..=at).all(|it| {
-                reads[it].is_empty() || self.kept.finished(it, self.weights_of(it)).is_some()
-            }) && self.chain.restore(graph, &blocks[at + 1..], entry)
+            let is_done = |it: usize| reads[it].is_empty() || self.is_done(it);
+            (0..=at).all(is_done) && self.chain.restore(graph, &blocks[at + 1..], entry)
         });
         let begin = begin.map_or(0, |it| it + 1);
         self.tell(ctx, begin);
@@ -230,8 +262,7 @@ impl Run<'_> {
     /// Says where the run goes on, or that work is there which it cannot go on with.
     fn tell(&self, ctx: &mut Ctx<'_>, begin: usize) {
         let (count, all) = (self.outline.blocks.len(), self.outline.count_from(0));
-        let is_done = |at: &usize| self.kept.finished(*at, self.weights_of(*at)).is_some();
-        let done = (0..count).filter(is_done).count();
+        let done = (0..count).filter(|it| self.is_done(*it)).count();
         let are_there = format!("{done} of {all} blocks with weights are there already");
         let text = match (begin, done) {
             (0, 0) => None,
@@ -249,11 +280,16 @@ impl Run<'_> {
         }
     }
 
+    /// Whether an earlier run has tuned a block, or found that it cannot be.
+    fn is_done(&self, at: usize) -> bool {
+        self.kept.finished(at, self.weights_of(at)).is_some() || self.kept.obstacle(at).is_some()
+    }
+
     /// The codes of a block that an earlier run has tuned.
     fn finished(&self, ctx: &mut Ctx<'_>, at: usize) -> Option<Vec<Codes>> {
         let (codes, entry) = self.kept.finished(at, self.weights_of(at))?;
-        told::tell(&entry, self.weights_of(at), (at, self.pace.steps().max(1)), ctx);
-        let steps = u64::from(self.pace.steps());
+        told::tell(&entry, self.weights_of(at), (at, self.steps), ctx);
+        let steps = u64::from(self.steps);
         ctx.session.progress.step(steps, &format!("block {at}, done before"));
         Some(codes)
     }
@@ -264,7 +300,7 @@ impl Run<'_> {
 
     /// Says how much there is to do, from block `first` on.
     fn announce(&self, ctx: &Ctx<'_>, first: usize) {
-        let steps = self.outline.count_from(first) * u64::from(self.pace.steps());
+        let steps = self.outline.count_from(first) * u64::from(self.steps);
         ctx.session.progress.start(self.pass, steps);
     }
 
@@ -274,7 +310,17 @@ impl Run<'_> {
         for (read, codes) in self.outline.reads[at].iter().zip(codes.iter().flatten()) {
             self.take(ctx, read.index, codes)?;
         }
+        if let Some(why) = self.kept.obstacle(at) {
+            self.leave(ctx, at, &why);
+        }
         Ok(())
+    }
+
+    /// The weights of a block are tuned by themselves.
+    fn leave(&mut self, ctx: &mut Ctx<'_>, at: usize, why: &str) {
+        let reads = &self.outline.reads[at];
+        told::apart(at, reads.len(), why, ctx);
+        self.left.extend(reads.iter().map(|it| (it.index, why.to_owned())));
     }
 
     /// The weights of a block, with the codes that were found before, or else with searched scales.

@@ -4,7 +4,7 @@ use qcc_diag::{Diagnostic, codes};
 use qcc_pass::{Ctx, Rng, SampleSource};
 use qcc_tensor::DType;
 
-/// Of how many samples one is kept for trials.
+/// Of how many samples one is kept for trials, where there are many.
 const HELD: usize = 16;
 
 /// Least number of samples of which one is kept for trials.
@@ -79,7 +79,7 @@ pub(crate) fn note_few(ctx: &mut Ctx<'_>, pass: &'static str, samples: &dyn Samp
                 "too few samples, {count}, to keep one for trials: steps are judged by those they \
                  see"
             ),
-            format!("from -n {LEAST} on, one in {HELD} is kept for trials"),
+            format!("from -n {LEAST} on, some are kept for trials"),
         ),
         Some(tokens) => (
             format!("the samples have {tokens} tokens in all: what fits them may fit nothing else"),

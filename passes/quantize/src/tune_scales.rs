@@ -18,8 +18,9 @@ use std::time::Duration;
 
 use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, Patch};
+use qcc_ops::quant::decoded;
 use qcc_pass::{Ctx, Estimate, OptionInfo, OptionKind, PassError, PassInfo, Tap};
-use qcc_tensor::Tensor;
+use qcc_tensor::{DType, Tensor};
 use rayon::prelude::*;
 
 use crate::activations::{self, Origin};
@@ -99,9 +100,7 @@ const TRIALS: u16 = 5;
 fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let steps = steps(ctx);
     let weights = choose::weights(graph);
-    let mut scaled: Vec<Scaled> =
-        weights.iter().enumerate().filter_map(|(idx, it)| Scaled::new(idx, it)).collect();
-    if steps == 0 || scaled.is_empty() {
+    if steps == 0 || !weights.iter().any(Scaled::fits) {
         return Ok(Vec::new());
     }
     let Some((samples, origin)) = activations::source(ctx) else {
@@ -144,6 +143,13 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
         return Ok(Vec::new());
     }
     // All weights are as they were chosen, those whose scales stay too.
+    let mut scaled = Vec::with_capacity(weights.len());
+    for (idx, it) in weights.iter().enumerate() {
+        match Scaled::new(idx, it).filter(|_| !whole.left().contains_key(&idx)) {
+            Some(it) => scaled.push(it),
+            None => fix(&mut whole, idx, it)?,
+        }
+    }
     let of_weights = scaled.iter_mut().map(|it| it as &mut dyn Trained);
     let of_norms = norms.iter_mut().map(|it| it as &mut dyn Trained);
     let mut trained: Vec<&mut dyn Trained> = of_weights.chain(of_norms).collect();
@@ -217,6 +223,15 @@ fn warn_once(ctx: &mut Ctx<'_>, warning: Diagnostic) {
     }
 }
 
+/// A weight whose scales stay is what its numbers stand for.
+fn fix(whole: &mut Whole<'_>, index: usize, weight: &Weight) -> Result<(), PassError> {
+    let Some(numbers) = &weight.quant.numbers else { return Ok(()) };
+    let dims = weight.tensor.dims().into();
+    let found = decoded(numbers, weight.quant.form.order, DType::F32, dims);
+    whole.fix(index, found.map_err(|it| PassError::internal(it.to_string()))?);
+    Ok(())
+}
+
 /// The constant that a weight is made of.
 fn source(root: &Graph, weight: &Weight) -> Option<Tap> {
     let node = root.at(&weight.scope)?.node(weight.node)?;
@@ -269,6 +284,7 @@ fn train(
     let rate = ctx.options.opt_float("rate").map(|it| it as f32);
     let start = loss(whole, trained, &order.tried)?;
     let (mut least, mut curve) = (start, vec![(0, 1.0)]);
+    let mut made = steps;
     ctx.session.progress.start(INFO.name, steps.into());
     for step in 1..=steps {
         ctx.check_cancelled()?;
@@ -293,8 +309,9 @@ fn train(
             it.step(rate * part, step.into())
         });
         if !moved.min().unwrap_or(true) {
-            let text = "the scales stay as they were: a gradient of the model is not finite";
+            let text = "a gradient of the model is not finite: the best scales so far are kept";
             ctx.note(Diagnostic::warning(codes::QCC0606, text).at(format!("step {step}")));
+            made = step - 1;
             break;
         }
         if step % steps.div_ceil(TRIALS) == 0 || step == steps {
@@ -310,7 +327,7 @@ fn train(
     }
     ctx.session.progress.finish();
     let row = ctx.record.block(INFO.name);
-    row.steps = steps.into();
+    row.steps = made.into();
     row.objective = curve;
     Ok(())
 }

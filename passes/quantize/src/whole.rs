@@ -66,7 +66,7 @@ pub struct Pulled {
 pub type Replaced<'a> = &'a [(usize, Tensor)];
 
 /// A weight of the copy that is run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Wrt {
     /// Which of the list that was asked for.
     index: usize,
@@ -78,8 +78,13 @@ struct Wrt {
 pub struct Whole<'a> {
     graph: Graph,
     goals: Vec<Goal>,
+    /// Weights that can be replaced.
+    open: Vec<Wrt>,
+    /// Those of them that have gradients.
     wrt: Vec<Wrt>,
     left: BTreeMap<usize, String>,
+    /// Weights that are others than in the float model, by name.
+    fixed: Feed,
     gradients: Gradients,
     forward: Planned,
     backward: Planned,
@@ -133,12 +138,15 @@ impl<'a> Whole<'a> {
                 }
             }
         }
+        let open = found.clone();
         let gradients = Gradients::new(&copy.graph, &goals, &mut found, &mut left);
         Ok(Self {
             graph: copy.graph,
             goals,
+            open,
             wrt: found,
             left,
+            fixed: Feed::new(),
             gradients,
             forward: Planned::default(),
             backward: Planned::default(),
@@ -153,6 +161,14 @@ impl<'a> Whole<'a> {
     /// Weights that have no gradient, by their place in the list that was asked for, and why.
     pub fn left(&self) -> &BTreeMap<usize, String> {
         &self.left
+    }
+
+    /// From now on a weight is another than in the float model where it is not replaced; it need not
+    /// have a gradient. One in a branch stays as it is.
+    pub fn fix(&mut self, index: usize, tensor: Tensor) {
+        if let Some(it) = self.open.iter().find(|it| it.index == index) {
+            self.fixed.insert(it.name.clone(), tensor);
+        }
     }
 
     /// What each output that is looked at is taken for, by its name.
@@ -254,7 +270,7 @@ impl<'a> Whole<'a> {
             let rows = rows.iter().copied().chain([1]).collect();
             bounds.insert(names.shares.clone(), Bound::Shape(DType::F32, rows));
         }
-        for it in &self.wrt {
+        for it in &self.open {
             let Some(tensor) = self.graph.constant(it.value) else { return Ok(None) };
             bounds.insert(it.name.clone(), Bound::like(tensor));
         }
@@ -277,8 +293,9 @@ impl<'a> Whole<'a> {
     }
 
     fn replace(&self, feed: &mut Feed, replaced: Replaced<'_>) {
+        feed.extend(self.fixed.clone());
         for (index, tensor) in replaced {
-            if let Some(it) = self.wrt.iter().find(|it| it.index == *index) {
+            if let Some(it) = self.open.iter().find(|it| it.index == *index) {
                 feed.insert(it.name.clone(), tensor.clone());
             }
         }

@@ -15,7 +15,8 @@ const SAMPLES: &[&str] = &["--calib", "calib.npy", "-n", "4", "--seq-len", "16"]
 /// The weight of the last product of layer 1.
 const DOWN: &str = "val_398";
 
-fn bench(change: impl Fn(&mut ModelProto)) -> Bench {
+/// The bundled model, changed, and its samples.
+pub(crate) fn bench(change: impl Fn(&mut ModelProto)) -> Bench {
     let mut model = ModelProto::decode(&*bundled()).unwrap();
     change(&mut model);
     let bench = Bench::new(&model.encode_to_vec());
@@ -25,7 +26,7 @@ fn bench(change: impl Fn(&mut ModelProto)) -> Bench {
 }
 
 /// What the last product of layer 1 reads goes through an operator without a derivative.
-fn without_derivative(model: &mut ModelProto) {
+pub(crate) fn without_derivative(model: &mut ModelProto) {
     let graph = model.graph.as_mut().unwrap();
     let at = graph.node.iter().position(|it| it.input.iter().any(|it| it == DOWN)).unwrap();
     let read = std::mem::replace(&mut graph.node[at].input[0], "cut".to_owned());

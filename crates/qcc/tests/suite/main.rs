@@ -24,6 +24,8 @@ mod joined;
 #[cfg(test)]
 mod models;
 #[cfg(test)]
+mod odd_layers;
+#[cfg(test)]
 mod outputs;
 #[cfg(test)]
 mod quality;

@@ -6,7 +6,7 @@ use onnx_protobuf::{Message, ModelProto, TensorProto};
 use qcc_data::npy;
 use qcc_tensor::Tensor;
 
-use crate::bench::{Bench, SIZE, bundled, good, model, numbers};
+use crate::bench::{Bench, SIZE, bundled, floats, good, model, numbers, product};
 
 const SAMPLES: &[&str] = &["--calib", "calib.npy", "-n", "10", "--seq-len", "48"];
 
@@ -104,6 +104,64 @@ fn a_run_of_the_model_fits_in_the_limit() {
         bench.refused(&run("10MB"), 1, "QCC0501", &["running the model", "raise it to"]);
         bench.passes(&run("100MiB"));
     }
+}
+
+#[test]
+fn what_is_solved_for_is_counted_as_well() {
+    const K: usize = 1024;
+    let weight = floats("w", &[K, SIZE], &numbers(K * SIZE));
+    let bench = Bench::new(&model(product(&[-1, K as i64], weight)));
+    let x = Tensor::from_vec(vec![8, K], numbers(8 * K)).unwrap();
+    bench.put("x.npy", &npy::write(&x).unwrap());
+    let run = |recipe: &'static str, cap: &'static str| {
+        ["in.onnx", "-O", recipe, "--max-mem", cap, "--calib", "x.npy", "-f", "-o", "o.onnx"]
+    };
+    // 8 bytes for each pair of inputs are the sums, 18 are what a weight is solved with.
+    bench.passes(&run("kl", "30MiB"));
+    for recipe in ["gptq", "signround{objective=layer}"] {
+        bench.refused(&run(recipe, "36MiB"), 1, "QCC0501", &["sums of what weights read"]);
+        bench.passes(&run(recipe, "60MiB"));
+    }
+}
+
+#[test]
+fn gradients_for_a_budget_of_bits_keep_to_the_limit() {
+    let bench = bench();
+    let run = |cap: &'static str| {
+        let args = ["in.onnx", "-O", "rtn", "--bpw", "4", "--max-mem", cap, "-f", "-o", "o.onnx"];
+        [&args[..], SAMPLES].concat()
+    };
+    bench.refused(&run("20MB"), 1, "QCC0501", &["gradients of the model", "raise it to"]);
+    bench.passes(&run("100MiB"));
+}
+
+#[test]
+fn steps_that_a_time_allows_give_the_same_when_they_are_named() {
+    let bench = bench();
+    let samples = ["--calib", "calib.npy", "-n", "64", "--seq-len", "16"];
+    let run = |more: &[&str]| {
+        let args = ["in.onnx", "-O", "signround", "-f", "-o", "out.onnx"];
+        let ran = bench.passes(&[&args[..], &samples, more].concat());
+        let model = ModelProto::decode(&*bench.read("out.onnx")).unwrap();
+        (model.graph.unwrap().initializer, ran.stderr)
+    };
+    // There is time for one step, which needs fewer samples than there are.
+    let (within, said) = run(&["--budget", "1ms", "-v"]);
+    assert!(said.contains("iters=1 in place of the budget"), "{said}");
+    assert!(within == run(&["--iters", "1"]).0);
+    assert!(within != run(&["--iters", "20"]).0);
+}
+
+#[test]
+fn no_steps_are_none() {
+    let bench = bench();
+    let with = |iters: &str| {
+        let recipe = format!("signround{{iters={iters},select=last}}");
+        tuned(&bench, &["-b2", "-O", &recipe])
+    };
+    let (none, one) = (with("0"), with("1"));
+    assert!(none != one);
+    assert!(none == tuned(&bench, &["-b2", "-O", "signround{iters=0}"]));
 }
 
 /// The size in front of some words.

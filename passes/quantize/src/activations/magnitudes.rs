@@ -85,6 +85,10 @@ impl<S: Sums> Sums for Seen<S> {
     fn size_bytes(k: usize) -> u64 {
         S::size_bytes(k) + Magnitudes::size_bytes(k)
     }
+
+    fn solving_bytes(k: usize) -> u64 {
+        S::solving_bytes(k)
+    }
 }
 
 #[cfg(test)]

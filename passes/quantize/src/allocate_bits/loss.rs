@@ -43,7 +43,7 @@ struct Rounded {
 /// with less than two is not looked at, and its losses are 0.
 ///
 /// # Errors
-/// When the run is cancelled, or there is no room for codes.
+/// When the run is cancelled, or there is no room for codes or for gradients.
 pub(super) fn losses(
     root: &qcc_ir::Graph,
     ctx: &mut Ctx<'_>,
@@ -66,7 +66,8 @@ pub(super) fn losses(
     ctx.session.progress.finish();
     let has_gradient = match measure(root, ctx, pass, weights, &open, samples, &mut rounded) {
         Ok(it) => it,
-        Err(PassError::Diagnostic(error)) => {
+        // Where there is no room, the result must not depend on that.
+        Err(PassError::Diagnostic(error)) if error.code.family() != "05" => {
             let text = "bits are chosen by the errors of the weights alone";
             let mut note = Diagnostic::warning(codes::QCC0620, text).with_note(error.message);
             note.place = error.place;
@@ -152,14 +153,14 @@ fn measure(
         })
         .collect();
     let mut whole = Whole::new(root, session, &first, &taps)?;
+    if let Some(bytes) = whole.memory(0)? {
+        activations::must_fit("gradients of the model on a sample", bytes, session.max_mem)?;
+    }
     let mut has_gradient = vec![false; weights.len()];
     for (at, &idx) in open.iter().enumerate() {
         match whole.left().get(&at) {
             None => has_gradient[idx] = true,
-            Some(why) => {
-                let text = format!("the bits of '{}' follow from its error", weights[idx].name);
-                ctx.note(Diagnostic::note(codes::QCC0620, text).with_note(why));
-            }
+            Some(why) => by_error(ctx, &weights[idx], why),
         }
     }
     session.progress.start("gradients", first.len() as u64);
@@ -179,9 +180,21 @@ fn measure(
     for it in rounded.iter_mut() {
         it.loss /= count;
         // Gradients that overflow tell nothing.
-        has_gradient[it.weight] &= it.loss.is_finite();
+        if !it.loss.is_finite() && std::mem::take(&mut has_gradient[it.weight]) {
+            by_error(ctx, &weights[it.weight], "its gradients are not finite");
+        }
+    }
+    if !has_gradient.contains(&true) {
+        let text = "no weight has a gradient of what the model gives";
+        return Err(Diagnostic::error(codes::QCC0620, text).into());
     }
     Ok(has_gradient)
+}
+
+/// Says that no gradient tells what the bits of a weight lose.
+fn by_error(ctx: &mut Ctx<'_>, weight: &Weight, why: &str) {
+    let text = format!("the bits of '{}' follow from its error", weight.name);
+    ctx.note(Diagnostic::note(codes::QCC0620, text).with_note(why));
 }
 
 /// `sum over rows of (g_row dW_row)^2`.

@@ -19,12 +19,12 @@ const CHECKSUM: &str = "blake3";
 
 fn digest<'a>(
     key: &str,
-    entries: impl Iterator<Item = (&'a str, &'a [usize], &'a [u8])>,
+    entries: impl Iterator<Item = (&'a str, Dtype, &'a [usize], &'a [u8])>,
 ) -> String {
     let mut hash = blake3::Hasher::new();
     hash.update(key.as_bytes());
-    for (name, dims, bytes) in entries {
-        hash.update(format!("{name} {dims:?}").as_bytes()).update(bytes);
+    for (name, dtype, dims, bytes) in entries {
+        hash.update(format!("{name} {dtype:?} {dims:?}").as_bytes()).update(bytes);
     }
     hash.finalize().to_hex().to_string()
 }
@@ -67,14 +67,17 @@ impl View for Viewed<'_> {
 
 /// Writes the entry of a key, in a folder that is there.
 pub(super) fn write(path: &Path, key: &str, entry: &Entry) -> io::Result<()> {
-    let mut sorted: Vec<&(String, Tensor)> = entry.iter().collect();
-    sorted.sort_by(|a, b| a.0.cmp(&b.0));
-    let hash =
-        digest(key, sorted.iter().map(|it| (it.0.as_str(), it.1.dims(), it.1.bytes().as_ref())));
-    let views = sorted.iter().filter_map(|(name, tensor)| {
-        let (_, dtype) = TYPES.iter().find(|it| it.0 == tensor.dtype())?;
-        Some((name.as_str(), Viewed(tensor, *dtype)))
-    });
+    let mut sorted: Vec<(&str, Viewed<'_>)> = entry
+        .iter()
+        .filter_map(|(name, tensor)| {
+            let (_, dtype) = TYPES.iter().find(|it| it.0 == tensor.dtype())?;
+            Some((name.as_str(), Viewed(tensor, *dtype)))
+        })
+        .collect();
+    sorted.sort_by_key(|it| it.0);
+    let hashed = sorted.iter().map(|(name, it)| (*name, it.1, it.0.dims(), it.0.bytes().as_ref()));
+    let hash = digest(key, hashed);
+    let views = sorted.iter().map(|(name, it)| (*name, Viewed(it.0, it.1)));
     let about = [(KEY.to_owned(), key.to_owned()), (CHECKSUM.to_owned(), hash)];
     let about = about.into_iter().collect();
     let part = path.with_extension("part");
@@ -94,7 +97,8 @@ pub(super) fn read(bytes: &Bytes, key: &str) -> Option<Entry> {
     let found = SafeTensors::deserialize(bytes).ok()?;
     let mut views = found.tensors();
     views.sort_by(|a, b| a.0.cmp(&b.0));
-    let hash = digest(key, views.iter().map(|it| (it.0.as_str(), it.1.shape(), it.1.data())));
+    let hashed = views.iter().map(|(name, it)| (name.as_str(), it.dtype(), it.shape(), it.data()));
+    let hash = digest(key, hashed);
     let about = about.metadata().as_ref()?;
     if about.get(KEY)? != key || about.get(CHECKSUM)? != &hash {
         return None;
@@ -128,7 +132,7 @@ mod tests {
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x10;
-            assert_ne!(read(&damaged.into(), "key"), Some(entry()), "byte {at}");
+            assert_eq!(read(&damaged.into(), "key"), None, "byte {at}");
         }
         for len in 0..bytes.len() {
             assert_eq!(read(&bytes[..len].to_vec().into(), "key"), None);

@@ -16,14 +16,14 @@ pub(super) struct Few<'a> {
 }
 
 impl<'a> Few<'a> {
-    /// As many as tuning needs.
+    /// As many as tuning needs; all where nobody knows how many steps there are.
     pub(super) fn of(samples: &'a dyn SampleSource, options: Options) -> Self {
         let all = samples.len();
         let count = match options.steps {
-            Steps::Count(steps) => held::enough(usize::from(steps) * options.batch, all).max(LEAST),
+            Steps::Count(steps) => needed(all, steps, options.batch),
             Steps::Within(_) => all,
         };
-        Self { samples, count: count.min(all) }
+        Self { samples, count }
     }
 
     /// The first alone.
@@ -35,6 +35,11 @@ impl<'a> Few<'a> {
     pub(super) fn number(&self, index: usize) -> usize {
         index * self.samples.len() / self.count.max(1)
     }
+}
+
+/// How many of `all` samples so many steps of `batch` samples need.
+pub(super) fn needed(all: usize, steps: u16, batch: usize) -> usize {
+    held::enough(usize::from(steps) * batch, all).max(LEAST).min(all)
 }
 
 impl SampleSource for Few<'_> {

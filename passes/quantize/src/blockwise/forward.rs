@@ -47,7 +47,7 @@ impl Forward<'_> {
         let mut squares: BTreeMap<usize, Seen<Squares>> =
             reads.iter().map(|it| (it.index, Seen::new(weights[it.index].quant.form.k))).collect();
         let (mut failed, mut bad) = (None, None);
-        let mut part = self.part(reads.iter().map(|it| it.left).collect());
+        let mut part = self.part(reads.iter().flat_map(|it| it.lefts.iter().copied()).collect());
         let found =
             self.all(&mut part, joined, Side::Float, &[], &mut |samples, value, tensor| {
                 let rows = tensor.dims().iter().rev().skip(1).product();
@@ -57,7 +57,7 @@ impl Forward<'_> {
                     Ok(false) => _ = bad.get_or_insert_with(|| (Vec::from(samples), value)),
                     Err(error) => _ = failed.get_or_insert(error),
                 }
-                for it in reads.iter().filter(|it| it.left == value) {
+                for it in reads.iter().filter(|it| it.lefts.contains(&value)) {
                     let Some(sum) = squares.get_mut(&it.index) else { continue };
                     let added = activations::add(sum, tensor, counted.as_deref());
                     failed = failed.take().or(added.err());

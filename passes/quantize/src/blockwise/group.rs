@@ -13,6 +13,7 @@ use super::joint::{self, Kind};
 use super::told;
 use super::tune::{Course, Objective};
 use super::weights::Tuned;
+use super::within::Times;
 use super::{Inputs, Run};
 
 /// A block that is tuned.
@@ -36,10 +37,8 @@ impl Run<'_> {
     /// The next blocks, as many as there is memory for, from `first` on: which one comes then.
     pub(super) fn group(&mut self, ctx: &mut Ctx<'_>, first: usize) -> Result<usize, PassError> {
         let is_apart = self.options.inputs == Inputs::Float;
-        // The first block tells how many steps there is time for.
-        let most = if self.pace.open().is_some() { 1 } else { self.held.blocks };
-        let (mut jobs, mut next) = (Vec::with_capacity(most), first);
-        while next < self.outline.blocks.len() && jobs.len() < most {
+        let (mut jobs, mut next) = (Vec::with_capacity(self.held.blocks), first);
+        while next < self.outline.blocks.len() && jobs.len() < self.held.blocks {
             ctx.check_cancelled()?;
             let job = self.prepare(ctx, next)?;
             next += 1;
@@ -54,32 +53,24 @@ impl Run<'_> {
         let (run, told) = (&*self, &*ctx);
         let each = jobs.par_iter_mut().with_max_len(1).map(|it| run.steps(told, it));
         let found: Vec<Result<Steps, PassError>> = each.collect();
-        let (mut failed, mut is_whole) = (None, true);
+        let mut failed = None;
         for (job, found) in jobs.into_iter().zip(found) {
             match found {
-                Ok(found) => is_whole &= self.finish(ctx, job, found)?,
+                Ok(found) => self.finish(ctx, job, found)?,
                 Err(error) => _ = failed.get_or_insert(error),
             }
         }
         failed.map_or(Ok(()), Err)?;
-        if is_whole {
-            let entry = self.chain.entry(&self.outline.graph);
-            self.kept.go_on(first..next, &entry, ctx);
-        }
+        let entry = self.chain.entry(&self.outline.graph);
+        self.kept.go_on(first..next, &entry, ctx);
         Ok(next)
     }
 
     /// What a block gives in the float model, and what its weights start from.
     fn prepare(&mut self, ctx: &mut Ctx<'_>, at: usize) -> Result<Job, PassError> {
-        let (block, reads) = (&self.outline.blocks[at], &self.outline.reads[at]);
+        let reads = &self.outline.reads[at];
         let before = self.finished(ctx, at);
-        let began = Instant::now();
-        let kind = (block.class, block.results().len());
-        let joined = match self.joins.get(&kind) {
-            Some(known) => known.clone(),
-            None => self.forward(ctx, at).joined(),
-        };
-        self.joins.insert(kind, joined.clone());
+        let joined = self.forward(ctx, at).joined();
         let (results, squares) =
             self.forward(ctx, at).float(joined.as_deref(), reads, self.weights)?;
         for (idx, it) in &squares {
@@ -88,25 +79,26 @@ impl Run<'_> {
         }
         let is_open = before.is_none() && !reads.is_empty();
         let tuned = self.start(at, &squares, before)?;
-        let job = Job { at, chain: self.chain.clone(), results, joined, tuned, is_open };
-        if is_open {
-            self.find_pace(ctx, &job, began)?;
-        }
-        Ok(job)
+        Ok(Job { at, chain: self.chain.clone(), results, joined, tuned, is_open })
     }
 
-    /// Finds how many steps there is time for, while nobody knows. `began` is when the block did.
-    fn find_pace(&mut self, ctx: &mut Ctx<'_>, job: &Job, began: Instant) -> Result<(), PassError> {
-        let Some(time) = self.pace.open() else { return Ok(()) };
-        // What was done so far comes once more, with the weights that are found, and trials.
-        let fixed = began.elapsed() * 5 / 2;
-        if let Ok(step) = self.objective(job).probe(&job.tuned, ctx, self.options.batch)? {
-            let left = self.outline.count_from(job.at);
-            let steps = self.pace.choose(time, left, (fixed, step), (&mut *ctx, self.pass));
-            self.kept.save_steps(steps, ctx);
-            self.announce(ctx, 0);
+    /// Times of the first block that can be tuned; `None` without any.
+    pub(super) fn times(mut self, ctx: &mut Ctx<'_>) -> Result<Option<Times>, PassError> {
+        for at in 0..self.outline.blocks.len() {
+            ctx.check_cancelled()?;
+            let began = Instant::now();
+            let job = self.prepare(ctx, at)?;
+            let prepared = began.elapsed();
+            if job.is_open
+                && let Ok(step) = self.objective(&job).probe(&job.tuned, ctx, self.options.batch)?
+            {
+                // Once more with the weights that are found, and trials.
+                let fixed = (prepared * 5 / 2, self.chain.len());
+                return Ok(Some(Times { fixed, step }));
+            }
+            self.advance(ctx, &job)?;
         }
-        Ok(())
+        Ok(None)
     }
 
     fn objective<'b>(&'b self, job: &'b Job) -> Objective<'b> {
@@ -125,26 +117,31 @@ impl Run<'_> {
 
     /// The steps of a block.
     fn steps(&self, ctx: &Ctx<'_>, job: &mut Job) -> Result<Steps, PassError> {
-        if !job.is_open {
+        if !job.is_open || self.steps == 0 {
             return Ok(Ok(None));
         }
         let mut tuned = std::mem::take(&mut job.tuned);
-        let steps = (self.pace.steps().max(1), self.options.batch, self.options.select);
+        let steps = (self.steps, self.options.batch, self.options.select);
         let found = self.objective(job).tune(&mut tuned, ctx, steps);
         job.tuned = tuned;
-        Ok(found?.map(Some))
+        let found = found?;
+        if found.is_err() {
+            job.tuned.iter_mut().for_each(Tuned::restart);
+        }
+        Ok(found.map(Some))
     }
 
-    /// Takes and keeps what was found for a block; whether all of it was.
-    fn finish(&mut self, ctx: &mut Ctx<'_>, job: Job, found: Steps) -> Result<bool, PassError> {
+    /// Takes and keeps what was found for a block. Where that is nothing, later blocks read what the
+    /// weights gave that the steps began with: what they become by themselves comes after all blocks.
+    fn finish(&mut self, ctx: &mut Ctx<'_>, job: Job, found: Steps) -> Result<(), PassError> {
         if self.options.inputs == Inputs::Quantized {
             self.advance(ctx, &job)?;
         }
         match found {
             Err(why) => {
-                told::apart(job.at, job.tuned.len(), &why, ctx);
-                self.left.extend(job.tuned.iter().map(|it| (it.index, why.clone())));
-                return Ok(false);
+                self.leave(ctx, job.at, &why);
+                self.kept.leave(job.at, &why, ctx);
+                return Ok(());
             }
             Ok(course) => {
                 if let Some(Course { curve, time, products }) = course {
@@ -152,7 +149,7 @@ impl Run<'_> {
                     ctx.count("signround.products-ms", products.0.as_millis() as u64);
                     ctx.count("signround.products-mflop", products.1 / 1_000_000);
                     let row = ctx.record.block(&told::name_of(job.at));
-                    row.steps = self.pace.steps().max(1).into();
+                    row.steps = self.steps.into();
                     row.objective = curve;
                     row.weights = job.tuned.len();
                 }
@@ -163,7 +160,7 @@ impl Run<'_> {
         for it in job.tuned {
             self.take(ctx, it.index, &it.best)?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Goes on behind a block.

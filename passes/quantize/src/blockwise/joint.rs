@@ -1,7 +1,7 @@
 //! Samples that run as one, joined along their first axis.
 //!
 //! Larger products are faster. Whether a block treats joined samples as it does each of them is
-//! tried: the first one must come out as it does by itself, byte for byte.
+//! tried on the first ones: the first of them must come out as it does by itself, byte for byte.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -84,7 +84,7 @@ impl Parts {
             let tuned = hashed(|all| {
                 for read in reads {
                     all.update(nodes[&read.weight.node].as_bytes());
-                    names(all, graph, [read.left].iter());
+                    names(all, graph, read.lefts.iter());
                     weight(all, &weights[read.index], options);
                 }
             });

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use qcc_diag::{Diagnostic, codes};
 use qcc_exec::{Bound, Plan, PlanOptions};
 use qcc_ir::{Graph, Value};
-use qcc_pass::{PassError, Session};
+use qcc_pass::{Ctx, PassError, Session};
 use qcc_tensor::{DType, Dim, Pool, Store};
 
 use super::gradient::Gradients;
@@ -115,10 +115,10 @@ impl Needs {
         Some(most)
     }
 
-    /// What a run takes.
+    /// What a run takes: beyond a half of the cap, what stays goes to files.
     pub(super) fn total(&self, held: Held, cap: Option<u64>) -> u64 {
-        let kept = self.kept(held.blocks);
-        self.working(held) + cap.map_or(kept, |it| kept.min(it / 2))
+        let in_memory = cap.map_or(Store::DEFAULT_BUDGET, |it| it / 2);
+        self.working(held) + self.kept(held.blocks).min(in_memory)
     }
 
     /// What takes no more than `room`, if anything does: `held`, one block, or one block with one
@@ -126,8 +126,7 @@ impl Needs {
     fn within(&self, held: Held, room: u64) -> Held {
         let alone = Held { blocks: 1, ..held };
         let least = Held { samples: 1, blocks: 1 };
-        let kept = |it: &Held| self.kept(it.blocks).min(Store::DEFAULT_BUDGET);
-        let fits = |it: &Held| self.working(*it).saturating_add(kept(it)) <= room;
+        let fits = |it: &Held| self.total(*it, None) <= room;
         [held, alone].into_iter().find(fits).unwrap_or(least)
     }
 
@@ -173,11 +172,23 @@ impl Needs {
     }
 }
 
+/// Warns, once in a run, that nobody knows whether the cap holds.
+pub(super) fn note_unknown(ctx: &mut Ctx<'_>, pass: &'static str) {
+    let text = "what tuning takes is not known before it runs, so it may take more than --max-mem";
+    let warning = Diagnostic::warning(codes::QCC0501, text).at(format!("pass '{pass}'"));
+    if !ctx.record.notes.contains(&warning) {
+        ctx.note(warning.with_help("fixed shapes of the inputs, or shorter samples"));
+    }
+}
+
 type Bounds = BTreeMap<String, Bound>;
 
-/// Bytes of the gradients of a block for one sample.
+/// Bytes of the gradients of a block for one sample; of what it gives where it has no gradients.
 fn step(graph: &Graph, block: &Block, weights: &[Value], mut inputs: Bounds) -> Option<u64> {
-    let gradients = Gradients::new(graph, &block.outputs, weights).ok()?;
+    let Ok(gradients) = Gradients::new(graph, &block.outputs, weights) else {
+        block.outputs.iter().for_each(|it| _ = inputs.remove(graph.value_name(*it)));
+        return run(graph, inputs, block.results());
+    };
     for (output, (wanted, share)) in
         block.outputs.iter().zip(gradients.wanted.iter().zip(&gradients.shares))
     {
@@ -190,14 +201,16 @@ fn step(graph: &Graph, block: &Block, weights: &[Value], mut inputs: Bounds) -> 
         }
         inputs.insert(share.clone(), Bound::Shape(dtype, dims));
     }
+    run(&gradients.graph, inputs, gradients.weights)
+}
+
+/// Bytes of a run that gives `outputs`, what it is given included.
+fn run(graph: &Graph, inputs: Bounds, outputs: Vec<Value>) -> Option<u64> {
     let given: u64 = inputs.values().map(bytes).sum();
-    let options = PlanOptions {
-        outputs: Some(gradients.weights.clone()),
-        pool: Pool::default(),
-        ..PlanOptions::default()
-    };
+    let options =
+        PlanOptions { outputs: Some(outputs), pool: Pool::default(), ..PlanOptions::default() };
     let inputs: Vec<(String, Bound)> = inputs.into_iter().collect();
-    let plan = Plan::new(&gradients.graph, &inputs, &options).ok()?;
+    let plan = Plan::new(graph, &inputs, &options).ok()?;
     Some(plan.peak_bytes() as u64 + given)
 }
 

@@ -6,7 +6,7 @@ use qcc_ir::{Graph, Scope, Value};
 use qcc_pass::{PassError, Session, WorkingCopy};
 
 use crate::activations::in_float;
-use crate::blocks::{Block, BlockOptions, blocks};
+use crate::blocks::{Block, BlockOptions, SHARED, blocks, shared};
 use crate::choose::Weight;
 use crate::sites::{Role, Site, find_sites};
 
@@ -21,13 +21,13 @@ pub(super) struct Outline {
     pub(super) left: BTreeMap<usize, String>,
 }
 
-/// A product of a block that reads a weight to be tuned.
+/// A weight that a block tunes.
 pub(super) struct Read {
     /// Which weight.
     pub(super) index: usize,
     pub(super) weight: Value,
-    /// The other operand.
-    pub(super) left: Value,
+    /// What the products of the block multiply it with.
+    pub(super) lefts: Vec<Value>,
 }
 
 impl Outline {
@@ -44,7 +44,7 @@ impl Outline {
         let mut blocks = blocks(&copy.graph, &sites, &BlockOptions::default());
         let mut left: BTreeMap<usize, String> =
             (0..weights.len()).map(|idx| (idx, "it is in no block".to_owned())).collect();
-        // Which weight a constant of the copy is, until a block has it.
+        // Which weight a constant of the copy is.
         let mut index: BTreeMap<Value, usize> = BTreeMap::new();
         for (idx, source) in sources.iter().enumerate() {
             if let Some((_, value)) = source.as_ref().and_then(|it| copy.tap(it)) {
@@ -58,8 +58,13 @@ impl Outline {
                 left.insert(idx, "it is the head of the model".to_owned());
             }
         }
+        for weight in shared(&sites, &blocks) {
+            if let Some(idx) = index.remove(&weight) {
+                left.insert(idx, SHARED.to_owned());
+            }
+        }
         let mut reads: Vec<Vec<Read>> =
-            blocks.iter().map(|it| take_reads(&copy.graph, &sites, it, &mut index)).collect();
+            blocks.iter().map(|it| reads_of(&copy.graph, &sites, it, &index)).collect();
         let last = reads.iter().rposition(|it| !it.is_empty()).map_or(0, |it| it + 1);
         blocks.truncate(last);
         reads.truncate(last);
@@ -85,21 +90,23 @@ fn constant(root: &Graph, weight: &Weight) -> Option<(Scope, Value)> {
     weight.scope.0.is_empty().then(|| (weight.scope.clone(), source))
 }
 
-/// The products of a block, one for each weight, which is in no later block then.
-fn take_reads(
+/// The weights that a block tunes.
+fn reads_of(
     graph: &Graph,
     sites: &[Site],
     block: &Block,
-    index: &mut BTreeMap<Value, usize>,
+    index: &BTreeMap<Value, usize>,
 ) -> Vec<Read> {
     let mut found: BTreeMap<usize, Read> = BTreeMap::new();
     for site in block.weights.iter().filter_map(|&it| sites.get(it)) {
         let weight = site.weight.source;
         let left = graph.node(site.node).and_then(|it| it.inputs.first().copied().flatten());
         if let (Some(&index), Some(left)) = (index.get(&weight), left) {
-            found.entry(index).or_insert(Read { index, weight, left });
+            let read = found.entry(index).or_insert(Read { index, weight, lefts: Vec::new() });
+            if !read.lefts.contains(&left) {
+                read.lefts.push(left);
+            }
         }
     }
-    found.values().for_each(|it| _ = index.remove(&it.weight));
     found.into_values().collect()
 }

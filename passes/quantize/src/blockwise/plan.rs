@@ -11,7 +11,7 @@ use super::{Options, Start, Steps};
 use crate::choose::Weight;
 
 /// Raised when the same inputs give other results than before.
-const RESULTS: u32 = 5;
+const RESULTS: u32 = 6;
 
 /// What all blocks follow from, but for the number of steps, which may be found on the way.
 pub(super) fn base(

@@ -9,19 +9,19 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use qcc_diag::{Diagnostic, codes};
-use qcc_pass::{Ctx, PassError, SampleSource, Session, WorkDir};
+use qcc_pass::{Ctx, PassError, Session, WorkDir};
 use qcc_quant::codes::Codes;
 use qcc_tensor::{MappedFile, Tensor};
 
 use super::entry::{Entry, is_writable, read, write};
-use super::keys::{Keys, Parts};
-use super::outline::Outline;
+use super::few::Few;
+use super::keys::Keys;
 use super::weights::Tuned;
-use super::{Options, Steps, plan};
+use super::{Options, Task, plan};
 use crate::choose::Weight;
 
-/// Name of the entry with the number of steps.
-const STEPS: &str = "steps";
+/// Name of what says why a block has no codes.
+const OBSTACLE: &str = "obstacle";
 
 /// Where entries of a run are; nowhere when the session keeps no work.
 pub(super) struct Kept {
@@ -32,44 +32,22 @@ struct Place {
     work: WorkDir,
     /// That of this run.
     folder: PathBuf,
-    /// Key of what is found of all of this run alone.
-    key: String,
-    /// Key of what all blocks follow from.
-    base: String,
-    parts: Parts,
-    /// Those of the blocks; `None` as long as nobody knows how many steps they have.
-    keys: Option<Keys>,
+    keys: Keys,
 }
 
 impl Place {
     fn path(&self, block: usize, part: Part) -> PathBuf {
-        self.named(&match part {
-            Part::Codes => format!("block-{block}"),
-            Part::Chain => format!("behind-{block}"),
+        self.folder.join(match part {
+            Part::Codes => format!("block-{block}.safetensors"),
+            Part::Chain => format!("behind-{block}.safetensors"),
         })
     }
 
-    fn named(&self, name: &str) -> PathBuf {
-        self.folder.join(format!("{name}.safetensors"))
-    }
-
     fn key(&self, block: usize, part: Part) -> Option<String> {
-        let keys = self.keys.as_ref()?;
         match part {
-            Part::Codes => keys.codes(block),
-            Part::Chain => keys.chain(block),
+            Part::Codes => self.keys.codes(block),
+            Part::Chain => self.keys.chain(block),
         }
-    }
-
-    /// The blocks have so many steps.
-    fn set_steps(&mut self, steps: u16) {
-        self.keys = Some(self.parts.keys(&self.base, steps));
-    }
-
-    fn steps(&self) -> Option<u16> {
-        let entry = open(&self.named(STEPS), &self.key)?;
-        let steps = entry.first()?.1.to_i64().ok()?;
-        u16::try_from(*steps.first()?).ok()
     }
 
     /// The entry of a key in the folder of another run, which then is in that of this one too, so
@@ -91,7 +69,7 @@ impl Place {
 }
 
 /// The entry of a key; `None` when there is none, or it is damaged or that of another.
-fn open(path: &Path, key: &str) -> Option<Entry> {
+pub(super) fn open(path: &Path, key: &str) -> Option<Entry> {
     read(MappedFile::open(path, "finished block").ok()?.bytes(), key)
 }
 
@@ -105,26 +83,25 @@ pub(super) enum Part {
 }
 
 impl Kept {
+    /// The work of a run whose blocks have so many steps.
     pub(super) fn new(
+        task: &Task<'_>,
         session: &Session,
-        outline: &Outline,
-        weights: &[Weight],
-        samples: &dyn SampleSource,
         options: Options,
+        steps: u16,
     ) -> Result<Self, PassError> {
-        let Some(work) = session.work_dir.clone() else { return Ok(Self { place: None }) };
-        let base = plan::base(session.seed, samples, options)?;
-        let parts = Parts::of(outline, weights, options);
-        let plan = plan::plan(&base, parts.model(), weights, options);
-        let (key, base) = (plan.key(), base.key());
-        let folder = work.begin(plan);
-        let mut place = Place { work, folder, key, base, parts, keys: None };
-        let steps = match options.steps {
-            Steps::Count(steps) => Some(steps),
-            Steps::Within(_) => place.steps(),
+        let (Some(work), Some(parts)) = (session.work_dir.clone(), &task.parts) else {
+            return Ok(Self::nowhere());
         };
-        steps.into_iter().for_each(|it| place.set_steps(it));
-        Ok(Self { place: Some(place) })
+        let base = plan::base(session.seed, &Few::of(task.samples, options), options)?;
+        let plan = plan::plan(&base, parts.model(), task.weights, options);
+        let (keys, folder) = (parts.keys(&base.key(), steps), work.begin(plan));
+        Ok(Self { place: Some(Place { work, folder, keys }) })
+    }
+
+    /// No work is kept.
+    pub(super) fn nowhere() -> Self {
+        Self { place: None }
     }
 
     /// An entry, of this run or another; `None` when there is none that is whole.
@@ -143,20 +120,6 @@ impl Kept {
         Some(format!("the work in '{}' is of another run: {differs}", work.folder().display()))
     }
 
-    /// How many steps the run that was stopped had time for.
-    pub(super) fn steps(&self) -> Option<u16> {
-        self.place.as_ref()?.steps()
-    }
-
-    /// Keeps how many steps there is time for.
-    pub(super) fn save_steps(&mut self, steps: u16, ctx: &mut Ctx<'_>) {
-        let Some(place) = &mut self.place else { return };
-        place.set_steps(steps);
-        let entry = vec![("steps".to_owned(), Tensor::scalar(i64::from(steps)))];
-        let done = place.save(&place.named(STEPS), &place.key, &entry);
-        self.give_up(done, ctx);
-    }
-
     /// The codes of weights of a block, and all that was kept of it; `None` when it is not whole.
     pub(super) fn finished<'a>(
         &self,
@@ -168,6 +131,20 @@ impl Kept {
         let entry = self.load(block, Part::Codes)?;
         let codes = weights.enumerate().map(|(idx, weight)| to_codes(idx, weight, &entry));
         Some((codes.collect::<Option<_>>()?, entry))
+    }
+
+    /// Why a block had to be left without codes.
+    pub(super) fn obstacle(&self, block: usize) -> Option<String> {
+        let entry = self.load(block, Part::Codes)?;
+        let (_, text) = entry.iter().find(|it| it.0 == OBSTACLE)?;
+        String::from_utf8(text.as_slice::<u8>().ok()?.to_vec()).ok()
+    }
+
+    /// Keeps why a block has no codes.
+    pub(super) fn leave(&mut self, block: usize, why: &str, ctx: &mut Ctx<'_>) {
+        let text = Tensor::vector(why.as_bytes().to_owned());
+        let done = self.save(block, Part::Codes, &vec![(OBSTACLE.to_owned(), text)]);
+        self.give_up(done, ctx);
     }
 
     /// Keeps the weights of a block, and what is told of it. A folder that cannot be written to is

@@ -49,7 +49,8 @@ pub(super) struct Objective<'a> {
 }
 
 impl Objective<'_> {
-    /// Tunes; the inner error says why it cannot be done, and then the weights are what they were.
+    /// Tunes; the inner error says why it cannot be done. The best codes are then those of a trial
+    /// before, if there was one.
     pub(super) fn tune(
         &self,
         tuned: &mut [Tuned],

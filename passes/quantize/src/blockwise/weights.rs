@@ -32,6 +32,8 @@ pub(super) struct Tuned {
     codes: Codes,
     /// The best codes so far.
     pub(super) best: Codes,
+    /// What it began with, as soon as others are better.
+    start: Option<Codes>,
     /// Sum of the gradients of a step, of the shape of the weight in the graph.
     gradient: Option<Tensor>,
 }
@@ -74,6 +76,7 @@ impl Tuned {
             gradient: None,
             weights,
             best: start.clone(),
+            start: None,
             codes: start,
         })
     }
@@ -98,7 +101,18 @@ impl Tuned {
 
     /// The codes now are the best ones.
     pub(super) fn keep(&mut self) {
-        self.best.clone_from(&self.codes);
+        if self.start.is_some() {
+            self.best.clone_from(&self.codes);
+        } else {
+            self.start = Some(std::mem::replace(&mut self.best, self.codes.clone()));
+        }
+    }
+
+    /// The best codes are again those that it began with.
+    pub(super) fn restart(&mut self) {
+        if let Some(start) = self.start.take() {
+            self.best = start;
+        }
     }
 
     /// Adds the gradient of some samples.

@@ -27,7 +27,12 @@ pub(super) struct Scaled {
 }
 
 impl Scaled {
-    /// Of a weight with numbers; `None` without.
+    /// Whether a weight has numbers, and one scale for each group of them.
+    pub(super) fn fits(weight: &Weight) -> bool {
+        weight.quant.numbers.is_some() && !weight.has_outliers()
+    }
+
+    /// Of a weight with numbers; `None` without, and where outliers have scales of their own.
     pub(super) fn new(index: usize, weight: &Weight) -> Option<Self> {
         let codes = weight.codes()?;
         let groups = codes.scales.len();

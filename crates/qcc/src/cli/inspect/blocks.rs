@@ -127,8 +127,8 @@ fn methods(model: &Model) -> Result<Vec<(BTreeSet<String>, Method)>, Error> {
     let graph = copy.map_err(|it| it.into_diagnostic("inspect"))?.graph;
     let sites = find_sites(&graph);
     let blocks = blocks(&graph, &sites, &BlockOptions::default());
-    let row = |it: &Block| (weights(&sites, it), Method::of(&graph, &sites, it));
-    Ok(blocks.iter().map(row).collect())
+    let methods = Method::each(&graph, &sites, &blocks);
+    Ok(blocks.iter().map(|it| weights(&sites, it)).zip(methods).collect())
 }
 
 fn names<'g>(graph: &'g Graph, values: &[qcc_ir::Value]) -> Vec<&'g str> {
