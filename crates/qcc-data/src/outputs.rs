@@ -3,7 +3,8 @@
 //! Over all elements `r` of the reference and `m` of the model:
 //! `SNR = 10 log10(sum r^2 / sum (m - r)^2)` in decibels, `relative = |m - r| / |r|` in the
 //! Euclidean norm, `cosine = sum r m / (|r| |m|)`. A value that is finite in one of them only
-//! makes the distance infinite. Sums are f64, in order.
+//! makes the distance infinite; where none is finite in both, there is no distance, and it is NaN.
+//! Sums are f64, in order.
 
 use qcc_tensor::{DType, Tensor};
 
@@ -18,6 +19,10 @@ pub struct Difference {
     dot: f64,
     max_abs: f64,
     count: u64,
+    /// Pairs of floats that are finite.
+    finite: u64,
+    /// Pairs that are not, and equal.
+    alike: u64,
     not_finite: u64,
     unequal: u64,
 }
@@ -61,9 +66,10 @@ impl Difference {
         for (r, m) in pairs {
             if !r.is_finite() || !m.is_finite() {
                 let equal = r == m || (r.is_nan() && m.is_nan());
-                self.not_finite += u64::from(!equal);
+                *(if equal { &mut self.alike } else { &mut self.not_finite }) += 1;
                 continue;
             }
+            self.finite += 1;
             let error = m - r;
             self.signal += r * r;
             self.model += m * m;
@@ -96,6 +102,7 @@ impl Difference {
     pub fn relative(&self) -> f64 {
         match (self.noise, self.signal) {
             _ if self.not_finite > 0 => f64::INFINITY,
+            _ if self.is_empty() => f64::NAN,
             (0.0, _) => 0.0,
             (noise, signal) => (noise / signal).sqrt(),
         }
@@ -104,7 +111,7 @@ impl Difference {
     /// Cosine of the angle between the outputs; 1 where both are zero, 0 where one is.
     pub fn cosine(&self) -> f64 {
         match self.signal.sqrt() * self.model.sqrt() {
-            _ if self.not_finite > 0 => f64::NAN,
+            _ if self.not_finite > 0 || self.is_empty() => f64::NAN,
             0.0 => f64::from(u8::from(self.signal == self.model)),
             norms => self.dot / norms,
         }
@@ -112,7 +119,21 @@ impl Difference {
 
     /// Largest error of one element.
     pub fn max_abs(&self) -> f64 {
-        if self.not_finite > 0 { f64::INFINITY } else { self.max_abs }
+        match self.not_finite {
+            0 if self.is_empty() => f64::NAN,
+            0 => self.max_abs,
+            _ => f64::INFINITY,
+        }
+    }
+
+    /// Whether there were floats, and none of them finite.
+    fn is_empty(&self) -> bool {
+        self.finite == 0 && self.alike > 0
+    }
+
+    /// Elements that are not finite in both outputs, and equal.
+    pub fn alike_not_finite(&self) -> u64 {
+        self.alike
     }
 
     /// Elements compared, of all types.
@@ -162,6 +183,10 @@ mod tests {
     fn equal_zero_and_infinite_outputs() {
         let equal = compare(&[1.0, f32::INFINITY, f32::NAN], &[1.0, f32::INFINITY, f32::NAN]);
         assert_eq!((equal.relative(), equal.snr_db(), equal.cosine()), (0.0, f64::INFINITY, 1.0));
+        assert_eq!((equal.alike_not_finite(), equal.not_finite()), (2, 0));
+        let nothing = compare(&[f32::INFINITY, f32::NAN], &[f32::INFINITY, f32::NAN]);
+        let all = [nothing.relative(), nothing.snr_db(), nothing.cosine(), nothing.max_abs()];
+        assert!(all.iter().all(|it| it.is_nan()), "{all:?}");
         let zero = compare(&[0.0], &[0.5]);
         assert_eq!((zero.relative(), zero.cosine()), (f64::INFINITY, 0.0));
         assert_eq!(compare(&[0.0], &[0.0]).cosine(), 1.0);

@@ -134,7 +134,9 @@ impl Encoder<'_> {
     fn load(&self) -> Result<Tokenizer, DataError> {
         let Some(path) = self.path else {
             let error = DataError::unreadable(self.source, "text needs a tokenizer");
-            return Err(error.help("give --tokenizer tokenizer.json"));
+            return Err(
+                error.help("give --tokenizer tokenizer.json, or put that file beside the model")
+            );
         };
         Tokenizer::open(path).map_err(|it| DataError::unreadable(&source_name(path), it))
     }

@@ -82,6 +82,12 @@ impl Ctx<'_> {
         self.record.notes.push(note);
     }
 
+    /// Puts down a warning that is worth knowing while the run goes on, and says it at once.
+    pub fn warn(&mut self, warning: Diagnostic) {
+        self.session.progress.say("warning", &warning.message);
+        self.record.notes.push(warning);
+    }
+
     /// Adds to a counter, named `pass.what`.
     pub fn count(&mut self, name: &str, by: u64) {
         self.record.count(name, by);

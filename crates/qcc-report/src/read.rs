@@ -215,7 +215,10 @@ mod tests {
         let Document::Quality(it) = read(value.to_string().as_bytes()).unwrap() else { panic!() };
         let (snr_db, cosine, max_abs) = (Some(21.5), Some(0.75), Some(0.5));
         let name = "logits".to_owned();
-        assert_eq!(it.outputs, [OutputQuality { name, snr_db, cosine, max_abs }]);
+        assert_eq!(
+            it.outputs,
+            [OutputQuality { name, snr_db, cosine, max_abs, not_finite_elements: 0 }]
+        );
         let told: Vec<_> =
             it.gates.iter().map(|it| (it.gate.as_str(), it.found.as_str(), it.passed)).collect();
         let want =

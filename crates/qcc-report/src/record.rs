@@ -311,6 +311,9 @@ pub struct OutputQuality {
     /// Largest difference.
     #[serde(default)]
     pub max_abs: Option<f64>,
+    /// Elements that are not finite in one of both, or in both.
+    #[serde(default)]
+    pub not_finite_elements: u64,
 }
 
 /// What an output had to fulfill.

@@ -71,7 +71,13 @@ impl Part {
         let mut line =
             format!("  {label:<26} {:>10} {:>10}", bytes(self.before), bytes(self.after));
         if let Some((worst, site)) = &self.worst {
-            let mean = self.snr.iter().sum::<f64>() / self.snr.len() as f64;
+            // Weights of zeros have no error.
+            let with_error: Vec<f64> =
+                self.snr.iter().copied().filter(|it| it.is_finite()).collect();
+            let mean = match with_error.len() {
+                0 => f64::INFINITY,
+                count => with_error.iter().sum::<f64>() / count as f64,
+            };
             let bpw = self.bits / self.elements.max(1.0);
             let _ = write!(line, " {bpw:>7.2} {mean:>8.1} dB   {site}  {worst:.1} dB");
         }
@@ -192,6 +198,18 @@ mod tests {
           total                        121.0 kB    53.7 kB
         ");
         assert_eq!(left(&record), ["1 in float, 40.0 kB: it is excluded"]);
+    }
+
+    #[test]
+    fn a_weight_of_zeros_hides_no_error_of_others() {
+        let weights = vec![
+            row("MatMul", Some(4), 20.0),
+            row("MatMul", Some(4), f64::INFINITY),
+            row("MatMul", Some(4), 30.0),
+        ];
+        let record = RunRecord { bytes_after: Some(1), weights, ..Default::default() };
+        let text = summary(&record);
+        assert!(text.contains("25.0 dB") && !text.contains("inf"), "{text}");
     }
 
     #[test]

@@ -85,7 +85,9 @@ pub struct Compared {
 impl Compared {
     /// Whether no element differs.
     pub fn is_exact(&self) -> bool {
-        self.max_abs == 0.0 && self.unequal == 0 && self.not_finite_differ == 0
+        // Without a finite element there is no difference, and it is NaN.
+        let is_equal = self.max_abs == 0.0 || self.max_abs.is_nan();
+        is_equal && self.unequal == 0 && self.not_finite_differ == 0
     }
 
     /// Share of elements that differ, of values that are not floats.

@@ -449,7 +449,22 @@ impl Compiler {
             Err(_) => qcc_pass::run(&mut graph, &pipeline, session, &mut record, instruments),
         }?;
         let is_finished = outcome == Outcome::Finished;
-        let calibration = Calibration::of(session, own_text.as_deref());
+        let (own_text, stand_in) = (own_text.as_deref(), record.stand_in.as_ref());
+        let calibration = Calibration::of(session, own_text, stand_in);
+        if self.wants_text && stand_in.is_some() {
+            let why = match own_text {
+                Some(text) => text.why_random(),
+                None => Some("it takes no token ids"),
+            };
+            let warning = why.map(|why| {
+                let text = format!("the model cannot write text: {why}");
+                let note = Diagnostic::warning(codes::QCC0605, text).at("option --calib self");
+                note.with_help(
+                    "--calib FILE gives samples; without the option nothing is asked for",
+                )
+            });
+            record.notes.extend(warning);
+        }
         let source = model.source().clone();
         let (seed, pipeline) = (session.seed, told.to_string());
         Ok(Output { graph, source, record, pipeline, calibration, seed, is_finished })

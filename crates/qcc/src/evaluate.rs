@@ -26,8 +26,39 @@ pub struct Evaluation {
     pub kl_nats: Option<f64>,
     /// Share of positions where both rank the same token first.
     pub top1: Option<f64>,
-    /// For each output that is no logits: name, SNR in dB, cosine, largest difference.
-    pub outputs: Vec<(String, f64, f64, f64)>,
+    /// How far each output of floats is from that of the reference.
+    pub outputs: Vec<OutputDistance>,
+}
+
+/// How far an output is from that of the reference. Figures are NaN where neither has a finite
+/// element.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OutputDistance {
+    /// Its name.
+    pub name: String,
+    /// Signal by noise, in decibels: infinite for equal outputs.
+    pub snr_db: f64,
+    /// Cosine of the angle between both.
+    pub cosine: f64,
+    /// Largest difference of one element.
+    pub max_abs: f64,
+    /// Elements that are not finite in one of them, or in both.
+    pub not_finite: u64,
+    /// All elements.
+    pub elements: u64,
+}
+
+impl OutputDistance {
+    fn new(name: String, it: &Difference) -> Self {
+        Self {
+            name,
+            snr_db: it.snr_db(),
+            cosine: it.cosine(),
+            max_abs: it.max_abs(),
+            not_finite: it.not_finite() + it.alike_not_finite(),
+            elements: it.count(),
+        }
+    }
 }
 
 /// Runs a model, and a reference beside it, on samples.
@@ -92,10 +123,7 @@ pub fn evaluate(
         reference_perplexity: has_reference.then(|| reference_perplexity.value()),
         kl_nats: has_reference.then(|| agreement.kl()),
         top1: has_reference.then(|| agreement.top1()),
-        outputs: outputs
-            .into_iter()
-            .map(|(name, it)| (name, it.snr_db(), it.cosine(), it.max_abs()))
-            .collect(),
+        outputs: outputs.into_iter().map(|(name, it)| OutputDistance::new(name, &it)).collect(),
     })
 }
 

@@ -34,7 +34,7 @@ impl FileSize for Sizer {
             source: self.source.clone(),
             record,
             pipeline: self.pipeline.clone(),
-            calibration: Calibration::of(&self.session, self.own_text.as_deref()),
+            calibration: Calibration::of(&self.session, self.own_text.as_deref(), None),
             seed: self.session.seed,
             is_finished: true,
         };

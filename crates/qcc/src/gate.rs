@@ -6,7 +6,7 @@ use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, Value};
 use qcc_pass::nearest;
 
-use crate::{Compared, Comparison, Error, Evaluation};
+use crate::{Compared, Comparison, Error, Evaluation, OutputDistance};
 
 /// A figure of the outputs of two models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,9 +212,8 @@ impl Gate {
     pub fn check_evaluation(&self, it: &Evaluation) -> Result<Verdict, Error> {
         let of_model =
             |figure: Option<f64>| figure.map(|it| ("the model", it)).into_iter().collect();
-        type Output = (String, f64, f64, f64);
-        let of_outputs = |figure: fn(&Output) -> f64| {
-            it.outputs.iter().map(|it| (it.0.as_str(), figure(it))).collect()
+        let of_outputs = |figure: fn(&OutputDistance) -> f64| {
+            it.outputs.iter().map(|it| (it.name.as_str(), figure(it))).collect()
         };
         let figures: Vec<(&str, f64)> = match self.metric {
             Metric::Kl => of_model(it.kl_nats),
@@ -224,9 +223,9 @@ impl Gate {
                 let both = it.perplexity.zip(it.reference_perplexity);
                 of_model(both.map(|(own, reference)| own / reference - 1.0))
             }
-            Metric::Snr => of_outputs(|it| it.1),
-            Metric::Cosine => of_outputs(|it| it.2),
-            Metric::Max => of_outputs(|it| it.3),
+            Metric::Snr => of_outputs(|it| it.snr_db),
+            Metric::Cosine => of_outputs(|it| it.cosine),
+            Metric::Max => of_outputs(|it| it.max_abs),
             Metric::Relative | Metric::Unequal => Vec::new(),
         };
         self.worst(figures.into_iter()).ok_or_else(|| self.no_figure())
@@ -410,7 +409,11 @@ mod tests {
 
     #[test]
     fn an_evaluation_has_figures_of_its_own() {
-        let outputs = vec![("a".into(), 20.0, 0.99, 0.5), ("b".into(), 10.0, 0.999, 0.1)];
+        let output = |name: &str, snr_db, cosine, max_abs| {
+            let name = name.to_owned();
+            OutputDistance { name, snr_db, cosine, max_abs, ..OutputDistance::default() }
+        };
+        let outputs = vec![output("a", 20.0, 0.99, 0.5), output("b", 10.0, 0.999, 0.1)];
         let it = Evaluation { kl_nats: Some(0.03), top1: Some(0.9), outputs, ..Default::default() };
         let check = |text: &str| gate(text).check_evaluation(&it).unwrap();
         assert!(check("kl:0.03").passed && !check("kl:0.02").passed);
@@ -427,6 +430,11 @@ mod tests {
 
     #[test]
     fn what_is_no_number_fails() {
+        let nothing = value(f64::NAN, f64::NAN, None);
+        let it = comparison(vec![Compared { max_abs: f64::NAN, relative: f64::NAN, ..nothing }]);
+        for text in ["snr:-1000", "cosine:-1", "max:1e30", "relative:1e30"] {
+            assert!(!gate(text).check(&it).unwrap().passed, "{text}");
+        }
         let it = comparison(vec![value(f64::NEG_INFINITY, f64::NAN, None), value(5.0, 0.5, None)]);
         assert!(!gate("cosine:-1").check(&it).unwrap().passed);
         assert!(!gate("snr:-1000").check(&it).unwrap().passed);

@@ -37,7 +37,7 @@ mod version;
 pub use compare::{CompareOptions, Compared, Comparison, FirstDifference, Inner, compare};
 pub use compiler::Compiler;
 pub use error::Error;
-pub use evaluate::{Evaluation, evaluate};
+pub use evaluate::{Evaluation, OutputDistance, evaluate};
 pub use execute::{ExecuteOptions, Executor};
 pub use gate::{Gate, Metric, Verdict};
 pub use generate::{

@@ -72,6 +72,11 @@ impl OwnText {
         self.made.get().map(|_| self as _)
     }
 
+    /// Why random tokens were used, where they were.
+    pub(crate) fn why_random(&self) -> Option<&str> {
+        self.made.get()?.why_random.as_deref()
+    }
+
     fn made(&self) -> &Made {
         self.made.get_or_init(|| match self.write() {
             Ok(samples) => Made { samples: Arc::new(samples), why_random: None },

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use qcc_onnx::Source;
-use qcc_pass::{Record, SampleSource, Session};
+use qcc_pass::{Record, SampleSource, Session, StandIn};
 use qcc_tensor::release;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -21,8 +21,14 @@ pub(crate) struct Calibration {
 }
 
 impl Calibration {
-    /// Those that the user gave, else those that the model wrote, where a pass asked for them.
-    pub(crate) fn of(session: &Session, own_text: Option<&OwnText>) -> Option<Self> {
+    /// Those that the user gave, else those that the model wrote, where a pass asked for them and
+    /// did not go on without.
+    pub(crate) fn of(
+        session: &Session,
+        own_text: Option<&OwnText>,
+        stand_in: Option<&StandIn>,
+    ) -> Option<Self> {
+        let own_text = own_text.filter(|_| !matches!(stand_in, Some(StandIn::Weights(_))));
         let given = session.samples.as_deref().map(|it| it as &dyn SampleSource);
         let source = given.or_else(|| own_text.and_then(OwnText::used))?;
         Some(Self { samples: source.describe(), blake3: source.digest() })

@@ -53,7 +53,9 @@ impl Model {
     /// # Errors
     /// When nothing can be read, or it does not fit the model.
     pub fn samples(&self, path: impl AsRef<Path>, options: OpenOptions) -> Result<Samples, Error> {
+        let beside = || Some(self.source().path().with_file_name("tokenizer.json"));
         let options = OpenOptions {
+            tokenizer: options.tokenizer.or_else(|| beside().filter(|it| it.is_file())),
             vocab: options.vocab.or_else(|| self.vocabulary()),
             cache: options.cache.or_else(|| self.cache_shape()),
             read_pb: options.read_pb.or(Some(qcc_onnx::read_tensor)),

@@ -9,6 +9,7 @@ mod magnitudes;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use qcc_diag::{Diagnostic, codes};
@@ -165,14 +166,15 @@ pub(crate) fn must_fit(what: &str, bytes: u64, cap: Option<u64>) -> Result<(), P
         .into())
 }
 
-/// Runs the samples and hands each weight the sums of its inputs, as soon as they are whole; `None`
-/// for weights that multiply nothing, such as tables. How large inputs are goes into the record.
+/// Runs the samples and hands each weight the sums of its inputs, as soon as they are whole, with
+/// the range of weights that are at a time; `None` for weights that multiply nothing, such as
+/// tables. How large inputs are goes into the record.
 pub(crate) fn for_each<S: Sums>(
     root: &Graph,
     ctx: &mut Ctx<'_>,
     weights: &[Weight],
     samples: &dyn SampleSource,
-    mut then: impl FnMut(usize, Option<&S>, &mut Ctx<'_>) -> Result<(), PassError>,
+    mut then: impl FnMut(usize, &Range<usize>, Option<&S>, &mut Ctx<'_>) -> Result<(), PassError>,
 ) -> Result<(), PassError> {
     let inputs = inputs_of(root, weights);
     let taps: BTreeSet<Place> = inputs.iter().flatten().cloned().collect();
@@ -207,7 +209,7 @@ pub(crate) fn for_each<S: Sums>(
             if let Some(it) = found {
                 ctx.record.weight(&weights[idx].name).activations = it.magnitudes.record();
             }
-            then(idx, found.map(|it| &it.sums), ctx)?;
+            then(idx, &(first..last), found.map(|it| &it.sums), ctx)?;
         }
         first = last;
     }
@@ -367,7 +369,8 @@ pub(crate) fn note_pseudo(
 /// pass goes on with the weights alone and says so.
 ///
 /// # Errors
-/// The error itself when the samples are the user's, or the run was stopped.
+/// The error itself when the samples are the user's, the run was stopped, or there is no room: the
+/// result must not depend on that.
 pub(crate) fn do_without(
     ctx: &mut Ctx<'_>,
     pass: &'static str,
@@ -375,7 +378,7 @@ pub(crate) fn do_without(
     error: PassError,
 ) -> Result<(), PassError> {
     match error {
-        PassError::Diagnostic(error) if origin == Origin::Pseudo => {
+        PassError::Diagnostic(error) if origin == Origin::Pseudo && error.code.family() != "05" => {
             ctx.record.stand_in = Some(StandIn::Weights(pass));
             let text = format!("{pass} cannot run the model and uses the weights alone");
             let mut warning = Diagnostic::warning(codes::QCC0605, text).with_note(error.message);

@@ -205,7 +205,7 @@ impl<'a> Run<'a> {
         let cap = ctx.session.max_mem;
         let needs = chain.largest().and_then(|it| Needs::of(outline, weights, it, chain.len()));
         let most = options.blocks_at_most(ctx.session.threads);
-        let held = Held::of(needs, (options.batch, most), ctx.session)?;
+        let held = Held::of(needs, (options.batch.min(chain.len()), most), ctx.session)?;
         if let Some(needs) = needs {
             let memory_bytes = needs.total(held, cap);
             ctx.record.expect(Estimate { seconds: None, memory_bytes });
@@ -233,6 +233,7 @@ impl<'a> Run<'a> {
         if self.outline.count_from(0) > 0 && self.options.select == Select::Held {
             held::note_few(ctx, self.pass, samples);
         }
+        self.kept.begin(ctx);
         let begin = self.resume(ctx);
         self.announce(ctx, 0);
         (0..begin).try_for_each(|at| self.skip(ctx, at))?;

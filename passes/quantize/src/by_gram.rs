@@ -33,18 +33,16 @@ pub(crate) fn for_each(
         activations::note_pseudo(ctx, pass, Some(samples.as_ref()));
     }
     let mut patches = Vec::new();
-    let mut current = 0;
     let solved = activations::for_each(
         graph,
         ctx,
         weights,
         samples.as_ref(),
-        |idx, gram: Option<&Gram>, ctx| {
+        |idx, range, gram: Option<&Gram>, ctx| {
             ctx.check_cancelled()?;
-            if idx == current {
-                ctx.session.progress.start(pass, weights.len() as u64);
+            if idx == range.start {
+                ctx.session.progress.start(pass, range.len() as u64);
             }
-            current = idx + 1;
             let weight = &weights[idx];
             let rows = weight.rows()?;
             let solved = gram.map(|it| solve(weight, &rows, it));

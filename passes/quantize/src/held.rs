@@ -88,7 +88,7 @@ pub(crate) fn note_few(ctx: &mut Ctx<'_>, pass: &'static str, samples: &dyn Samp
         None => return,
     };
     let warning = Diagnostic::warning(codes::QCC0407, text);
-    ctx.note(warning.at(format!("pass '{pass}'")).with_help(help));
+    ctx.warn(warning.at(format!("pass '{pass}'")).with_help(help));
 }
 
 /// Tokens of all samples: elements of the longest input of integers of each. `None` where a model

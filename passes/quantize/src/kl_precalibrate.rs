@@ -89,7 +89,7 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
                 ctx,
                 &weights,
                 samples.as_ref(),
-                |idx, sums: Option<&Squares>, ctx| {
+                |idx, _, sums: Option<&Squares>, ctx| {
                     d[idx] = sums.and_then(Squares::mean);
                     if let Some(wrong) = sums.map(Squares::non_finite).filter(|&it| it > 0) {
                         ctx.note(unusable(&weights[idx], wrong));

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use qcc_diag::{Diagnostic, codes};
 use qcc_ir::{Graph, Patch};
-use qcc_pass::{Ctx, OptionInfo, OptionKind, PassError, PassInfo, SampleSource};
+use qcc_pass::{Ctx, OptionInfo, OptionKind, Options, PassError, PassInfo, SampleSource};
 use qcc_quant::signround::{Moves, SignRoundOptions, signround_gram};
 use qcc_quant::tuner::Scales;
 
@@ -113,7 +113,11 @@ pub const INFO: PassInfo = PassInfo {
 fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let weights = choose::weights(graph);
     start_fits(start(ctx), &weights)?;
+    steps_fit(ctx)?;
     let source = activations::source(ctx);
+    if !source.as_ref().is_some_and(|it| is_by_block(ctx, it.0.as_ref())) {
+        note_idle(ctx);
+    }
     let (mut patches, weights) = match source {
         Some((samples, origin)) if is_by_block(ctx, samples.as_ref()) => {
             if origin == Origin::Pseudo {
@@ -181,6 +185,30 @@ fn start_fits(start: Start, weights: &[Weight]) -> Result<(), PassError> {
     };
     let error = Diagnostic::error(codes::QCC0302, text).at("option start");
     Err(error.with_help(help).into())
+}
+
+/// Whether steps are given once.
+fn steps_fit(ctx: &Ctx<'_>) -> Result<(), PassError> {
+    if iters(ctx).is_none() || ctx.options.opt_float("budget").is_none() {
+        return Ok(());
+    }
+    let text = "iters does nothing beside budget, which finds the steps";
+    let error = Diagnostic::error(codes::QCC0304, text).at("option iters");
+    Err(error.with_help("leave out one of the two").into())
+}
+
+/// Says which of the options that were given do nothing where each weight is tuned by itself.
+fn note_idle(ctx: &mut Ctx<'_>) {
+    const OF_BLOCKS: [&str; 6] = ["preset", "budget", "batch", "inputs", "start", "select"];
+    let defaults = Options::of(&INFO);
+    let given = ctx.options.iter().zip(defaults.iter()).filter(|(own, default)| own != default);
+    let idle: Vec<&str> = given.map(|it| it.0.0).filter(|it| OF_BLOCKS.contains(it)).collect();
+    if !idle.is_empty() {
+        let text = format!("nothing reads {}: each weight is tuned by itself", idle.join(", "));
+        let warning = Diagnostic::warning(codes::QCC0304, text);
+        let help = "objective=block, the default with samples or text of the model, does";
+        ctx.warn(warning.at(format!("pass '{}'", INFO.name)).with_help(help));
+    }
 }
 
 /// Whether an error of blocks ends the run: room that is too small, and samples of the user on

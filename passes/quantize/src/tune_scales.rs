@@ -219,7 +219,7 @@ fn warn_once(ctx: &mut Ctx<'_>, warning: Diagnostic) {
     let warning = warning.at(format!("pass '{}'", INFO.name));
     let is_told = |it: &Diagnostic| it.code == warning.code && it.place == warning.place;
     if !ctx.record.notes.iter().any(is_told) {
-        ctx.note(warning);
+        ctx.warn(warning);
     }
 }
 

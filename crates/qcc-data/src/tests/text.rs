@@ -40,7 +40,7 @@ fn lines_of_ids_are_joined() {
 fn text_without_a_tokenizer_says_what_to_give() {
     let error = opened("calib.txt", "some words", &OpenOptions::default()).unwrap_err();
     assert_eq!(error.code.name(), "QCC0401");
-    assert_eq!(error.help, ["give --tokenizer tokenizer.json"]);
+    assert_eq!(error.help, ["give --tokenizer tokenizer.json, or put that file beside the model"]);
 }
 
 #[cfg(feature = "text")]

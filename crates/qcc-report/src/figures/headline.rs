@@ -42,6 +42,12 @@ fn draw(run: &Run) -> Drawing {
 
 fn markup(run: &Run, tiles: &[Tile]) -> Markup {
     html! {
+        @if run.record.output.is_none() {
+            p {
+                "A dry run: nothing was written, and weights were rounded to nearest where the \
+                 pipeline searches or tunes."
+            }
+        }
         dl.tiles {
             @for it in tiles {
                 div { dt { (it.label) } dd.value { (it.value) } @if !it.note.is_empty() { dd { (it.note) } } }

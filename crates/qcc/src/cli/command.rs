@@ -228,7 +228,7 @@ pub(super) struct QuantizeArgs {
     )]
     pub(super) calib: Option<PathBuf>,
 
-    /// tokenizer.json, for text
+    /// tokenizer.json, for text [default: that beside the model]
     #[arg(long, value_name = "FILE", requires = "data")]
     pub(super) tokenizer: Option<PathBuf>,
 

@@ -56,7 +56,7 @@ pub(super) struct CompareArgs {
     #[arg(long, value_name = "FIGURE:LIMIT", value_delimiter = ',', value_parser = Gate::of_comparison)]
     pub(super) fail_above: Vec<Gate>,
 
-    /// tokenizer.json, for text
+    /// tokenizer.json, for text [default: that beside the model]
     #[arg(long, value_name = "FILE", requires = "data")]
     pub(super) tokenizer: Option<PathBuf>,
 
@@ -147,7 +147,11 @@ fn failure(it: &Verdict, result: &Comparison) -> Diagnostic {
     if let Some(first) = &result.first {
         error = error.with_note(format!("the models part at '{}'", line(&first.value)));
     }
-    error.with_help("more bits, smaller groups or another recipe bring them nearer")
+    error.with_help(if it.figure.is_nan() {
+        "no element is finite in both models: qcc inspect MODEL --weights names bad weights"
+    } else {
+        "more bits, smaller groups or another recipe bring them nearer"
+    })
 }
 
 fn to_text(args: &CompareArgs, on: &str, it: &Comparison, verdicts: &[Verdict]) -> String {

@@ -28,7 +28,7 @@ pub(super) struct EvalArgs {
     #[arg(long = "ref", value_name = "MODEL")]
     pub(super) reference: Option<PathBuf>,
 
-    /// tokenizer.json, for text
+    /// tokenizer.json, for text [default: that beside the model]
     #[arg(long, value_name = "FILE")]
     pub(super) tokenizer: Option<PathBuf>,
 

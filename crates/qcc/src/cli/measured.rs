@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use qcc::{Error, Evaluation, Gate, Verdict};
+use qcc::{Error, Evaluation, Gate, OutputDistance, Verdict};
 use qcc_diag::{Diagnostic, codes};
 use qcc_report::{OutputQuality, Quality};
 
@@ -26,6 +26,13 @@ impl Measured {
         Ok(Self { result, verdicts })
     }
 
+    /// Whether a figure, or each output, is no number: of a model beside itself, since it gives none.
+    pub(super) fn is_nothing(&self) -> bool {
+        let it = &self.result;
+        let has_nan = [it.perplexity, it.kl_nats].into_iter().flatten().any(f64::is_nan);
+        has_nan || !it.outputs.is_empty() && it.outputs.iter().all(|it| it.max_abs.is_nan())
+    }
+
     /// A line for each figure, and one for each gate.
     pub(super) fn lines(&self) -> String {
         let Evaluation { perplexity, reference_perplexity, kl_nats, top1, outputs, .. } =
@@ -41,11 +48,16 @@ impl Measured {
             let _ = writeln!(text, "  KL           {kl:.5} nats for each token");
             let _ = writeln!(text, "  same first   {:.2} %", 100.0 * top1);
         }
-        for (name, snr, cosine, largest) in outputs {
-            let _ = writeln!(
+        for it in outputs {
+            let OutputDistance { name, snr_db, cosine, max_abs, not_finite, elements } = it;
+            let _ = write!(
                 text,
-                "  {name}   SNR {snr:.1} dB, cosine {cosine:.5}, largest difference {largest:.5}"
+                "  {name}   SNR {snr_db:.1} dB, cosine {cosine:.5}, largest difference {max_abs:.5}"
             );
+            if *not_finite > 0 {
+                let _ = write!(text, "; {not_finite} of {elements} elements are not finite");
+            }
+            text.push('\n');
         }
         for it in &self.verdicts {
             let word = if it.passed { "passed" } else { "failed" };
@@ -58,11 +70,12 @@ impl Measured {
     pub(super) fn quality(&self) -> Quality {
         let it = &self.result;
         let finite = |it: f64| it.is_finite().then_some(it);
-        let outputs = it.outputs.iter().map(|(name, snr, cosine, largest)| OutputQuality {
-            name: name.clone(),
-            snr_db: finite(*snr),
-            cosine: finite(*cosine),
-            max_abs: finite(*largest),
+        let outputs = it.outputs.iter().map(|it| OutputQuality {
+            name: it.name.clone(),
+            snr_db: finite(it.snr_db),
+            cosine: finite(it.cosine),
+            max_abs: finite(it.max_abs),
+            not_finite_elements: it.not_finite,
         });
         Quality {
             samples: it.samples,
@@ -97,9 +110,12 @@ impl Measured {
                 it.gate.text(it.figure)
             );
             let error = Diagnostic::error(codes::QCC0802, text).at("option --fail-above");
-            say(&error
-                .with_note(format!("asked for is {}", it.gate))
-                .with_help("more bits, smaller groups or another recipe lose less"));
+            let help = if it.figure.is_nan() {
+                "look at the values of the float model: qcc eval FLOAT.onnx, qcc inspect --weights"
+            } else {
+                "more bits, smaller groups or another recipe lose less"
+            };
+            say(&error.with_note(format!("asked for is {}", it.gate)).with_help(help));
             ended = Ended::Failed;
         }
         ended

@@ -26,7 +26,7 @@ use super::verify::{Choices, Verify};
 use super::work::Work;
 use super::{report, stop, streams, tokenizer, took, watch};
 use notes::{Notes, moved, nothing};
-use settings::{GROUP, Settings, compiler, made};
+use settings::{Settings, compiler, made};
 
 /// Runs the command. `options` are those that may change the output, for the record.
 pub(super) fn run(
@@ -122,12 +122,7 @@ pub(super) fn run(
     notes.add(&compiled.record().notes);
     let mut record = record(&compiled, args.seed);
     record.input = args.input.display().to_string();
-    record.options = settings.resolve(options);
-    if budget::is_asked(args) {
-        record.options.remove("bits");
-    } else {
-        record.options.entry("group-size".to_owned()).or_insert_with(|| GROUP.to_owned());
-    }
+    record.options = settings.resolve(options, args, &pipeline);
     record.bytes_before = before;
     if args.look.bisect_limit.is_some() && compiled.is_finished() {
         leave_rest(&mut record);
@@ -212,19 +207,20 @@ pub(super) fn run(
     record.bytes_after = written.map(|it| it.size_bytes);
     record.notes = notes.rows();
     let took = took::line(&record, &begin);
-    let found = evaluated
-        .as_ref()
-        .map(|it| measure::output(args, (&model, &output), &read, it, &cancel))
-        .transpose()?;
-    if let Some((measured, _)) = &found {
-        (record.quality, record.gates) = (Some(measured.quality()), measured.gates());
-    }
     let written_to = record.output.clone();
-    let ended = || found.as_ref().map_or(Ended::Well, |it| it.0.ended());
     let behind = |error: Error| match &written_to {
         Some(it) => error.diagnostic().clone().with_note(format!("'{it}' is written")).into(),
         None => error,
     };
+    let found = evaluated
+        .as_ref()
+        .map(|it| measure::output(args, (&model, &output), &read, it, &cancel))
+        .transpose()
+        .map_err(behind)?;
+    if let Some((measured, _)) = &found {
+        (record.quality, record.gates) = (Some(measured.quality()), measured.gates());
+    }
+    let ended = || found.as_ref().map_or(Ended::Well, |it| it.0.ended());
     if let Some(json) = json {
         json.write(&record).map_err(behind)?;
     }

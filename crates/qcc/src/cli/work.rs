@@ -56,6 +56,12 @@ impl Work {
         } else {
             "the same command goes on behind them"
         };
+        let message = message.with_help(help);
+        if self.is_named || comes_again {
+            return message.into();
+        }
+        let help =
+            format!("so does one with another -o and --work-dir '{}'", dir.folder().display());
         message.with_help(help).into()
     }
 

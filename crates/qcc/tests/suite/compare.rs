@@ -369,3 +369,21 @@ fn whole_numbers_and_what_is_not_finite() {
     assert!(told.stdout.contains("0 of them differ"), "{}", told.stdout);
     assert!(told.stdout.contains("no difference"), "{}", told.stdout);
 }
+
+#[test]
+fn where_nothing_is_finite_no_gate_passes() {
+    let large = floats("w", &[SIZE, SIZE], &[3e38; SIZE * SIZE]);
+    let bench = small(product(&[-1, SIZE as i64], large));
+    bench.put("x.npz", &rows(&numbers(SIZE).iter().map(|it| it.abs() + 1.0).collect::<Vec<_>>()));
+    let gates = ["--fail-above", "snr:-1000", "--fail-above", "cosine:-1,max:1e30"];
+    let told = compare(&bench, &[&["in.onnx", "in.onnx", "-d", "x.npz"], &gates[..]].concat());
+    assert_eq!(told.code, Some(4), "{}{}", told.stdout, told.stderr);
+    assert_eq!(told.stderr.matches("error[QCC0802]").count(), 3, "{}", told.stderr);
+    let eval = ["eval", "in.onnx", "--ref", "in.onnx", "-d", "x.npz"];
+    let ran = bench.command(&[&eval, &gates[..]].concat()).output().unwrap();
+    assert_eq!(ran.status.code(), Some(3));
+    let said = String::from_utf8(ran.stdout).unwrap();
+    assert!(said.contains("64 of 64 elements are not finite"), "{said}");
+    let quantize = ["in.onnx", "-O", "rtn", "--eval", "x.npz", "-o", "out.onnx"];
+    bench.refused(&quantize, 1, "QCC0408", &["option --eval", "nothing can be measured"]);
+}

@@ -234,6 +234,11 @@ fn the_summary_says_what_was_read_and_what_comes_next() {
     assert!(random.contains("calibrated without data, on random tokens"), "{random}");
     let own = told(&["-O", "signround{iters=1}", "--calib", "self", "-n", "2", "--seq-len", "8"]);
     assert!(own.contains("calibrated without data, on text that the model writes"), "{own}");
+    // A sample of one token is no text.
+    let none = ["-O", "kl", "--calib", "self", "-n", "2", "--seq-len", "1"];
+    let ran = bench.passes(&[&["in.onnx", "-f", "-o", "out.onnx"], &none[..]].concat());
+    let why = "warning[QCC0605]: the model cannot write text: ";
+    assert!(ran.stderr.contains(why), "{}", ran.stderr);
     let samples = ["--calib", "calib.npy", "-n", "4", "--seq-len", "16", "--format", "qdq"];
     let with = told(&[&["-O", "kl"], &samples[..]].concat());
     assert!(!with.contains("calibrat") && !with.contains("accuracy level"), "{with}");

@@ -2,6 +2,8 @@
 //! never a panic, a part of an output, or a changed input.
 
 #[cfg(test)]
+mod again;
+#[cfg(test)]
 mod aot;
 #[cfg(test)]
 mod asked;

@@ -1,6 +1,7 @@
 //! Calibration samples that cannot be read or do not fit the model.
 
 use std::io::Cursor;
+use std::path::Path;
 
 use qcc_data::{npy, npz};
 use qcc_tensor::Tensor;
@@ -102,4 +103,16 @@ fn evaluation_of_what_does_not_fit() {
         &["takes 'x'", "help: "],
     );
     bench.refused(&["inspect", "cut.onnx", "--weights"], 1, "QCC0102", &["cut.onnx", "help: "]);
+}
+
+#[test]
+fn text_is_read_with_the_tokenizer_beside_the_model() {
+    let bench = Bench::new(&bundled());
+    bench.put("notes.txt", &b"I am here, and so are you. ".repeat(40));
+    let args = ["in.onnx", "-O", "kl", "--calib", "notes.txt", "-n", "2", "--seq-len", "16"];
+    let args = [&args[..], &["-f", "-o", "out.onnx"]].concat();
+    bench.refused(&args, 1, "QCC0401", &["text needs a tokenizer", "beside the model"]);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/models/books1M");
+    bench.put("tokenizer.json", &std::fs::read(folder.join("tokenizer.json")).unwrap());
+    bench.passes(&args);
 }

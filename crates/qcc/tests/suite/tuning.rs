@@ -153,6 +153,50 @@ fn steps_that_a_time_allows_give_the_same_when_they_are_named() {
 }
 
 #[test]
+fn a_pass_that_has_no_room_for_samples_of_its_own_stops() {
+    let bench = bench();
+    for recipe in ["kl", "gptq", "signround{objective=layer}"] {
+        let args = ["in.onnx", "-O", recipe, "--max-mem", "10MB", "-o", "none.onnx"];
+        bench.refused(&args, 1, "QCC0501", &["running the model", "raise it to"]);
+    }
+}
+
+#[test]
+fn weights_that_are_solved_one_by_one_are_one_stage() {
+    let bench = bench();
+    let args = ["in.onnx", "-O", "gptq", "--progress", "json", "-f", "-o", "out.onnx"];
+    let ran = bench.passes(&[&args[..], SAMPLES].concat());
+    let events = ran.stderr.lines().filter_map(|it| serde_json::from_str(it).ok());
+    let of_pass = events.filter(|it: &serde_json::Value| it["pass"] == "gptq");
+    let done: Vec<f64> = of_pass.filter_map(|it| it["done"].as_f64()).collect();
+    assert_eq!(done.len(), 1 + 4 * 7, "{done:?}");
+    assert!(done.is_sorted() && done.last() == Some(&1.0), "{done:?}");
+}
+
+#[test]
+fn that_work_cannot_be_kept_is_said_before_there_is_any() {
+    let bench = bench();
+    bench.put("file", b"");
+    let args = ["in.onnx", "-O", "signround{iters=2}", "-f", "-o", "out.onnx"];
+    let more = ["--work-dir", "file", "--progress", "json"];
+    let ran = bench.passes(&[&args[..], &more, SAMPLES].concat());
+    let at = |text: &str| ran.stderr.find(text).unwrap_or_else(|| panic!("{text}: {}", ran.stderr));
+    assert!(at("finished blocks cannot be kept") < at("\"pass\":\"signround\""));
+}
+
+#[test]
+fn options_that_tuning_does_not_read_are_told() {
+    let bench = bench();
+    let run = |recipe| [&["in.onnx", "-f", "-o", "out.onnx", "-O", recipe], SAMPLES].concat();
+    let ran = bench.passes(&run("signround{objective=layer,batch=7,select=last}"));
+    let text = "warning[QCC0304]: nothing reads batch, select: each weight is tuned by itself";
+    assert!(ran.stderr.contains(text), "{}", ran.stderr);
+    let ran = bench.passes(&run("signround{objective=layer,iters=1}"));
+    assert!(!ran.stderr.contains("QCC0304"), "{}", ran.stderr);
+    bench.refused(&run("signround{iters=5,budget=3}"), 2, "QCC0304", &["option iters"]);
+}
+
+#[test]
 fn no_steps_are_none() {
     let bench = bench();
     let with = |iters: &str| {

@@ -176,8 +176,11 @@ impl Needs {
 pub(super) fn note_unknown(ctx: &mut Ctx<'_>, pass: &'static str) {
     let text = "what tuning takes is not known before it runs, so it may take more than --max-mem";
     let warning = Diagnostic::warning(codes::QCC0501, text).at(format!("pass '{pass}'"));
-    if !ctx.record.notes.contains(&warning) {
-        ctx.note(warning.with_help("fixed shapes of the inputs, or shorter samples"));
+    let is_told = |it: &Diagnostic| it.code == warning.code && it.message == warning.message;
+    if !ctx.record.notes.iter().any(is_told) {
+        ctx.warn(
+            warning.with_help("give shapes that are known, or shorter samples with --seq-len"),
+        );
     }
 }
 

@@ -49,7 +49,7 @@ pub(crate) fn probe(
     let mut chain = Chain::new(&Few::first(samples), &session.store)?;
     let needs = chain.largest().and_then(|it| Needs::of(&outline, weights, it, all));
     let most = options.blocks_at_most(session.threads);
-    let held_at_a_time = Held::of(needs, (options.batch, most), session)?;
+    let held_at_a_time = Held::of(needs, (options.batch.min(all), most), session)?;
     let shares = Shares::read(&Few::first(samples))?;
     let tried = Samples::new(all, session.rng("")).tried.len();
     let mut known: BTreeMap<u64, Option<Times>> = BTreeMap::new();

@@ -182,6 +182,13 @@ impl Kept {
         self.give_up(done, ctx);
     }
 
+    /// Finds out whether anything can be kept, before there is work to lose.
+    pub(super) fn begin(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(place) = &self.place else { return };
+        let done = place.work.make(&place.folder);
+        self.give_up(done, ctx);
+    }
+
     fn give_up(&mut self, done: io::Result<()>, ctx: &mut Ctx<'_>) {
         if let Err(error) = done {
             let folder =
@@ -189,7 +196,7 @@ impl Kept {
             let text = "finished blocks cannot be kept from here on: a run that is stopped makes them again";
             let note = Diagnostic::warning(codes::QCC0502, text);
             let note = note.with_note(format!("'{folder}': {error}"));
-            ctx.note(note.with_help(match error.kind() {
+            ctx.warn(note.with_help(match error.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                     "--work-dir DIR names a folder with more space"
                 }

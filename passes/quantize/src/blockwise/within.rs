@@ -69,7 +69,7 @@ fn choose(
             least.as_secs_f64(),
             time.as_secs_f64()
         );
-        ctx.note(
+        ctx.warn(
             Diagnostic::warning(codes::QCC0510, text)
                 .at(format!("pass '{}'", task.pass))
                 .with_help("give more time with --budget, or fewer or shorter samples with -n and --seq-len"),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use qcc::{Error, Model, OpenOptions, ReadOptions, Samples, evaluate};
+use qcc_diag::{Diagnostic, codes};
 use qcc_pass::{Cancel, SampleSource as _};
 use rayon::ThreadPoolBuilder;
 
@@ -25,7 +26,13 @@ pub(super) fn samples(args: &QuantizeArgs, model: &Model) -> Result<Option<Sampl
     let first = open(Some(1))?;
     let silent = watch::progress(watch::Kind::Off, true);
     let result = evaluate(model, Some(model), &first, &silent, &Cancel::default())?;
-    Measured::new(result, &args.fail_above)?;
+    if Measured::new(result, &args.fail_above)?.is_nothing() {
+        let text =
+            "nothing can be measured: what the input gives on the first sample is not finite";
+        let error = Diagnostic::error(codes::QCC0408, text).at("option --eval");
+        let help = "qcc inspect MODEL --weights names weights that are not finite";
+        return Err(error.with_help(help).with_help("leave --eval out").into());
+    }
     open(None).map(Some)
 }
 

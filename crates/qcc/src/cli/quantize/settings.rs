@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use qcc::{Compiler, Error, OwnTextSize};
 use qcc_diag::{Diagnostic, codes};
+use qcc_pass::Pipeline;
 
-use super::super::command::QuantizeArgs;
+use super::super::budget;
+use super::super::command::{OF_PASSES, QuantizeArgs};
 use super::super::words;
 use super::tuning;
 
 /// Weights that share a scale where nobody says otherwise.
-pub(super) const GROUP: &str = "32";
+const GROUP: &str = "32";
 
 /// What several options say together.
 pub(super) struct Settings {
@@ -39,14 +41,30 @@ impl Settings {
         Ok(Self { bits: scheme.bits, accuracy_level: asked.unwrap_or(4) })
     }
 
-    /// The options of the record, with what a shorthand stands for in its place.
+    /// The options of the record, with what a shorthand stands for in its place, and those that are
+    /// not given where they do something: with all of them the same command is made again.
     pub(super) fn resolve(
         &self,
         mut options: BTreeMap<String, String>,
+        args: &QuantizeArgs,
+        pipeline: &Pipeline,
     ) -> BTreeMap<String, String> {
         options.remove("scheme");
-        options.insert("bits".to_owned(), self.bits.to_string());
-        options.insert("accuracy-level".to_owned(), self.accuracy_level.to_string());
+        if args.passes.is_some() {
+            options.retain(|name, _| !OF_PASSES.contains(&name.replace('-', "_").as_str()));
+        }
+        let has = |pass: &str| {
+            args.passes.is_none() && pipeline.steps().iter().any(|it| it.pass.name == pass)
+        };
+        if has("to-nbits") {
+            options.insert("accuracy-level".to_owned(), self.accuracy_level.to_string());
+        }
+        if has("select") && budget::is_asked(args) {
+            options.remove("bits");
+        } else if has("select") {
+            options.insert("bits".to_owned(), self.bits.to_string());
+            options.entry("group-size".to_owned()).or_insert_with(|| GROUP.to_owned());
+        }
         options
     }
 }

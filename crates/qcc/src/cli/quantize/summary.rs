@@ -50,8 +50,8 @@ fn samples(args: &QuantizeArgs, compiled: &Output) -> Option<String> {
         (Some(text), _) => made(text),
         (None, Some(StandIn::Samples(text))) => made(text),
         (None, Some(StandIn::Weights(pass))) => format!(
-            "no samples: qcc cannot make inputs for this model, so {pass} used the weights alone; \
-             --calib FILE with real inputs loses less"
+            "no samples: qcc cannot make inputs that this model runs on, so {pass} used the weights \
+             alone; --calib FILE with real inputs loses less"
         ),
         (None, None) => {
             "no calibration data: signround on real inputs (--calib FILE) loses less".to_owned()
