@@ -137,7 +137,7 @@ impl Kept {
     pub(super) fn obstacle(&self, block: usize) -> Option<String> {
         let entry = self.load(block, Part::Codes)?;
         let (_, text) = entry.iter().find(|it| it.0 == OBSTACLE)?;
-        String::from_utf8(text.as_slice::<u8>().ok()?.to_vec()).ok()
+        std::str::from_utf8(&text.as_slice::<u8>().ok()?).ok().map(str::to_owned)
     }
 
     /// Keeps why a block has no codes.
