@@ -157,7 +157,7 @@ pub(crate) fn tune(
     };
     let options = Options { steps: Steps::Count(steps), ..options };
     let kept = Kept::new(&task, ctx.session, options, steps)?;
-    let run = Run { steps, ..Run::new(&task, ctx, options, kept)? };
+    let run = Run::new(&task, ctx, (options, steps), kept)?;
     run.all(ctx, &Few::of(samples, options))
 }
 
@@ -196,7 +196,7 @@ impl<'a> Run<'a> {
     fn new(
         task: &Task<'a>,
         ctx: &mut Ctx<'_>,
-        options: Options,
+        (options, steps): (Options, u16),
         kept: Kept,
     ) -> Result<Self, PassError> {
         let &Task { root, pass, weights, outline, .. } = task;
@@ -218,7 +218,7 @@ impl<'a> Run<'a> {
             weights,
             options,
             outline,
-            steps: 0,
+            steps,
             kept,
             chain,
             held,

@@ -31,7 +31,9 @@ pub(super) fn steps(
     }
     // The first block with weights tells, on as many samples as any number of steps has.
     let few = Options { steps: Steps::Count(1), ..options };
-    let Some(times) = Run::new(task, ctx, few, Kept::nowhere())?.times(ctx)? else { return Ok(1) };
+    let Some(times) = Run::new(task, ctx, (few, 1), Kept::nowhere())?.times(ctx)? else {
+        return Ok(1);
+    };
     let steps = choose(ctx, (task, options), times, (time, began.elapsed()));
     if let Some(it) = noted {
         it.write(steps);
