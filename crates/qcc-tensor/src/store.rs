@@ -44,7 +44,7 @@ impl Store {
     /// `len` bytes, all 0.
     ///
     /// # Errors
-    /// What the system says when it has no memory, or the folder no space.
+    /// What the system says when it has no memory, or the folder, which is named, no space.
     pub fn take(&self, len: usize) -> io::Result<Buffer> {
         if len == 0 {
             return Ok(Buffer { map: None, charge: None });
@@ -52,7 +52,13 @@ impl Store {
         let charge = self.charge(len as u64);
         let map = match charge {
             Some(_) => in_memory(len)?,
-            None => in_file(len, &self.0.folder)?,
+            None => {
+                let folder = &self.0.folder;
+                let named = |it: io::Error| {
+                    io::Error::new(it.kind(), format!("'{}': {it}", folder.display()))
+                };
+                in_file(len, folder).map_err(named)?
+            }
         };
         Ok(Buffer { map: Some(map), charge })
     }

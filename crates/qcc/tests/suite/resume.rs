@@ -351,6 +351,10 @@ fn a_disk_that_is_full_for_activations_ends_the_run() {
     let (_, least) = refused.split_once("raise it to ").unwrap();
     let least = least.split_once(',').unwrap().0;
     let ran = bench.run_on_a_full_disk(64, &[&args[..], &["--max-mem", least]].concat());
-    ran.is_refusal(1, "QCC0502", &["no room for what the samples are in a block", "TMPDIR"]);
+    ran.is_refusal(
+        1,
+        "QCC0502",
+        &["no room for what the samples are in a block", "TMPDIR", "raise --max-mem", "note: '"],
+    );
     assert!(before == bench.files(), "something was left behind");
 }

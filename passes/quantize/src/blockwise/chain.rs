@@ -198,7 +198,7 @@ fn keep(store: &Store, tensor: Tensor) -> Result<Tensor, PassError> {
     let mut buffer = store.take(bytes.len()).map_err(|error| {
         Diagnostic::error(codes::QCC0502, "there is no room for what the samples are in a block")
             .with_note(error.to_string())
-            .with_help("take fewer samples (-n), or set TMPDIR to a folder with more space")
+            .with_help("raise --max-mem, take fewer samples (-n), or set TMPDIR to a folder with more space")
     })?;
     buffer.bytes_mut().copy_from_slice(bytes);
     Ok(Tensor::new(tensor.dtype(), tensor.dims().into(), buffer.freeze())?)
