@@ -12,10 +12,13 @@ use crate::{DataError, ModelInput};
 /// Reads a serialized ONNX tensor: its name, which may be empty, and its value.
 pub type ReadPb = fn(&[u8]) -> Result<(String, Tensor), String>;
 
+/// What the names of folders of sets begin with.
+const SET: &str = "test_data_set_";
+
 /// The input files of each set, in order of their numbers.
 pub(crate) fn find(folder: &Path) -> Result<Vec<Vec<PathBuf>>, DataError> {
     let mut sets = Vec::new();
-    for set in numbered(folder, "test_data_set_", "")? {
+    for set in numbered(folder, SET, "")? {
         let files = numbered(&set, "input_", ".pb")?;
         if files.is_empty() {
             let text = "the set holds no input_0.pb";
@@ -50,6 +53,13 @@ fn numbered(folder: &Path, before: &str, after: &str) -> Result<Vec<PathBuf>, Da
     Ok(found.into_iter().map(|it| it.1).collect())
 }
 
+/// The name of a file as messages have it, with its set where it is in one of several.
+fn in_set(path: &Path) -> String {
+    let set = path.parent().map(source_name).filter(|it| it.starts_with(SET));
+    let name = source_name(path);
+    set.map_or(name.clone(), |set| format!("{set}/{name}"))
+}
+
 /// The tensors of one set by index of the input: by name, and without a name by place.
 pub(crate) fn read(
     source: &str,
@@ -59,7 +69,7 @@ pub(crate) fn read(
 ) -> Result<Vec<(usize, Tensor)>, DataError> {
     let mut found: Vec<(usize, Tensor)> = Vec::new();
     for (place, path) in files.iter().enumerate() {
-        let file = source_name(path);
+        let file = in_set(path);
         let bytes = fs::read(path).map_err(|it| DataError::unreadable(&file, it))?;
         let (name, tensor) = read(&bytes).map_err(|it| DataError::unreadable(&file, it))?;
         let at = match inputs.iter().position(|it| it.name == name) {

@@ -114,6 +114,7 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     let weights = choose::weights(graph);
     start_fits(start(ctx), &weights)?;
     steps_fit(ctx)?;
+    note_unread(ctx, &weights);
     let source = activations::source(ctx);
     if !source.as_ref().is_some_and(|it| is_by_block(ctx, it.0.as_ref())) {
         note_idle(ctx);
@@ -209,6 +210,15 @@ fn note_idle(ctx: &mut Ctx<'_>) {
         let help = "objective=block, the default with samples or text of the model, does";
         ctx.warn(warning.at(format!("pass '{}'", INFO.name)).with_help(help));
     }
+}
+
+/// Says that what a pass before has chosen is not read.
+fn note_unread(ctx: &mut Ctx<'_>, weights: &[Weight]) {
+    let chosen = weights.iter().find(|it| it.quant.numbers.is_some());
+    let Some(weight) = chosen.filter(|_| start(ctx) == Start::Searched) else { return };
+    let text = format!("what {} has chosen is not read: weights start anew", weight.quant.by);
+    let warning = Diagnostic::warning(codes::QCC0304, text).at(format!("pass '{}'", INFO.name));
+    ctx.warn(warning.with_help("signround{start=given} begins with it; or leave that pass out"));
 }
 
 /// Whether an error of blocks ends the run: room that is too small, and samples of the user on

@@ -85,6 +85,7 @@ fn sets_that_do_not_fit_are_refused() {
     fs::write(at.join("input_1.pb"), "b").unwrap();
     let (name, text) = code(&options());
     assert!(name == "QCC0401" && text.contains("no tensor"), "{text}");
+    assert!(text.contains("'test_data_set_0/input_1.pb'"), "{text}");
 }
 
 fn decoder() -> Vec<ModelInput> {

@@ -169,6 +169,9 @@ pub(super) fn run(
         for (label, text) in took::expected(&record, args.max_mem) {
             tell(label, &text);
         }
+        if args.eval.is_some() {
+            tell("eval", "not measured in a dry run, and no gate tried");
+        }
         tell("", "nothing written");
         record.notes = notes.rows();
         json.map_or(Ok(Ended::Well), |it| it.write(&record))?;

@@ -193,6 +193,10 @@ fn options_that_tuning_does_not_read_are_told() {
     assert!(ran.stderr.contains(text), "{}", ran.stderr);
     let ran = bench.passes(&run("signround{objective=layer,iters=1}"));
     assert!(!ran.stderr.contains("QCC0304"), "{}", ran.stderr);
+    let passes = "infer-types,select{bits=4},gptq,signround{iters=1},pack,to-nbits";
+    let args = ["in.onnx", "-f", "-o", "out.onnx", "--passes", passes];
+    let ran = bench.passes(&[&args[..], SAMPLES].concat());
+    assert!(ran.stderr.contains("what gptq has chosen is not read"), "{}", ran.stderr);
     bench.refused(&run("signround{iters=5,budget=3}"), 2, "QCC0304", &["option iters"]);
 }
 
