@@ -82,6 +82,9 @@ pub fn read(bytes: &[u8]) -> Result<Document, ReadError> {
 /// What is taken from `qcc compare --json`.
 #[derive(Deserialize)]
 struct Compared {
+    /// The second model.
+    #[serde(default)]
+    b: Option<String>,
     samples: usize,
     values: Vec<ComparedValue>,
     gates: Vec<ComparedGate>,
@@ -114,6 +117,7 @@ impl From<Compared> for Quality {
         };
         let outputs = it.values.into_iter().filter(|it| it.output).map(|it| it.quality);
         Self {
+            model: it.b,
             samples: it.samples,
             outputs: outputs.collect(),
             gates: it.gates.into_iter().map(gate).collect(),

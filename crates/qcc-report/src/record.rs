@@ -254,6 +254,9 @@ pub struct Histogram {
 /// How good a model is on samples.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Quality {
+    /// The model, as the user named it; `None` where it is the output of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     /// Samples that were run.
     #[serde(default)]
     pub samples: usize,
@@ -283,6 +286,7 @@ pub struct Quality {
 impl Quality {
     /// With what a later measurement found, in place of what both have.
     pub fn then(mut self, later: Self) -> Self {
+        self.model = later.model.or(self.model);
         self.samples = later.samples;
         self.tokens = self.tokens.max(later.tokens);
         self.perplexity = later.perplexity.or(self.perplexity);

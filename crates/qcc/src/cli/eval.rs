@@ -75,7 +75,7 @@ pub(super) fn run(args: &EvalArgs) -> Result<Ended, Error> {
     let measured = Measured::new(result, &args.fail_above)?;
     if args.json {
         let notes = [model.warnings(), samples.warnings()].concat();
-        show(&format!("{:#}\n", json(&measured, &notes)))?;
+        show(&format!("{:#}\n", json(args, &measured, &notes)))?;
     } else {
         let (model, samples) = (args.input.display(), samples.describe());
         show(&format!("  {model} on {samples}\n{}", measured.lines()))?;
@@ -83,9 +83,11 @@ pub(super) fn run(args: &EvalArgs) -> Result<Ended, Error> {
     Ok(measured.ended())
 }
 
-fn json(measured: &Measured, notes: &[Diagnostic]) -> serde_json::Value {
+fn json(args: &EvalArgs, measured: &Measured, notes: &[Diagnostic]) -> serde_json::Value {
     let it = measured.quality();
     serde_json::json!({
+        "model": args.input.display().to_string(),
+        "reference": args.reference.as_ref().map(|it| it.display().to_string()),
         "samples": it.samples,
         "tokens": it.tokens,
         "perplexity": it.perplexity,

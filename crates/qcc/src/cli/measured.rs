@@ -78,6 +78,7 @@ impl Measured {
             not_finite_elements: it.not_finite,
         });
         Quality {
+            model: None,
             samples: it.samples,
             tokens: it.tokens,
             perplexity: it.perplexity.and_then(finite),

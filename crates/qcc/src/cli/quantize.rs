@@ -170,7 +170,7 @@ pub(super) fn run(
             tell(label, &text);
         }
         if args.eval.is_some() {
-            tell("eval", "not measured in a dry run, and no gate tried");
+            tell("eval", "not measured in a dry run");
         }
         tell("", "nothing written");
         record.notes = notes.rows();

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use qcc::{Error, Model};
 use qcc_diag::{Diagnostic, codes};
-use qcc_report::{Document, Report, Run, RunRecord};
+use qcc_report::{Document, Quality, Report, Run, RunRecord};
 
-use super::exit::{Ended, show, unwritten, write_file};
+use super::exit::{Ended, say, show, unwritten, write_file};
 use super::overwrites;
 
 /// Options of `report`.
@@ -50,6 +50,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<Ended, Error> {
             Document::Run(record) => runs.push(named(*record, path)),
             Document::Quality(quality) => {
                 let run = last(&mut runs, path, "'qcc eval --json' or 'qcc compare --json'")?;
+                other_model(&run.record, &quality, path).iter().for_each(say);
                 run.record.gates.extend(quality.gates.iter().cloned());
                 run.record.quality = Some(match run.record.quality.take() {
                     Some(it) => it.then(quality),
@@ -70,6 +71,19 @@ pub(super) fn run(args: &ReportArgs) -> Result<Ended, Error> {
         }
     }
     show(&format!("  {}\n", told(&output, &report, &runs)))
+}
+
+/// Warns that what was measured is of another model than the record in front of it.
+fn other_model(record: &RunRecord, quality: &Quality, path: &Path) -> Option<Diagnostic> {
+    let (own, other) = (record.output.as_deref()?, quality.model.as_deref()?);
+    let name = |it: &'_ str| Path::new(it).file_name().map(ToOwned::to_owned);
+    (name(own) != name(other)).then(|| {
+        let text =
+            format!("'{}' is of '{other}', and the run before it wrote '{own}'", path.display());
+        Diagnostic::warning(codes::QCC0110, text)
+            .at(path.display().to_string())
+            .with_help("put it behind the record of its own run")
+    })
 }
 
 /// The run that the output of another command belongs to.
