@@ -22,6 +22,8 @@ pub struct Record {
     /// What the last pass that wanted samples took where none were given: what they are, or that it
     /// went by the weights alone. `None` where samples were given, or no pass wants any.
     pub stand_in: Option<StandIn>,
+    /// Steps that a pass had time for, where it was given a time for them.
+    pub steps: BTreeMap<&'static str, u16>,
     /// Counters, named `pass.what`.
     pub counters: BTreeMap<String, u64>,
     /// One row for each pass that ran, in order.

@@ -16,7 +16,7 @@ use crate::own_text::{Need, OwnText};
 use crate::provenance::Calibration;
 use crate::{
     Error, FORMATS, Model, Output, OwnTextSize, PRESETS, RECIPES, Recipe, SaveOptions, ahead, dry,
-    tables,
+    in_time, tables,
 };
 
 /// A recipe or a pipeline with its settings. Settings hold for every pass that has them.
@@ -428,7 +428,7 @@ impl Compiler {
             let sizer = Sizer {
                 source: model.source().clone(),
                 rest: Pipeline::new(rest),
-                pipeline: told.to_string(),
+                pipeline: in_time::longest(&told)?,
                 session: Session { progress: Arc::new(Silent), ..self.session.clone() },
                 own_text: own_text.clone(),
                 path,
@@ -466,7 +466,7 @@ impl Compiler {
             record.notes.extend(warning);
         }
         let source = model.source().clone();
-        let (seed, pipeline) = (session.seed, told.to_string());
+        let (seed, pipeline) = (session.seed, in_time::pipeline(&told, &record.steps)?.to_string());
         Ok(Output { graph, source, record, pipeline, calibration, seed, is_finished })
     }
 }

@@ -23,6 +23,7 @@ mod execute;
 mod file_size;
 mod gate;
 mod generate;
+mod in_time;
 mod kernels;
 mod model;
 mod output;

@@ -116,11 +116,12 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
     steps_fit(ctx)?;
     note_unread(ctx, &weights);
     let source = activations::source(ctx);
-    if !source.as_ref().is_some_and(|it| is_by_block(ctx, it.0.as_ref())) {
+    let by_block = source.as_ref().is_some_and(|it| is_by_block(ctx, it.0.as_ref()));
+    if !by_block {
         note_idle(ctx);
     }
     let (mut patches, weights) = match source {
-        Some((samples, origin)) if is_by_block(ctx, samples.as_ref()) => {
+        Some((samples, origin)) if by_block => {
             if origin == Origin::Pseudo {
                 activations::note_pseudo(ctx, INFO.name, Some(samples.as_ref()));
             }
@@ -149,7 +150,8 @@ fn run(graph: &Graph, ctx: &mut Ctx<'_>) -> Result<Vec<Patch>, PassError> {
         return Ok(patches);
     }
     let options = SignRoundOptions {
-        steps: iters(ctx).unwrap_or(0),
+        // Steps that are asked for are those of blocks, where there are any.
+        steps: iters(ctx).filter(|_| !by_block).unwrap_or(0),
         rate: rate(ctx),
         moves: if ctx.options.text("moves") == "single" { Moves::Single } else { Moves::Pairs },
         sweeps: usize::try_from(ctx.options.int("sweeps")).unwrap_or(0),

@@ -251,6 +251,7 @@ fn steps_in_time(
     let work = Work::new(order, batch(ctx));
     let left = Duration::from_secs_f64(seconds).saturating_sub(ctx.session.began.elapsed());
     let chosen = times.steps_within(left, work, steps);
+    ctx.record.steps.insert(INFO.name, chosen);
     if chosen == 0 {
         let text = "the scales stay as they are: no time is left to train them";
         let least = times.seconds(work, 1);

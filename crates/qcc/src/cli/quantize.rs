@@ -122,7 +122,7 @@ pub(super) fn run(
     notes.add(&compiled.record().notes);
     let mut record = record(&compiled, args.seed);
     record.input = args.input.display().to_string();
-    record.options = settings.resolve(options, args, &pipeline);
+    record.options = settings.resolve(options, args, &pipeline, &compiled.record().steps);
     record.bytes_before = before;
     if args.look.bisect_limit.is_some() && compiled.is_finished() {
         leave_rest(&mut record);

@@ -21,6 +21,8 @@ fn the_options_of_a_record_are_those_of_a_command_that_makes_the_same() {
         &["--passes", "infer-types,select{bits=3},rtn,pack,to-nbits"],
         &["-O", "signround", "--preset", "fast", "--tune-scales", "1"],
         &["-O", "rtn", "--bpw", "4.5"],
+        &["-O", "signround", "--budget", "1s", "--lm-head", "4"],
+        &["-O", "signround", "--preset", "std", "--budget", "2s"],
     ] {
         let has_samples = options[1] == "signround" || options.contains(&"--bpw");
         let more = if has_samples { &samples[..] } else { &[] };

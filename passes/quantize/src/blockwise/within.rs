@@ -27,6 +27,7 @@ pub(super) fn steps(
     let began = Instant::now();
     let noted = Noted::new(task, ctx.session, options)?;
     if let Some(steps) = noted.as_ref().and_then(Noted::read) {
+        ctx.record.steps.insert(task.pass, steps);
         return Ok(steps);
     }
     // The first block with weights tells, on as many samples as any number of steps has.
@@ -35,6 +36,7 @@ pub(super) fn steps(
         return Ok(1);
     };
     let steps = choose(ctx, (task, options), times, (time, began.elapsed()));
+    ctx.record.steps.insert(task.pass, steps);
     if let Some(it) = noted {
         it.write(steps);
     }

@@ -48,8 +48,16 @@ impl Settings {
         mut options: BTreeMap<String, String>,
         args: &QuantizeArgs,
         pipeline: &Pipeline,
+        steps: &BTreeMap<&'static str, u16>,
     ) -> BTreeMap<String, String> {
         options.remove("scheme");
+        // What there was time for, in place of the time.
+        if let Some(count) = steps.get("signround").filter(|_| args.budget.is_some()) {
+            options.remove("budget");
+            options.insert("iters".to_owned(), count.to_string());
+            let scales = steps.get("tune-scales").map(u16::to_string);
+            options.extend(scales.map(|it| ("tune-scales".to_owned(), it)));
+        }
         if args.passes.is_some() {
             options.retain(|name, _| !OF_PASSES.contains(&name.replace('-', "_").as_str()));
         }
