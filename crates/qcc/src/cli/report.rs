@@ -8,8 +8,8 @@ use qcc::{Error, Model};
 use qcc_diag::{Diagnostic, codes};
 use qcc_report::{Document, Quality, Report, Run, RunRecord};
 
-use super::exit::{Ended, say, show, unwritten, write_file};
-use super::overwrites;
+use super::exit::{self, Ended, say, show, unwritten, write_file};
+use super::{overwrites, streams};
 
 /// Options of `report`.
 #[derive(Args, Debug)]
@@ -19,7 +19,8 @@ pub(super) struct ReportArgs {
     #[arg(required = true, value_name = "RECORD")]
     pub(super) inputs: Vec<PathBuf>,
 
-    /// Where to write the page [default: <first RECORD without extension>.html]
+    /// Where to write the page; - is the output stream [default: <first RECORD without
+    /// extension>.html]
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
 
@@ -39,7 +40,8 @@ pub(super) fn run(args: &ReportArgs) -> Result<Ended, Error> {
         (None, Some(first)) => first.with_extension("html"),
         (None, None) => PathBuf::from("report.html"),
     };
-    if !args.force {
+    let is_stream = streams::is_stream(&output);
+    if !args.force && !is_stream {
         overwrites::must_be_new(&output)?;
     }
     let reads: Vec<_> = args.inputs.iter().map(|it| ("the command", it.clone())).collect();
@@ -63,14 +65,21 @@ pub(super) fn run(args: &ReportArgs) -> Result<Ended, Error> {
         }
     }
     let report = qcc_report::report(&runs, args.svg.is_some());
-    write_file(&output, &report.html)?;
+    if !is_stream {
+        write_file(&output, &report.html)?;
+    }
     if let Some(dir) = &args.svg {
         fs::create_dir_all(dir).map_err(|it| unwritten(dir, &it))?;
         for (name, text) in &report.files {
             write_file(&dir.join(name), text)?;
         }
     }
-    show(&format!("  {}\n", told(&output, &report, &runs)))
+    let told = told(&output, &report, &runs);
+    if is_stream {
+        exit::tell(&format!("  {told}"));
+        return show(&report.html);
+    }
+    show(&format!("  {told}\n"))
 }
 
 /// Warns that what was measured is of another model than the record in front of it.
